@@ -250,6 +250,7 @@ impl Error {
     }
 
     /// An option out of range.
+    #[allow(clippy::needless_pass_by_value)] // By value, so that callers pass literals and numbers.
     pub(crate) fn option(
         name: &'static str,
         found: impl ToString,

@@ -1,2 +1,16 @@
+#![doc = "metal-candle"]
+
+pub mod backend;
+pub mod cancel;
+pub mod checkpoint;
 pub mod error;
+pub mod ffi;
+pub mod inference;
+pub mod models;
+pub mod training;
+
+pub use cancel::CancelHandle;
 pub use error::{Error, ErrorKind, Result};
+pub use inference::{Chunk, FinishReason, GenerateOptions, Generation, Generator, SamplingOptions};
+pub use models::{LoRAAdapter, LoRAConfig, Model, ModelLoader, Projection};
+pub use training::{Dataset, DatasetOptions, LoRATrainer, TrainEvent, TrainOptions};

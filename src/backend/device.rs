@@ -1,0 +1,179 @@
+//! Choosing a device without ever panicking where there is none.
+
+use crate::error::{Error, Result};
+use candle_core::Device;
+
+/// Which device a model is loaded to.
+///
+/// # Example
+///
+/// ```
+/// use metal_candle::backend::DeviceKind;
+///
+/// let device = DeviceKind::Auto.open()?;
+/// println!("{}", metal_candle::backend::device::describe(&device));
+/// assert_eq!(DeviceKind::from_name("cpu")?, DeviceKind::Cpu);
+/// # Ok::<(), metal_candle::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum DeviceKind {
+    /// Metal where there is a usable one, else CUDA where the build has it, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU, on every platform.
+    Cpu,
+    /// Apple's GPU; needs macOS 15 or iOS 18.
+    Metal,
+    /// An NVIDIA GPU; needs the `cuda` feature and a driver.
+    Cuda,
+}
+
+impl DeviceKind {
+    /// The kind by its name: `auto`, `cpu`, `metal` or `cuda`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidOption`] for any other name.
+    pub fn from_name(name: &str) -> Result<Self> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "metal" => Ok(Self::Metal),
+            "cuda" => Ok(Self::Cuda),
+            other => Err(Error::option(
+                "device",
+                format!("`{other}`"),
+                "`auto`, `cpu`, `metal` or `cuda`",
+            )),
+        }
+    }
+
+    /// Opens the device.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DeviceUnavailable`] with the reason where Metal or CUDA was asked for by name and
+    /// is not there. `Auto` and `Cpu` do not fail.
+    pub fn open(self) -> Result<Device> {
+        match self {
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Metal => open_metal().map_err(|reason| unavailable("metal", reason)),
+            Self::Cuda => open_cuda().map_err(|reason| unavailable("cuda", reason)),
+            Self::Auto => Ok(open_metal()
+                .or_else(|metal| {
+                    open_cuda().or_else(|cuda| {
+                        tracing::debug!(%metal, %cuda, "no GPU, using the CPU");
+                        Ok::<_, String>(Device::Cpu)
+                    })
+                })
+                .unwrap_or(Device::Cpu)),
+        }
+    }
+}
+
+fn unavailable(device: &str, reason: String) -> Error {
+    Error::DeviceUnavailable {
+        device: device.to_owned(),
+        reason,
+    }
+}
+
+/// One word for the device: `cpu`, `metal` or `cuda`.
+#[must_use]
+pub fn describe(device: &Device) -> &'static str {
+    match device {
+        Device::Cpu => "cpu",
+        Device::Metal(_) => "metal",
+        Device::Cuda(_) => "cuda",
+    }
+}
+
+/// Runs one step of work, and on Apple's systems frees what Metal autoreleased in it.
+///
+/// Without a pool around each step, memory grows by a little with every operation.
+#[cfg(any(feature = "metal", target_os = "macos", target_os = "ios"))]
+pub(crate) fn scoped<T>(work: impl FnOnce() -> T) -> T {
+    objc2::rc::autoreleasepool(|_| work())
+}
+
+/// Runs one step of work.
+#[cfg(not(any(feature = "metal", target_os = "macos", target_os = "ios")))]
+pub(crate) fn scoped<T>(work: impl FnOnce() -> T) -> T {
+    work()
+}
+
+/// Candle's constructor panics without a GPU, and on systems before macOS 15 where the class that it
+/// looks up does not exist. So both are asked for first.
+#[cfg(any(feature = "metal", target_os = "macos", target_os = "ios"))]
+fn open_metal() -> std::result::Result<Device, String> {
+    if objc2::runtime::AnyClass::get(c"MTLResidencySetDescriptor").is_none() {
+        return Err("Metal needs macOS 15 or iOS 18".to_owned());
+    }
+    if candle_metal_kernels::metal::Device::all().is_empty() {
+        return Err("this machine has no Metal device".to_owned());
+    }
+    Device::new_metal(0).map_err(|error| error.to_string())
+}
+
+#[cfg(not(any(feature = "metal", target_os = "macos", target_os = "ios")))]
+fn open_metal() -> std::result::Result<Device, String> {
+    Err("this build has no Metal backend".to_owned())
+}
+
+/// Candle's constructor panics where the driver library cannot be loaded, so that is tried first.
+#[cfg(feature = "cuda")]
+fn open_cuda() -> std::result::Result<Device, String> {
+    use candle_core::cuda_backend::cudarc::driver::sys;
+    #[allow(unsafe_code, reason = "the probe is a foreign function")]
+    // SAFETY: only tries to open the driver library by its own name; no pointer is involved.
+    if !unsafe { sys::is_culib_present() } {
+        return Err("the NVIDIA driver (libcuda) is not installed".to_owned());
+    }
+    Device::new_cuda(0).map_err(|error| error.to_string())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn open_cuda() -> std::result::Result<Device, String> {
+    Err("this build has no CUDA backend; it needs the `cuda` feature".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_always_opens() {
+        DeviceKind::Auto.open().unwrap();
+    }
+
+    #[test]
+    fn names_round_trip_and_others_are_refused() {
+        for (name, kind) in [
+            ("auto", DeviceKind::Auto),
+            ("cpu", DeviceKind::Cpu),
+            ("metal", DeviceKind::Metal),
+            ("cuda", DeviceKind::Cuda),
+        ] {
+            assert_eq!(DeviceKind::from_name(name).unwrap(), kind);
+        }
+        let message = DeviceKind::from_name("tpu").unwrap_err().to_string();
+        assert!(
+            message.contains("`tpu`") && message.contains("`metal`"),
+            "{message}"
+        );
+    }
+
+    #[cfg(not(any(
+        feature = "cuda",
+        feature = "metal",
+        target_os = "macos",
+        target_os = "ios"
+    )))]
+    #[test]
+    fn a_missing_gpu_is_an_error_not_a_panic() {
+        for kind in [DeviceKind::Metal, DeviceKind::Cuda] {
+            assert!(matches!(kind.open(), Err(Error::DeviceUnavailable { .. })));
+        }
+    }
+}

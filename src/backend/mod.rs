@@ -1,0 +1,14 @@
+//! Where numbers live: devices, data types, memory figures and the decoder's operations.
+//!
+//! This layer knows no model. Everything above it holds [`candle_core::Tensor`]s and calls
+//! [`ops`]; nothing above it asks which device it runs on.
+
+pub mod device;
+pub mod dtype;
+pub(crate) mod mapped_file;
+pub mod memory;
+pub mod ops;
+
+pub use candle_core::{DType, Device, Tensor};
+pub use device::DeviceKind;
+pub use dtype::DTypePolicy;

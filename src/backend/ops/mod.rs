@@ -1,0 +1,23 @@
+//! The decoder's operations, each with its own backward.
+//!
+//! A forward takes tensors and gives a tensor; its backward takes what the forward took and the
+//! gradient of its result, and gives the gradients of its inputs. Nothing is recorded: candle's
+//! automatic differentiation keeps gradients of frozen weights and loses those behind its fused
+//! kernels, so the order of backwards is written out where the layers are.
+//!
+//! Gradients are those of the *sum* of the losses of all target tokens. The division by the number
+//! of tokens happens once, in `f32`, when a step's gradients are complete; this keeps 16-bit
+//! gradients away from underflow and makes accumulation exact.
+//!
+//! Activations are two-dimensional, (tokens, features), except around attention.
+
+pub mod attention;
+pub mod cross_entropy;
+pub mod dropout;
+pub mod linear;
+pub mod rms_norm;
+pub mod rope;
+pub mod swiglu;
+
+#[cfg(test)]
+pub(crate) mod gradcheck;

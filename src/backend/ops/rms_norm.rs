@@ -1,0 +1,62 @@
+//! Root-mean-square layer normalisation (Zhang & Sennrich, 2019, <https://arxiv.org/abs/1910.07467>).
+
+use candle_core::{D, DType, Result, Tensor};
+
+/// `weight · x / sqrt(mean(x²) + eps)` over the last dimension.
+///
+/// `x` is contiguous with last dimension `weight.dim(0)`, in the same dtype as `weight`.
+///
+/// # Errors
+///
+/// When shapes or dtypes do not fit.
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "an epsilon such as 1e-6 fits f32"
+)]
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    candle_nn::ops::rms_norm(x, weight, eps as f32)
+}
+
+/// The gradient of [`rms_norm`] with respect to `x`, computed in `f32`. The weight is frozen.
+///
+/// With `x̂ = x / rms` and `g = dy · weight` it is `(g - x̂ · mean(g · x̂)) / rms`.
+///
+/// # Errors
+///
+/// When shapes or dtypes do not fit.
+pub fn rms_norm_backward(x: &Tensor, weight: &Tensor, eps: f64, dy: &Tensor) -> Result<Tensor> {
+    let dtype = x.dtype();
+    let x = x.to_dtype(DType::F32)?;
+    let inverse = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?.recip()?;
+    let normed = x.broadcast_mul(&inverse)?;
+    let g = dy
+        .to_dtype(DType::F32)?
+        .broadcast_mul(&weight.to_dtype(DType::F32)?)?;
+    let along = (&g * &normed)?.mean_keepdim(D::Minus1)?;
+    (g - normed.broadcast_mul(&along)?)?
+        .broadcast_mul(&inverse)?
+        .to_dtype(dtype)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::gradcheck::{check, random};
+    use super::*;
+
+    #[test]
+    fn agrees_with_finite_differences() {
+        let (x, w, dy) = (random(&[4, 9], 1), random(&[9], 2), random(&[4, 9], 3));
+        let dx = rms_norm_backward(&x, &w, 1e-6, &dy).unwrap();
+        check("x", &x, &dx, &dy, |x| rms_norm(x, &w, 1e-6));
+    }
+
+    #[test]
+    fn scales_to_unit_root_mean_square() {
+        let x = (random(&[3, 64], 1) * 50.0).unwrap();
+        let w = Tensor::ones(64, DType::F32, x.device()).unwrap();
+        let y = rms_norm(&x, &w, 1e-6).unwrap();
+        for row in y.sqr().unwrap().mean(1).unwrap().to_vec1::<f32>().unwrap() {
+            assert!((row - 1.0).abs() < 1e-5, "{row}");
+        }
+    }
+}

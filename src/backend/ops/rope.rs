@@ -1,0 +1,139 @@
+//! Rotary position embedding (Su et al., 2021, <https://arxiv.org/abs/2104.09864>).
+
+use candle_core::{DType, Device, Result, Tensor};
+use parking_lot::Mutex;
+
+/// The cosines and sines of every position, kept in `f32` and grown on demand.
+///
+/// The angle of position `p` and frequency `i` is `p · inv_freq[i]`. In 16 bits, positions above 256
+/// would collide; so the table is `f32` and only its values are rounded to the model's dtype.
+#[derive(Debug)]
+pub struct RopeTable {
+    inv_freq: Vec<f32>,
+    scale: f64,
+    device: Device,
+    dtype: DType,
+    table: Mutex<Option<Rotation>>,
+}
+
+/// Cosines and sines of a run of positions, each of shape (positions, `head_dim` / 2).
+#[derive(Debug, Clone)]
+pub struct Rotation {
+    cos: Tensor,
+    sin: Tensor,
+}
+
+impl RopeTable {
+    /// A table for the given inverse frequencies (`head_dim` / 2 of them).
+    ///
+    /// Cosines and sines are multiplied by `scale` (1 except for yarn).
+    #[must_use]
+    pub fn new(inv_freq: Vec<f32>, scale: f64, dtype: DType, device: &Device) -> Self {
+        Self {
+            inv_freq,
+            scale,
+            device: device.clone(),
+            dtype,
+            table: Mutex::new(None),
+        }
+    }
+
+    /// The rotation of positions `offset .. offset + len`.
+    ///
+    /// # Errors
+    ///
+    /// When the device is out of memory.
+    pub fn rotation(&self, offset: usize, len: usize) -> Result<Rotation> {
+        let end = offset + len;
+        let mut table = self.table.lock();
+        let rotation = match table.take() {
+            Some(rotation) if rotation.cos.dim(0)? >= end => rotation,
+            _ => self.build(end.next_power_of_two().max(256))?,
+        };
+        let part = Rotation {
+            cos: rotation.cos.narrow(0, offset, len)?,
+            sin: rotation.sin.narrow(0, offset, len)?,
+        };
+        *table = Some(rotation);
+        Ok(part)
+    }
+
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "positions are far below the 2^24 that f32 counts exactly"
+    )]
+    fn build(&self, positions: usize) -> Result<Rotation> {
+        let half = self.inv_freq.len();
+        let inv_freq = Tensor::new(self.inv_freq.as_slice(), &Device::Cpu)?.reshape((1, half))?;
+        let position: Vec<f32> = (0..positions).map(|p| p as f32).collect();
+        let angles = Tensor::from_vec(position, (positions, 1), &Device::Cpu)?.matmul(&inv_freq)?;
+        let finish = |values: Tensor| {
+            (values * self.scale)?
+                .to_dtype(self.dtype)?
+                .to_device(&self.device)
+        };
+        Ok(Rotation {
+            cos: finish(angles.cos()?)?,
+            sin: finish(angles.sin()?)?,
+        })
+    }
+}
+
+/// Rotates `x` of shape (batch, heads, positions, `head_dim`): dimension `i` pairs with
+/// `i + head_dim / 2`.
+///
+/// # Errors
+///
+/// When shapes or dtypes do not fit.
+pub fn rope(x: &Tensor, rotation: &Rotation) -> Result<Tensor> {
+    candle_nn::rotary_emb::rope(&x.contiguous()?, &rotation.cos, &rotation.sin)
+}
+
+/// The gradient of [`rope`]: the rotation by the opposite angles.
+///
+/// # Errors
+///
+/// When shapes or dtypes do not fit.
+pub fn rope_backward(dy: &Tensor, rotation: &Rotation) -> Result<Tensor> {
+    candle_nn::rotary_emb::rope(&dy.contiguous()?, &rotation.cos, &rotation.sin.neg()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::gradcheck::{check, random};
+    use super::*;
+
+    #[test]
+    fn agrees_with_finite_differences() {
+        let table = RopeTable::new(vec![1.0, 0.3, 0.01], 1.2, DType::F32, &Device::Cpu);
+        let rotation = table.rotation(7, 5).unwrap();
+        let (x, dy) = (random(&[2, 3, 5, 6], 1), random(&[2, 3, 5, 6], 2));
+        let dx = rope_backward(&dy, &rotation).unwrap();
+        check("x", &x, &dx, &dy, |x| rope(x, &rotation));
+    }
+
+    #[test]
+    fn a_grown_table_gives_the_same_rotation() {
+        let table = RopeTable::new(vec![1.0, 0.1], 1.0, DType::F32, &Device::Cpu);
+        let before = table.rotation(3, 4).unwrap();
+        table.rotation(1000, 2000).unwrap();
+        let after = table.rotation(3, 4).unwrap();
+        assert_eq!(
+            before.cos.to_vec2::<f32>().unwrap(),
+            after.cos.to_vec2::<f32>().unwrap()
+        );
+    }
+
+    #[test]
+    fn neighbouring_positions_differ_in_16_bits() {
+        let table = RopeTable::new(vec![1.0, 0.1], 1.0, DType::BF16, &Device::Cpu);
+        let rows = table
+            .rotation(1000, 2)
+            .unwrap()
+            .cos
+            .to_dtype(DType::F32)
+            .unwrap();
+        let rows = rows.to_vec2::<f32>().unwrap();
+        assert!((rows[0][0] - rows[1][0]).abs() > 0.1, "{rows:?}");
+    }
+}

@@ -1,0 +1,210 @@
+//! The rules that all handles share: borrowing, giving, freeing, and one user at a time.
+
+use super::error::{
+    MCANDLE_BUSY, MCANDLE_INTERNAL, MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER, mcandle_error,
+};
+use parking_lot::Mutex;
+use std::ffi::{CStr, c_char};
+use std::path::Path;
+use std::slice;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub(super) type Result<T> = std::result::Result<T, mcandle_error>;
+
+fn null(name: &str) -> mcandle_error {
+    mcandle_error::new(MCANDLE_NULL_POINTER, format!("`{name}` is NULL"))
+}
+
+/// Borrows an object.
+///
+/// # Safety
+///
+/// `pointer` is NULL or an object that stays alive for `'a` and is not written meanwhile.
+pub(super) unsafe fn borrow<'a, T>(pointer: *const T, name: &str) -> Result<&'a T> {
+    // SAFETY: as the caller promises.
+    unsafe { pointer.as_ref() }.ok_or_else(|| null(name))
+}
+
+/// The place of an output, checked before the work and written after it.
+pub(super) struct Out<T> {
+    slot: *mut *mut T,
+}
+
+impl<T> Out<T> {
+    /// # Safety
+    ///
+    /// `slot` is NULL or points to a writable pointer until the value is given.
+    pub(super) unsafe fn new(slot: *mut *mut T, name: &str) -> Result<Self> {
+        if slot.is_null() {
+            return Err(null(name));
+        }
+        Ok(Self { slot })
+    }
+
+    /// Gives NULL, which says that there is no such object.
+    pub(super) fn give_nothing(self) {
+        // SAFETY: not NULL by construction, and writable as promised there.
+        unsafe { self.slot.write(std::ptr::null_mut()) }
+    }
+
+    /// Gives an object to the caller.
+    pub(super) fn give(self, value: T) {
+        // SAFETY: not NULL by construction, and writable as promised there.
+        unsafe { self.slot.write(Box::into_raw(Box::new(value))) }
+    }
+}
+
+/// Frees an object; NULL is nothing to free.
+///
+/// # Safety
+///
+/// `pointer` is NULL or came from [`Out::give`] or [`Box::into_raw`] and was not freed before.
+pub(super) unsafe fn free<T>(pointer: *mut T) {
+    if !pointer.is_null() {
+        // SAFETY: it came from a box, as the caller promises.
+        drop(unsafe { Box::from_raw(pointer) });
+    }
+}
+
+/// A text of `len` bytes.
+///
+/// # Safety
+///
+/// `pointer` is NULL or points to `len` readable bytes that are not written for `'a`.
+pub(super) unsafe fn text<'a>(pointer: *const c_char, len: usize, name: &str) -> Result<&'a str> {
+    // SAFETY: as the caller promises.
+    let bytes = unsafe { items(pointer.cast::<u8>(), len, name) }?;
+    utf8(bytes, name)
+}
+
+/// `len` items.
+///
+/// # Safety
+///
+/// `pointer` is NULL or points to `len` readable items that are not written for `'a`.
+pub(super) unsafe fn items<'a, T>(pointer: *const T, len: usize, name: &str) -> Result<&'a [T]> {
+    if len == 0 {
+        // A slice needs a valid pointer even then.
+        return Ok(&[]);
+    }
+    if pointer.is_null() {
+        return Err(null(name));
+    }
+    // SAFETY: not NULL, and readable as the caller promises.
+    Ok(unsafe { slice::from_raw_parts(pointer, len) })
+}
+
+/// A NUL-terminated string.
+///
+/// # Safety
+///
+/// `pointer` is NULL or a NUL-terminated string that is not written for `'a`.
+pub(super) unsafe fn string<'a>(pointer: *const c_char, name: &str) -> Result<&'a str> {
+    if pointer.is_null() {
+        return Err(null(name));
+    }
+    // SAFETY: not NULL, and NUL-terminated as the caller promises.
+    utf8(unsafe { CStr::from_ptr(pointer) }.to_bytes(), name)
+}
+
+/// A path as a NUL-terminated string.
+///
+/// # Safety
+///
+/// As [`string`].
+pub(super) unsafe fn path<'a>(pointer: *const c_char, name: &str) -> Result<&'a Path> {
+    // SAFETY: as the caller promises.
+    unsafe { string(pointer, name) }.map(Path::new)
+}
+
+fn utf8<'a>(bytes: &'a [u8], name: &str) -> Result<&'a str> {
+    std::str::from_utf8(bytes).map_err(|error| {
+        let at = error.valid_up_to();
+        mcandle_error::new(
+            MCANDLE_INVALID_UTF8,
+            format!("`{name}` is not UTF-8: byte {at} is 0x{:02X}", bytes[at]),
+        )
+    })
+}
+
+/// An object that one call at a time may use. A second call, from another thread or from a callback
+/// of the first one, gets an error instead of a deadlock.
+#[derive(Debug)]
+pub(super) struct Exclusive<T> {
+    value: Mutex<T>,
+    broken: AtomicBool,
+}
+
+impl<T> Exclusive<T> {
+    pub(super) fn new(value: T) -> Self {
+        Self {
+            value: Mutex::new(value),
+            broken: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn with<R>(&self, name: &str, body: impl FnOnce(&mut T) -> Result<R>) -> Result<R> {
+        let Some(mut value) = self.value.try_lock() else {
+            return Err(mcandle_error::new(
+                MCANDLE_BUSY,
+                format!("`{name}` is in use by another call"),
+            ));
+        };
+        if self.broken.swap(true, Ordering::Relaxed) {
+            return Err(mcandle_error::new(
+                MCANDLE_INTERNAL,
+                format!("`{name}` is unusable since an internal error; free it"),
+            ));
+        }
+        // Not reached by a panic, so that the object stays broken after one.
+        let result = body(&mut value);
+        self.broken.store(false, Ordering::Relaxed);
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::ptr;
+
+    #[test]
+    fn an_exclusive_object_refuses_a_second_user() {
+        let object = Exclusive::new(1);
+        let inner = object.with("object", |_| {
+            Ok(object.with("object", |_| Ok(())).unwrap_err().status())
+        });
+        assert_eq!(inner.unwrap(), MCANDLE_BUSY);
+        assert_eq!(object.with("object", |value| Ok(*value)).unwrap(), 1);
+    }
+
+    #[test]
+    fn an_exclusive_object_stays_broken_after_a_panic() {
+        let object = Exclusive::new(1);
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            object.with("object", |_| -> Result<()> {
+                std::panic::resume_unwind(Box::new("x"))
+            })
+        }));
+        assert!(result.is_err());
+        let error = object.with("object", |_| Ok(())).unwrap_err();
+        assert_eq!(error.status(), MCANDLE_INTERNAL);
+    }
+
+    #[test]
+    fn null_and_invalid_utf8_are_errors() {
+        // SAFETY: NULL pointers, an empty slice and a live array.
+        unsafe {
+            assert_eq!(
+                borrow::<u8>(ptr::null(), "x").unwrap_err().status(),
+                MCANDLE_NULL_POINTER
+            );
+            assert!(items::<u8>(ptr::null(), 0, "x").unwrap().is_empty());
+            assert!(items::<u8>(ptr::null(), 1, "x").is_err());
+            let bytes = b"ab\xFF";
+            let error = text(bytes.as_ptr().cast(), 3, "x").unwrap_err();
+            assert_eq!(error.status(), MCANDLE_INVALID_UTF8);
+        }
+    }
+}

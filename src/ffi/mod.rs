@@ -1,0 +1,64 @@
+//! The C API: `include/metal_candle.h` is generated from this module.
+//!
+//! It is thin: every function checks its arguments, converts them, calls the Rust API inside one
+//! panic guard and converts the result. Comments here become the comments of the header, so they
+//! speak to C programmers.
+
+#![allow(unsafe_code, reason = "a C API takes and gives pointers")]
+#![allow(non_camel_case_types, reason = "the types are named as C names them")]
+#![allow(
+    clippy::missing_safety_doc,
+    reason = "the contract of each function is written in the words of the header"
+)]
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "`@param[out]` is Doxygen, not a link"
+)]
+
+mod adapter;
+mod dataset;
+mod device;
+mod error;
+mod generator;
+mod handle;
+mod model;
+mod panic;
+mod string;
+mod tokenizer;
+mod train_options;
+mod trainer;
+
+pub use adapter::*;
+pub use dataset::*;
+pub use device::*;
+pub use error::*;
+pub use generator::*;
+pub use model::*;
+pub use string::*;
+pub use tokenizer::*;
+pub use train_options::*;
+pub use trainer::*;
+
+use std::ffi::c_char;
+
+/// Version of the binary interface that this header describes.
+///
+/// It changes with every incompatible change of the interface. A program that loads the library at
+/// run time compares it with mcandle_abi_version().
+pub const MCANDLE_ABI_VERSION: u32 = 1;
+
+/// Gives the version of the binary interface of the loaded library.
+///
+/// @return MCANDLE_ABI_VERSION as it was when the library was built.
+#[unsafe(no_mangle)]
+pub extern "C" fn mcandle_abi_version() -> u32 {
+    MCANDLE_ABI_VERSION
+}
+
+/// Gives the version of the loaded library, such as "0.1.0".
+///
+/// @return A NUL-terminated string that lives as long as the library; not to be freed.
+#[unsafe(no_mangle)]
+pub extern "C" fn mcandle_version() -> *const c_char {
+    concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
+}

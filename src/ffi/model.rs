@@ -1,0 +1,224 @@
+//! Models.
+
+use super::device::{
+    device_kind, device_of, dtype_of, dtype_policy, mcandle_device, mcandle_dtype,
+};
+use super::error::{mcandle_error, mcandle_status};
+use super::handle::{self, Out, borrow};
+use super::panic::guard;
+use super::string::mcandle_string;
+use super::tokenizer::mcandle_tokenizer;
+use crate::models::{Model, ModelLoader};
+use std::ffi::c_char;
+
+/// How a model is loaded.
+#[derive(Debug)]
+pub struct mcandle_model_options {
+    device: mcandle_device,
+    dtype: mcandle_dtype,
+}
+
+/// Makes options with the defaults: device and dtype chosen automatically.
+///
+/// @return Options, to be freed with mcandle_model_options_free().
+#[unsafe(no_mangle)]
+pub extern "C" fn mcandle_model_options_new() -> *mut mcandle_model_options {
+    Box::into_raw(Box::new(mcandle_model_options {
+        device: super::MCANDLE_DEVICE_AUTO,
+        dtype: super::MCANDLE_DTYPE_AUTO,
+    }))
+}
+
+/// Sets the device. A number that is no device is reported by mcandle_model_load().
+///
+/// @param options The options; NULL is allowed and does nothing.
+/// @param device One of the MCANDLE_DEVICE_ constants. Default MCANDLE_DEVICE_AUTO.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_model_options_set_device(
+    options: *mut mcandle_model_options,
+    device: mcandle_device,
+) {
+    // SAFETY: the caller passes NULL or options that nobody else uses now.
+    if let Some(options) = unsafe { options.as_mut() } {
+        options.device = device;
+    }
+}
+
+/// Sets the number format. A number that is no format is reported by mcandle_model_load().
+///
+/// @param options The options; NULL is allowed and does nothing.
+/// @param dtype One of the MCANDLE_DTYPE_ constants. Default MCANDLE_DTYPE_AUTO.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_model_options_set_dtype(
+    options: *mut mcandle_model_options,
+    dtype: mcandle_dtype,
+) {
+    // SAFETY: the caller passes NULL or options that nobody else uses now.
+    if let Some(options) = unsafe { options.as_mut() } {
+        options.dtype = dtype;
+    }
+}
+
+/// Frees options.
+///
+/// @param options The options; NULL is allowed and does nothing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_model_options_free(options: *mut mcandle_model_options) {
+    // SAFETY: the caller passes NULL or options that it owns.
+    unsafe { handle::free(options) }
+}
+
+/// A loaded model.
+///
+/// Its weights are never written: any number of generators and trainers, on any threads, can use one
+/// model at the same time. They keep what they need of it, so it may be freed before them.
+#[derive(Debug)]
+pub struct mcandle_model {
+    pub(super) inner: Model,
+}
+
+/// Loads a model from a Hugging Face directory: config.json, the weights as model.safetensors or
+/// shards, tokenizer.json.
+///
+/// @param path The directory, NUL-terminated UTF-8.
+/// @param options Options, or NULL for the defaults.
+/// @param[out] model Receives the model on success, to be freed with mcandle_model_free().
+/// @param[out] error Receives an error on failure; may be NULL.
+/// @return MCANDLE_OK, or what went wrong: MCANDLE_NOT_FOUND, MCANDLE_INVALID_FORMAT,
+/// MCANDLE_UNSUPPORTED, MCANDLE_TOKENIZER, MCANDLE_DEVICE, MCANDLE_BACKEND and those of bad
+/// arguments.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_model_load(
+    path: *const c_char,
+    options: *const mcandle_model_options,
+    model: *mut *mut mcandle_model,
+    error: *mut *mut mcandle_error,
+) -> mcandle_status {
+    // SAFETY: the caller passes a NUL-terminated path, NULL or live options, and writable outputs.
+    unsafe {
+        guard(error, || {
+            let path = handle::path(path, "path")?;
+            let out = Out::new(model, "model")?;
+            let mut loader = ModelLoader::new();
+            if let Some(options) = options.as_ref() {
+                loader = loader
+                    .with_device(device_kind(options.device)?)
+                    .with_dtype(dtype_policy(options.dtype)?);
+            }
+            out.give(mcandle_model {
+                inner: loader.load(path)?,
+            });
+            Ok(())
+        })
+    }
+}
+
+/// Frees a model. Generators, trainers and tokenizers made from it stay usable.
+///
+/// @param model The model; NULL is allowed and does nothing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_model_free(model: *mut mcandle_model) {
+    // SAFETY: the caller passes NULL or a model that it owns.
+    unsafe { handle::free(model) }
+}
+
+/// Describes a model in one line: architecture, size, vocabulary, context, dtype, device.
+///
+/// @param model The model.
+/// @param[out] summary Receives the text on success, to be freed with mcandle_string_free().
+/// @param[out] error Receives an error on failure; may be NULL.
+/// @return MCANDLE_OK, or MCANDLE_NULL_POINTER.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_model_summary(
+    model: *const mcandle_model,
+    summary: *mut *mut mcandle_string,
+    error: *mut *mut mcandle_error,
+) -> mcandle_status {
+    // SAFETY: the caller passes a live model and writable outputs, or NULL.
+    unsafe {
+        guard(error, || {
+            let model = borrow(model, "model")?;
+            let out = Out::new(summary, "summary")?;
+            out.give(mcandle_string::new(&model.inner.summary().to_string()));
+            Ok(())
+        })
+    }
+}
+
+/// Gives the number of parameters of a model; a tied embedding counts once.
+///
+/// @param model The model, or NULL.
+/// @return The number; 0 for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_model_parameter_count(model: *const mcandle_model) -> u64 {
+    // SAFETY: the caller passes NULL or a live model.
+    unsafe { model.as_ref() }.map_or(0, |model| model.inner.parameter_count() as u64)
+}
+
+/// Gives the most tokens that prompt and generated text can have together.
+///
+/// @param model The model, or NULL.
+/// @return The number; 0 for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_model_context_length(model: *const mcandle_model) -> usize {
+    // SAFETY: the caller passes NULL or a live model.
+    unsafe { model.as_ref() }.map_or(0, |model| model.inner.config().max_position_embeddings)
+}
+
+/// Gives the number of token ids that the model knows.
+///
+/// @param model The model, or NULL.
+/// @return The number; 0 for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_model_vocab_size(model: *const mcandle_model) -> usize {
+    // SAFETY: the caller passes NULL or a live model.
+    unsafe { model.as_ref() }.map_or(0, |model| model.inner.config().vocab_size)
+}
+
+/// Gives the device that a model was loaded to.
+///
+/// @param model The model, or NULL.
+/// @return One of the MCANDLE_DEVICE_ constants; MCANDLE_DEVICE_AUTO for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_model_device(model: *const mcandle_model) -> mcandle_device {
+    // SAFETY: the caller passes NULL or a live model.
+    unsafe { model.as_ref() }.map_or(super::MCANDLE_DEVICE_AUTO, |model| {
+        device_of(model.inner.device())
+    })
+}
+
+/// Gives the number format that a model computes in.
+///
+/// @param model The model, or NULL.
+/// @return One of the MCANDLE_DTYPE_ constants; MCANDLE_DTYPE_AUTO for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_model_dtype(model: *const mcandle_model) -> mcandle_dtype {
+    // SAFETY: the caller passes NULL or a live model.
+    unsafe { model.as_ref() }.map_or(super::MCANDLE_DTYPE_AUTO, |model| {
+        dtype_of(model.inner.dtype())
+    })
+}
+
+/// Gives the tokenizer of a model.
+///
+/// @param model The model.
+/// @param[out] tokenizer Receives the tokenizer on success, to be freed with
+/// mcandle_tokenizer_free(); it may outlive the model.
+/// @param[out] error Receives an error on failure; may be NULL.
+/// @return MCANDLE_OK, MCANDLE_TOKENIZER where the model has none, or MCANDLE_NULL_POINTER.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_model_tokenizer(
+    model: *const mcandle_model,
+    tokenizer: *mut *mut mcandle_tokenizer,
+    error: *mut *mut mcandle_error,
+) -> mcandle_status {
+    // SAFETY: the caller passes a live model and writable outputs, or NULL.
+    unsafe {
+        guard(error, || {
+            let model = borrow(model, "model")?;
+            let out = Out::new(tokenizer, "tokenizer")?;
+            out.give(mcandle_tokenizer::new(&model.inner)?);
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,611 @@
+//! The configuration of a model, `config.json`.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::models::json::{self, Object};
+use crate::models::rope_scaling::{self, MAX_POSITIONS, RopeScaling};
+
+/// The largest width, vocabulary or window that is believed.
+const MAX_SIZE: usize = 1 << 24;
+/// The largest number of layers that is believed.
+const MAX_LAYERS: usize = 1 << 12;
+/// The largest number of parameters that is believed, so that no size in bytes can overflow.
+const MAX_PARAMETERS: usize = usize::MAX / 8;
+
+/// A model family, by the computation that its layers do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Architecture {
+    /// Qwen2 and Qwen2.5, among them Qwen2.5-Coder: biases on the query, key and value projections.
+    Qwen2,
+}
+
+impl Architecture {
+    /// All families that can be run.
+    pub const ALL: &'static [Self] = &[Self::Qwen2];
+
+    /// The name of the family as `model_type` in `config.json` has it.
+    #[must_use]
+    pub fn model_type(self) -> &'static str {
+        match self {
+            Self::Qwen2 => "qwen2",
+        }
+    }
+
+    fn from_config(config: &Object) -> Result<Self> {
+        let supported = || {
+            let names: Vec<_> = Self::ALL.iter().map(|family| family.model_type()).collect();
+            names.join(", ")
+        };
+        let Some(model_type) = config.string("model_type")? else {
+            return Err(config.invalid("model_type", format!("one of {}", supported())));
+        };
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|family| family.model_type() == model_type)
+            .ok_or_else(|| Error::Unsupported {
+                what: "architecture",
+                found: model_type.to_owned(),
+                supported: supported(),
+            })
+    }
+}
+
+/// The name and shape of a tensor that a model needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// The name in the Hugging Face layout, such as `model.norm.weight`.
+    pub name: String,
+    /// The size of each dimension, outermost first.
+    pub shape: Vec<usize>,
+}
+
+/// The sizes and settings of a decoder-only transformer, from `config.json`.
+///
+/// Both spellings of the file are read: the older one with `rope_theta` and `rope_scaling` at the
+/// top level and the newer one with `rope_parameters`. A configuration that was read is consistent:
+/// sizes are positive and bounded, heads divide, and there is one sliding window entry per layer.
+/// Token ids are taken as they are; they may lie outside the vocabulary.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct ModelConfig {
+    /// The model family.
+    pub architecture: Architecture,
+    /// The number of rows of the embedding. May exceed the number of tokens of the tokenizer.
+    pub vocab_size: usize,
+    /// The width of the residual stream.
+    pub hidden_size: usize,
+    /// The width inside the feed-forward network.
+    pub intermediate_size: usize,
+    /// The number of layers.
+    pub num_hidden_layers: usize,
+    /// The number of query heads.
+    pub num_attention_heads: usize,
+    /// The number of key and value heads; divides the number of query heads.
+    pub num_key_value_heads: usize,
+    /// The width of one head; even.
+    pub head_dim: usize,
+    /// The longest context, in tokens.
+    pub max_position_embeddings: usize,
+    /// What is added to the mean square in `RMSNorm`.
+    pub rms_norm_eps: f64,
+    /// The base of the rotary frequencies.
+    pub rope_theta: f64,
+    /// How rotary position embeddings are stretched.
+    pub rope_scaling: RopeScaling,
+    /// Whether the output projection is the embedding.
+    pub tie_word_embeddings: bool,
+    /// Whether the query, key and value projections have biases.
+    pub attention_bias: bool,
+    /// For each layer the number of tokens it sees, itself included; `None` if all.
+    pub sliding_windows: Vec<Option<usize>>,
+    /// The ids that end a text; empty if the file names none.
+    pub eos_token_ids: Vec<u32>,
+    /// The id that starts a text.
+    pub bos_token_id: Option<u32>,
+    /// The id that fills up shorter rows of a batch.
+    pub pad_token_id: Option<u32>,
+}
+
+impl ModelConfig {
+    /// Reads the `config.json` at `path`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::FileNotFound`] or [`Error::Io`] if the file cannot be read, else those of
+    /// [`from_json`](Self::from_json).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use std::path::Path;
+    /// use metal_candle::models::ModelConfig;
+    ///
+    /// let config = ModelConfig::from_file(Path::new("assets/tiny-coder/config.json"))?;
+    /// assert_eq!(config.num_hidden_layers, 6);
+    /// assert_eq!(config.head_dim, 64);
+    /// # Ok::<(), metal_candle::Error>(())
+    /// ```
+    pub fn from_file(path: &Path) -> Result<Self> {
+        Self::from_value(&json::read(path, "the configuration of the model")?, path)
+    }
+
+    /// Reads a configuration from its text; `path` is where it is from, for error messages.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidFormat`] if the text is not a JSON object, [`Error::InvalidConfig`] if a
+    /// value is missing or makes no sense, and [`Error::Unsupported`] if the model is of a kind that
+    /// cannot be run: another architecture, activation or rope type, or quantised weights.
+    pub fn from_json(text: &str, path: &Path) -> Result<Self> {
+        Self::from_value(&json::parse(text.as_bytes(), path)?, path)
+    }
+
+    fn from_value(value: &Value, path: &Path) -> Result<Self> {
+        let config = &Object::new(value, path)?;
+        let architecture = Architecture::from_config(config)?;
+        check_supported(config)?;
+
+        let hidden_size = config.required_size("hidden_size", MAX_SIZE)?;
+        let num_hidden_layers = config.required_size("num_hidden_layers", MAX_LAYERS)?;
+        let num_attention_heads = config.required_size("num_attention_heads", MAX_SIZE)?;
+        let max_position_embeddings = config
+            .size("max_position_embeddings", MAX_POSITIONS)?
+            .unwrap_or(32_768);
+        let this = Self {
+            architecture,
+            vocab_size: config.required_size("vocab_size", MAX_SIZE)?,
+            hidden_size,
+            intermediate_size: config.required_size("intermediate_size", MAX_SIZE)?,
+            num_hidden_layers,
+            num_attention_heads,
+            num_key_value_heads: key_value_heads(config, num_attention_heads)?,
+            head_dim: head_dim(config, hidden_size, num_attention_heads)?,
+            max_position_embeddings,
+            rms_norm_eps: config.number_above("rms_norm_eps", 0.0)?.unwrap_or(1e-6),
+            rope_theta: rope_scaling::rope_theta(config)?,
+            rope_scaling: RopeScaling::from_config(config, max_position_embeddings)?,
+            tie_word_embeddings: config.bool("tie_word_embeddings")?.unwrap_or(false),
+            attention_bias: match architecture {
+                Architecture::Qwen2 => true,
+            },
+            sliding_windows: sliding_windows(config, num_hidden_layers)?,
+            eos_token_ids: config.token_ids("eos_token_id")?,
+            bos_token_id: config.token_id("bos_token_id")?,
+            pad_token_id: config.token_id("pad_token_id")?,
+        };
+        let parameters = this.parameter_count();
+        if parameters > MAX_PARAMETERS {
+            return Err(config.invalid(
+                "hidden_size",
+                format!(
+                    "sizes that give at most {MAX_PARAMETERS} parameters (these give {parameters})"
+                ),
+            ));
+        }
+        Ok(this)
+    }
+
+    /// The tensors that a checkpoint of this model must have.
+    ///
+    /// The names are those of Hugging Face checkpoints. A model with tied embeddings has no
+    /// `lm_head.weight`.
+    #[must_use]
+    pub fn tensors(&self) -> Vec<TensorSpec> {
+        let hidden = self.hidden_size;
+        let queries = self.num_attention_heads.saturating_mul(self.head_dim);
+        let keys = self.num_key_value_heads.saturating_mul(self.head_dim);
+        let mut tensors = Vec::new();
+        let mut add = |name: String, shape: &[usize]| {
+            let shape = shape.to_vec();
+            tensors.push(TensorSpec { name, shape });
+        };
+
+        add(
+            "model.embed_tokens.weight".to_owned(),
+            &[self.vocab_size, hidden],
+        );
+        for layer in 0..self.num_hidden_layers {
+            let layer = format!("model.layers.{layer}");
+            for (projection, rows) in [("q_proj", queries), ("k_proj", keys), ("v_proj", keys)] {
+                add(
+                    format!("{layer}.self_attn.{projection}.weight"),
+                    &[rows, hidden],
+                );
+                if self.attention_bias {
+                    add(format!("{layer}.self_attn.{projection}.bias"), &[rows]);
+                }
+            }
+            add(
+                format!("{layer}.self_attn.o_proj.weight"),
+                &[hidden, queries],
+            );
+            add(
+                format!("{layer}.mlp.gate_proj.weight"),
+                &[self.intermediate_size, hidden],
+            );
+            add(
+                format!("{layer}.mlp.up_proj.weight"),
+                &[self.intermediate_size, hidden],
+            );
+            add(
+                format!("{layer}.mlp.down_proj.weight"),
+                &[hidden, self.intermediate_size],
+            );
+            add(format!("{layer}.input_layernorm.weight"), &[hidden]);
+            add(
+                format!("{layer}.post_attention_layernorm.weight"),
+                &[hidden],
+            );
+        }
+        add("model.norm.weight".to_owned(), &[hidden]);
+        if !self.tie_word_embeddings {
+            add("lm_head.weight".to_owned(), &[self.vocab_size, hidden]);
+        }
+        tensors
+    }
+
+    /// The number of parameters; a tied embedding counts once.
+    ///
+    /// Saturates at `usize::MAX`, which no configuration that was read reaches.
+    #[must_use]
+    pub fn parameter_count(&self) -> usize {
+        let count = |spec: &TensorSpec| spec.shape.iter().copied().fold(1, usize::saturating_mul);
+        self.tensors()
+            .iter()
+            .map(count)
+            .fold(0, usize::saturating_add)
+    }
+}
+
+/// Refuses settings that are well-formed but would be computed wrongly.
+fn check_supported(config: &Object) -> Result<()> {
+    if let Some(activation) = config.string("hidden_act")?.filter(|name| *name != "silu") {
+        return Err(Error::Unsupported {
+            what: "activation",
+            found: activation.to_owned(),
+            supported: "silu".to_owned(),
+        });
+    }
+    for key in ["quantization", "quantization_config"] {
+        if let Some(settings) = config.get(key) {
+            return Err(Error::Unsupported {
+                what: "weight quantization",
+                found: format!("{key}: {}", json::quote(Some(settings))),
+                supported: "checkpoints with float32, float16 or bfloat16 weights".to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn key_value_heads(config: &Object, num_attention_heads: usize) -> Result<usize> {
+    let heads = config
+        .size("num_key_value_heads", num_attention_heads)?
+        .unwrap_or(num_attention_heads);
+    if num_attention_heads.is_multiple_of(heads) {
+        Ok(heads)
+    } else {
+        Err(config.invalid(
+            "num_key_value_heads",
+            format!("a divisor of num_attention_heads, which is {num_attention_heads}"),
+        ))
+    }
+}
+
+fn head_dim(config: &Object, hidden_size: usize, num_attention_heads: usize) -> Result<usize> {
+    let (key, head_dim) = match config.size("head_dim", MAX_SIZE)? {
+        Some(head_dim) => ("head_dim", head_dim),
+        None if hidden_size.is_multiple_of(num_attention_heads) => {
+            ("num_attention_heads", hidden_size / num_attention_heads)
+        }
+        None => {
+            return Err(config.invalid(
+                "num_attention_heads",
+                format!("a divisor of hidden_size, which is {hidden_size}"),
+            ));
+        }
+    };
+    // Rotary embeddings turn pairs of dimensions.
+    if head_dim.is_multiple_of(2) {
+        Ok(head_dim)
+    } else {
+        Err(config.invalid(
+            key,
+            format!("a value that makes the width of a head even, not {head_dim}"),
+        ))
+    }
+}
+
+/// The sliding window of every layer.
+///
+/// `layer_types` decides where present; otherwise `use_sliding_window` makes all layers slide from
+/// `max_window_layers` on. A `sliding_window` that no layer uses has no effect.
+fn sliding_windows(config: &Object, num_hidden_layers: usize) -> Result<Vec<Option<usize>>> {
+    let enabled = config.bool("use_sliding_window")?;
+    let slides: Vec<bool> = match config.list("layer_types")? {
+        Some(types) => {
+            let slides: Option<Vec<bool>> = types
+                .iter()
+                .map(|layer_type| match layer_type.as_str() {
+                    Some("full_attention") => Some(false),
+                    Some("sliding_attention") => Some(true),
+                    _ => None,
+                })
+                .collect();
+            slides
+                .filter(|slides| slides.len() == num_hidden_layers)
+                .ok_or_else(|| {
+                    let count = types.len();
+                    config.invalid(
+                        "layer_types",
+                        format!(
+                            "{num_hidden_layers} entries (there are {count}), \
+                             each \"full_attention\" or \"sliding_attention\""
+                        ),
+                    )
+                })?
+        }
+        None if enabled == Some(true) => {
+            let first = match config.get("max_window_layers") {
+                // The default of transformers.
+                None => 28,
+                Some(value) => value
+                    .as_u64()
+                    .ok_or_else(|| config.invalid("max_window_layers", "a whole number"))?,
+            };
+            (0..num_hidden_layers as u64)
+                .map(|layer| layer >= first)
+                .collect()
+        }
+        None => vec![false; num_hidden_layers],
+    };
+    if !slides.contains(&true) {
+        return Ok(vec![None; num_hidden_layers]);
+    }
+    if enabled == Some(false) {
+        return Err(config.invalid(
+            "use_sliding_window",
+            "true, because `layer_types` has sliding_attention",
+        ));
+    }
+    let window = config.required_size("sliding_window", MAX_SIZE)?;
+    Ok(slides
+        .into_iter()
+        .map(|slides| slides.then_some(window))
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root() -> &'static Path {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+    }
+
+    fn fixture(name: &str) -> Result<ModelConfig> {
+        ModelConfig::from_file(
+            &root()
+                .join("tests/fixtures/models")
+                .join(name)
+                .join("config.json"),
+        )
+    }
+
+    /// Qwen2.5-Coder-0.5B, changed by the given keys; `missing` removes one.
+    fn edited(edits: &[(&str, &str)]) -> Result<ModelConfig> {
+        let mut value = serde_json::json!({
+            "architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0,
+            "bos_token_id": 151_643, "eos_token_id": 151_643, "hidden_act": "silu",
+            "hidden_size": 896, "initializer_range": 0.02, "intermediate_size": 4864,
+            "max_position_embeddings": 32768, "max_window_layers": 24, "model_type": "qwen2",
+            "num_attention_heads": 14, "num_hidden_layers": 24, "num_key_value_heads": 2,
+            "rms_norm_eps": 1e-06, "rope_theta": 1_000_000.0, "sliding_window": 32768,
+            "tie_word_embeddings": true, "torch_dtype": "bfloat16", "use_cache": true,
+            "use_mrope": false, "use_sliding_window": false, "vocab_size": 151_936
+        });
+        let fields = value.as_object_mut().unwrap();
+        for (key, text) in edits {
+            if *text == "missing" {
+                fields.remove(*key);
+            } else {
+                fields.insert((*key).to_owned(), serde_json::from_str(text).unwrap());
+            }
+        }
+        ModelConfig::from_json(&value.to_string(), Path::new("config.json"))
+    }
+
+    #[test]
+    fn parameter_counts_are_those_published() {
+        assert_eq!(edited(&[]).unwrap().parameter_count(), 494_032_768);
+        let seven_b = edited(&[
+            ("hidden_size", "3584"),
+            ("intermediate_size", "18944"),
+            ("num_attention_heads", "28"),
+            ("num_hidden_layers", "28"),
+            ("num_key_value_heads", "4"),
+            ("tie_word_embeddings", "false"),
+            ("vocab_size", "152064"),
+        ]);
+        assert_eq!(seven_b.unwrap().parameter_count(), 7_615_616_512);
+    }
+
+    #[test]
+    fn reads_every_qwen2_fixture() {
+        let directories = std::fs::read_dir(root().join("tests/fixtures/models")).unwrap();
+        let mut read = 0;
+        for directory in directories {
+            let name = directory.unwrap().file_name().into_string().unwrap();
+            if name.starts_with("qwen2_") {
+                let config = fixture(&name).unwrap();
+                assert_eq!(config.architecture, Architecture::Qwen2, "{name}");
+                assert_eq!(
+                    config.sliding_windows.len(),
+                    config.num_hidden_layers,
+                    "{name}"
+                );
+                read += 1;
+            }
+        }
+        assert_eq!(read, 8);
+    }
+
+    #[test]
+    fn reads_both_config_styles() {
+        let old = fixture("qwen2_tied").unwrap();
+        assert!((old.rope_theta - 1e6).abs() < f64::EPSILON);
+        assert!(old.tie_word_embeddings && old.attention_bias);
+        assert_eq!(
+            (old.head_dim, old.eos_token_ids.as_slice()),
+            (16, &[207][..])
+        );
+        assert_eq!(old.sliding_windows, [None, None]);
+        let sliding = fixture("qwen2_sliding").unwrap();
+        assert_eq!(sliding.sliding_windows, [None, None, Some(8), Some(8)]);
+        let new = fixture("qwen2_yarn").unwrap();
+        assert!((new.rope_theta - 1000.0).abs() < f64::EPSILON);
+        assert!(matches!(
+            new.rope_scaling,
+            RopeScaling::Yarn {
+                original_max_position_embeddings: 256,
+                ..
+            }
+        ));
+    }
+
+    #[test]
+    fn absent_keys_have_the_defaults_of_transformers() {
+        let keys = [
+            "num_key_value_heads",
+            "rms_norm_eps",
+            "rope_theta",
+            "tie_word_embeddings",
+            "max_position_embeddings",
+            "eos_token_id",
+            "hidden_act",
+        ];
+        let config = edited(&keys.map(|key| (key, "missing"))).unwrap();
+        assert_eq!(config.num_key_value_heads, 14);
+        assert!((config.rms_norm_eps - 1e-6).abs() < f64::EPSILON);
+        assert!((config.rope_theta - 1e4).abs() < f64::EPSILON);
+        assert!(!config.tie_word_embeddings);
+        assert_eq!(config.max_position_embeddings, 32_768);
+        assert!(config.eos_token_ids.is_empty());
+    }
+
+    #[test]
+    fn head_dim_of_the_file_wins() {
+        let config = edited(&[("head_dim", "24")]).unwrap();
+        assert_eq!(config.head_dim, 24);
+        let tensors = config.tensors();
+        let query = tensors
+            .iter()
+            .find(|spec| spec.name.ends_with("q_proj.weight"));
+        assert_eq!(query.unwrap().shape, [14 * 24, 896]);
+    }
+
+    #[test]
+    fn layer_types_decide_about_windows() {
+        let types = |layers: &str| {
+            edited(&[
+                ("num_hidden_layers", "2"),
+                ("layer_types", layers),
+                ("sliding_window", "16"),
+                ("use_sliding_window", "true"),
+                ("max_window_layers", "0"),
+            ])
+        };
+        let config = types(r#"["sliding_attention", "full_attention"]"#).unwrap();
+        assert_eq!(config.sliding_windows, [Some(16), None]);
+        for bad in [
+            r#"["full_attention"]"#,
+            r#"["full_attention", "linear"]"#,
+            "[1, 2]",
+            "2",
+        ] {
+            let error = types(bad).unwrap_err().to_string();
+            assert!(error.contains("`layer_types`"), "{error}");
+        }
+    }
+
+    #[test]
+    fn absurd_values_name_their_key() {
+        for (key, value) in [
+            ("model_type", "missing"),
+            ("model_type", "7"),
+            ("vocab_size", "missing"),
+            ("vocab_size", "16777217"),
+            ("hidden_size", "0"),
+            ("hidden_size", "896.5"),
+            ("intermediate_size", "-1"),
+            ("num_hidden_layers", "4097"),
+            ("num_attention_heads", "13"),
+            ("num_attention_heads", "128"),
+            ("num_key_value_heads", "3"),
+            ("num_key_value_heads", "28"),
+            ("head_dim", "63"),
+            ("max_position_embeddings", "1e30"),
+            ("rms_norm_eps", "0"),
+            ("tie_word_embeddings", "1"),
+            ("eos_token_id", "-1"),
+            ("pad_token_id", "4294967296"),
+        ] {
+            let error = edited(&[(key, value)]).unwrap_err();
+            assert!(
+                matches!(error, Error::InvalidConfig { .. }),
+                "{key}: {error}"
+            );
+            let message = error.to_string();
+            assert!(
+                message.starts_with(&format!("config.json: `{key}` is ")),
+                "{message}"
+            );
+        }
+        let huge = [
+            "vocab_size",
+            "hidden_size",
+            "num_attention_heads",
+            "head_dim",
+        ];
+        let error = edited(&huge.map(|key| (key, "16777216"))).unwrap_err();
+        assert!(error.to_string().contains("parameters"), "{error}");
+        let sliding = [("use_sliding_window", "true"), ("max_window_layers", "0")];
+        let error = edited(&[sliding[0], sliding[1], ("sliding_window", "null")]).unwrap_err();
+        assert!(
+            error.to_string().contains("`sliding_window` is null"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_run_is_unsupported() {
+        for (key, value, found) in [
+            ("model_type", r#""gpt2""#, "supported: qwen2"),
+            ("hidden_act", r#""gelu""#, "gelu"),
+            ("quantization", r#"{"bits": 4}"#, "bits"),
+            ("quantization_config", r#"{"quant_method": "awq"}"#, "awq"),
+            ("rope_scaling", r#"{"rope_type": "llama3"}"#, "yarn"),
+        ] {
+            let error = edited(&[(key, value)]).unwrap_err();
+            assert!(matches!(error, Error::Unsupported { .. }), "{key}: {error}");
+            assert!(error.to_string().contains(found), "{error}");
+        }
+        assert!(edited(&[("quantization_config", "null")]).is_ok());
+    }
+
+    #[test]
+    fn text_that_is_no_object_is_an_invalid_format() {
+        for text in ["", "[]", "{\"model_type\": "] {
+            let error = ModelConfig::from_json(text, Path::new("config.json")).unwrap_err();
+            assert!(
+                matches!(error, Error::InvalidFormat { .. }),
+                "{text}: {error}"
+            );
+        }
+    }
+}

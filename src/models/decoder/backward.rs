@@ -1,0 +1,254 @@
+//! The loss of a batch and its gradients, layer by layer from the last to the first.
+//!
+//! Only adapters are trained: a frozen weight takes part in the gradient of its input and gets none
+//! itself, so nothing is computed or kept for it.
+
+use super::layer::{Activations, DecoderLayer, merge};
+use super::{Decoder, Pass};
+use crate::backend::ops::attention::attention_backward;
+use crate::backend::ops::cross_entropy::{cross_entropy, cross_entropy_with_gradient};
+use crate::backend::ops::dropout::dropout_mask;
+use crate::backend::ops::linear::{linear_backward, low_rank_backward};
+use crate::backend::ops::rms_norm::{rms_norm, rms_norm_backward};
+use crate::backend::ops::rope::rope_backward;
+use crate::backend::ops::swiglu::swiglu_backward;
+use crate::error::Result;
+use crate::models::Projection;
+use crate::models::adapter::{LayerAdapter, LoRAAdapter};
+use candle_core::Tensor;
+
+/// A batch on the device.
+pub(crate) struct TokenBatch {
+    /// Token ids, (rows, width), `u32`.
+    pub tokens: Tensor,
+    /// Flat positions whose next token is scored, (n), `u32`.
+    pub positions: Tensor,
+    /// Those next tokens, (n), `u32`.
+    pub targets: Tensor,
+}
+
+/// How gradients are computed.
+pub(crate) struct StepOptions {
+    /// Keep only the inputs of the layers and compute the rest again in the backward (Chen et al.,
+    /// 2016, <https://arxiv.org/abs/1604.06174>).
+    pub checkpoint: bool,
+    /// Dropout on the inputs of the adapters' branches.
+    pub dropout: Option<Dropout>,
+}
+
+/// Dropout of one forward and its backward.
+pub(crate) struct Dropout {
+    pub p: f64,
+    /// Another one for every batch of a run.
+    pub seed: u64,
+}
+
+impl Dropout {
+    fn mask(
+        &self,
+        layer: usize,
+        projection: Projection,
+        x: &Tensor,
+    ) -> candle_core::Result<Tensor> {
+        // Layers and projections get seeds of their own, so that a layer computed again, alone,
+        // drops the same elements.
+        let site = (layer * Projection::ALL.len() + projection as usize) as u64;
+        let seed = self
+            .seed
+            .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+            .wrapping_add(site);
+        dropout_mask(x.dims(), self.p, seed, x.device())?.to_dtype(x.dtype())
+    }
+
+    pub(super) fn apply(
+        &self,
+        layer: usize,
+        projection: Projection,
+        x: &Tensor,
+    ) -> candle_core::Result<Tensor> {
+        x * self.mask(layer, projection, x)?
+    }
+}
+
+/// Gradients of one layer's adapter: (A, B) by [`Projection`].
+type LayerGradients = [Option<(Tensor, Tensor)>; 7];
+
+impl Decoder {
+    /// The summed loss of the batch's targets, an `f32` scalar on the device.
+    pub(crate) fn loss(&self, batch: &TokenBatch, adapter: Option<&LoRAAdapter>) -> Result<Tensor> {
+        let hidden = self.forward(&batch.tokens, None, adapter)?;
+        let selected = self.select(&hidden.flatten_to(1)?, batch)?;
+        let normed = rms_norm(&selected, &self.norm, self.config.rms_norm_eps)?;
+        Ok(cross_entropy(&normed, &self.head, &batch.targets)?)
+    }
+
+    /// The summed loss, and its gradient with respect to the adapter's weights as one flat `f32`
+    /// vector in their order.
+    pub(crate) fn loss_and_gradient(
+        &self,
+        batch: &TokenBatch,
+        adapter: &LoRAAdapter,
+        options: &StepOptions,
+    ) -> Result<(Tensor, Tensor)> {
+        let (rows, width) = batch.tokens.dims2()?;
+        let pass = self.pass(rows, width, 0)?;
+        let run = Run {
+            pass: &pass,
+            adapter,
+            dropout: options.dropout.as_ref(),
+        };
+        let mut x = self.embed(&batch.tokens)?;
+        let mut kept = Vec::with_capacity(self.layers.len());
+        for layer in &self.layers {
+            let activations = run.forward(layer, &x)?;
+            let input = x;
+            x = activations.output.clone();
+            kept.push(if options.checkpoint {
+                Kept::Input(input)
+            } else {
+                Kept::All(Box::new(activations))
+            });
+        }
+
+        let selected = self.select(&x, batch)?;
+        let eps = self.config.rms_norm_eps;
+        let normed = rms_norm(&selected, &self.norm, eps)?;
+        let (loss, dnormed) = cross_entropy_with_gradient(&normed, &self.head, &batch.targets)?;
+        let dselected = rms_norm_backward(&selected, &self.norm, eps, &dnormed)?;
+        let mut dx = x.zeros_like()?.index_add(&batch.positions, &dselected, 0)?;
+        drop((x, selected, normed, dnormed, dselected));
+
+        let mut gradients = Vec::with_capacity(self.layers.len());
+        for (layer, kept) in self.layers.iter().zip(kept).rev() {
+            let activations = match kept {
+                Kept::All(activations) => *activations,
+                Kept::Input(input) => run.forward(layer, &input)?,
+            };
+            let (dinput, layer_gradients) = run.backward(layer, &activations, &dx)?;
+            dx = dinput;
+            gradients.push(layer_gradients);
+        }
+        gradients.reverse();
+        Ok((loss, flatten(adapter, &gradients)?))
+    }
+
+    /// The hidden states at the positions that are scored.
+    fn select(&self, hidden: &Tensor, batch: &TokenBatch) -> candle_core::Result<Tensor> {
+        hidden
+            .reshape(((), self.config.hidden_size))?
+            .index_select(&batch.positions, 0)
+    }
+}
+
+enum Kept {
+    Input(Tensor),
+    All(Box<Activations>),
+}
+
+/// One batch on its way through the layers.
+struct Run<'a> {
+    pass: &'a Pass,
+    adapter: &'a LoRAAdapter,
+    dropout: Option<&'a Dropout>,
+}
+
+impl Run<'_> {
+    fn forward(&self, layer: &DecoderLayer, x: &Tensor) -> candle_core::Result<Activations> {
+        let adapter = self.adapter.layer(layer.index);
+        layer.forward(x, self.pass, None, adapter, self.dropout)
+    }
+
+    /// The gradient of the layer's input, and those of its adapter.
+    fn backward(
+        &self,
+        layer: &DecoderLayer,
+        kept: &Activations,
+        dy: &Tensor,
+    ) -> candle_core::Result<(Tensor, LayerGradients)> {
+        let mut projections = Backward {
+            layer,
+            adapter: self.adapter.layer(layer.index),
+            dropout: self.dropout,
+            gradients: LayerGradients::default(),
+        };
+
+        let dactivated = projections.input_of(Projection::Down, &kept.activated, dy)?;
+        let (dgate, dup) = swiglu_backward(&kept.gate, &kept.up, &dactivated)?;
+        let dpost_normed = (projections.input_of(Projection::Gate, &kept.post_normed, &dgate)?
+            + projections.input_of(Projection::Up, &kept.post_normed, &dup)?)?;
+        let dresidual =
+            (dy + rms_norm_backward(&kept.residual, &layer.post_norm, layer.eps, &dpost_normed)?)?;
+
+        let dcontext = projections.input_of(Projection::Output, &kept.context, &dresidual)?;
+        let dattended = layer.split(&dcontext, layer.heads, self.pass)?;
+        let (dq, dk, dv) = attention_backward(
+            &kept.q,
+            &kept.k,
+            &kept.v,
+            self.pass.plan(layer.window)?,
+            &kept.attended,
+            &dattended,
+        )?;
+        let dq = merge(&rope_backward(&dq, &self.pass.rotation)?)?;
+        let dk = merge(&rope_backward(&dk, &self.pass.rotation)?)?;
+        let dv = merge(&dv)?;
+        let dnormed = ((projections.input_of(Projection::Query, &kept.normed, &dq)?
+            + projections.input_of(Projection::Key, &kept.normed, &dk)?)?
+            + projections.input_of(Projection::Value, &kept.normed, &dv)?)?;
+        let dx =
+            (dresidual + rms_norm_backward(&kept.input, &layer.input_norm, layer.eps, &dnormed)?)?;
+        Ok((dx, projections.gradients))
+    }
+}
+
+/// The backward of a layer's projections, which collects their adapters' gradients.
+struct Backward<'a> {
+    layer: &'a DecoderLayer,
+    adapter: Option<&'a LayerAdapter>,
+    dropout: Option<&'a Dropout>,
+    gradients: LayerGradients,
+}
+
+impl Backward<'_> {
+    /// The gradient of the projection's input `x`, for the gradient `dy` of its result.
+    fn input_of(
+        &mut self,
+        projection: Projection,
+        x: &Tensor,
+        dy: &Tensor,
+    ) -> candle_core::Result<Tensor> {
+        let dx = linear_backward(dy, &self.layer.linears[projection as usize].weight)?;
+        let Some(pair) = self.adapter.and_then(|a| a[projection as usize].as_ref()) else {
+            return Ok(dx);
+        };
+        let mask = match self.dropout {
+            Some(dropout) => Some(dropout.mask(self.layer.index, projection, x)?),
+            None => None,
+        };
+        let dropped = match &mask {
+            Some(mask) => (x * mask)?,
+            None => x.clone(),
+        };
+        let branch = low_rank_backward(&dropped, &pair.a, &pair.b, pair.scaling, dy)?;
+        self.gradients[projection as usize] = Some((branch.a, branch.b));
+        match mask {
+            Some(mask) => dx + (branch.x * mask)?,
+            None => dx + branch.x,
+        }
+    }
+}
+
+fn flatten(adapter: &LoRAAdapter, gradients: &[LayerGradients]) -> candle_core::Result<Tensor> {
+    let mut parts = Vec::with_capacity(2 * adapter.slots().len());
+    for slot in adapter.slots() {
+        let Some((a, b)) = &gradients[slot.layer][slot.projection as usize] else {
+            return Err(candle_core::Error::Msg(format!(
+                "{} got no gradient",
+                slot.module()
+            )));
+        };
+        parts.push(a.flatten_all()?);
+        parts.push(b.flatten_all()?);
+    }
+    Tensor::cat(&parts, 0)
+}

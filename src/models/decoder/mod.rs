@@ -1,0 +1,228 @@
+//! The one decoder-only transformer that every supported family is a configuration of.
+
+mod backward;
+mod layer;
+
+pub(crate) use backward::{Dropout, StepOptions, TokenBatch};
+
+use super::adapter::LoRAAdapter;
+use super::{KvCache, ModelConfig, Projection, rope};
+use crate::backend::ops::attention::AttentionPlan;
+use crate::backend::ops::rms_norm::rms_norm;
+use crate::backend::ops::rope::{RopeTable, Rotation};
+use crate::error::Result;
+use candle_core::{DType, Device, Tensor};
+use layer::{DecoderLayer, Linear};
+
+/// Token embedding, decoder layers, final norm and output head.
+///
+/// The weights are never written; a decoder can serve any number of callers at once, each with a
+/// [`KvCache`] and perhaps a [`LoRAAdapter`] of its own.
+#[derive(Debug)]
+pub struct Decoder {
+    config: ModelConfig,
+    embedding: Tensor,
+    layers: Vec<DecoderLayer>,
+    norm: Tensor,
+    /// The embedding itself where the two are tied.
+    head: Tensor,
+    rope: RopeTable,
+    dtype: DType,
+    device: Device,
+}
+
+/// What all layers of one forward share.
+struct Pass {
+    batch: usize,
+    len: usize,
+    rotation: Rotation,
+    /// One plan for each distinct window, with the window.
+    plans: Vec<(Option<usize>, AttentionPlan)>,
+}
+
+impl Pass {
+    fn plan(&self, window: Option<usize>) -> candle_core::Result<&AttentionPlan> {
+        self.plans
+            .iter()
+            .find(|(of, _)| *of == window)
+            .map(|(_, plan)| plan)
+            .ok_or_else(|| candle_core::Error::Msg("no attention plan for this window".to_owned()))
+    }
+}
+
+impl Decoder {
+    /// Builds the decoder from tensors by their Hugging Face names.
+    ///
+    /// `load` is called once for each name that [`ModelConfig::tensors`] lists.
+    pub(crate) fn new(
+        config: ModelConfig,
+        dtype: DType,
+        device: &Device,
+        mut load: impl FnMut(&str) -> Result<Tensor>,
+    ) -> Result<Self> {
+        let embedding = load("model.embed_tokens.weight")?;
+        let mut layers = Vec::with_capacity(config.num_hidden_layers);
+        for index in 0..config.num_hidden_layers {
+            let prefix = format!("model.layers.{index}");
+            let input_norm = load(&format!("{prefix}.input_layernorm.weight"))?;
+            let post_norm = load(&format!("{prefix}.post_attention_layernorm.weight"))?;
+            let mut linears = Vec::with_capacity(Projection::ALL.len());
+            for projection in Projection::ALL {
+                let module = format!("{prefix}.{}", projection.path());
+                let weight = load(&format!("{module}.weight"))?;
+                let has_bias = config.attention_bias
+                    && matches!(
+                        projection,
+                        Projection::Query | Projection::Key | Projection::Value
+                    );
+                let bias = has_bias
+                    .then(|| load(&format!("{module}.bias")))
+                    .transpose()?;
+                linears.push(Linear { weight, bias });
+            }
+            layers.push(DecoderLayer {
+                input_norm,
+                post_norm,
+                linears,
+                heads: config.num_attention_heads,
+                kv_heads: config.num_key_value_heads,
+                head_dim: config.head_dim,
+                eps: config.rms_norm_eps,
+                window: config.sliding_windows.get(index).copied().flatten(),
+                index,
+            });
+        }
+        let norm = load("model.norm.weight")?;
+        let head = if config.tie_word_embeddings {
+            embedding.clone()
+        } else {
+            load("lm_head.weight")?
+        };
+        Ok(Self {
+            embedding,
+            layers,
+            norm,
+            head,
+            rope: rope_table(&config, dtype, device),
+            dtype,
+            device: device.clone(),
+            config,
+        })
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The dtype of weights and activations.
+    #[must_use]
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The device that holds the weights.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// An empty cache for this decoder.
+    #[must_use]
+    pub fn new_cache(&self) -> KvCache {
+        KvCache::new(&self.config, self.dtype, &self.device)
+    }
+
+    /// Hidden states of `tokens`, shape (batch, n) of dtype `u32`, as (batch, n, hidden), before the
+    /// final norm. With a cache the tokens continue it; without one they start at position 0.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Backend`](crate::Error::Backend) when the device fails.
+    pub fn forward(
+        &self,
+        tokens: &Tensor,
+        mut cache: Option<&mut KvCache>,
+        adapter: Option<&LoRAAdapter>,
+    ) -> Result<Tensor> {
+        let (batch, len) = tokens.dims2()?;
+        let offset = cache.as_ref().map_or(0, |cache| cache.len());
+        let pass = self.pass(batch, len, offset)?;
+        let mut x = self.embed(tokens)?;
+        for layer in &self.layers {
+            let adapter = adapter.and_then(|adapter| adapter.layer(layer.index));
+            x = layer
+                .forward(&x, &pass, cache.as_deref_mut(), adapter, None)?
+                .output;
+        }
+        if let Some(cache) = cache {
+            cache.advance(len);
+        }
+        Ok(x.reshape((batch, len, self.config.hidden_size))?)
+    }
+
+    /// Logits in `f32` for hidden states of shape (n, hidden), as (n, vocabulary).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Backend`](crate::Error::Backend) when the device fails.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        let normed = rms_norm(&hidden.contiguous()?, &self.norm, self.config.rms_norm_eps)?;
+        Ok(normed.matmul(&self.head.t()?)?.to_dtype(DType::F32)?)
+    }
+
+    /// The decoder with the adapter's change added to its weights.
+    pub(crate) fn merge(&self, adapter: &LoRAAdapter) -> Result<Self> {
+        let mut layers = self.layers.clone();
+        for layer in &mut layers {
+            let Some(pairs) = adapter.layer(layer.index) else {
+                continue;
+            };
+            for (linear, pair) in layer.linears.iter_mut().zip(pairs) {
+                if let Some(pair) = pair {
+                    let change = (pair.b.matmul(&pair.a)? * pair.scaling)?;
+                    let weight = (linear.weight.to_dtype(DType::F32)? + change)?;
+                    linear.weight = weight.to_dtype(self.dtype)?;
+                }
+            }
+        }
+        Ok(Self {
+            config: self.config.clone(),
+            embedding: self.embedding.clone(),
+            layers,
+            norm: self.norm.clone(),
+            head: self.head.clone(),
+            rope: rope_table(&self.config, self.dtype, &self.device),
+            dtype: self.dtype,
+            device: self.device.clone(),
+        })
+    }
+
+    /// Embeds (batch, n) tokens as (batch · n, hidden).
+    fn embed(&self, tokens: &Tensor) -> candle_core::Result<Tensor> {
+        self.embedding
+            .index_select(&tokens.flatten_all()?.contiguous()?, 0)
+    }
+
+    fn pass(&self, batch: usize, len: usize, offset: usize) -> candle_core::Result<Pass> {
+        let mut plans: Vec<(Option<usize>, AttentionPlan)> = vec![];
+        for &window in &self.config.sliding_windows {
+            if plans.iter().all(|(of, _)| *of != window) {
+                let plan = AttentionPlan::causal(offset, len, window, &self.device)?;
+                plans.push((window, plan));
+            }
+        }
+        Ok(Pass {
+            batch,
+            len,
+            rotation: self.rope.rotation(offset, len)?,
+            plans,
+        })
+    }
+}
+
+fn rope_table(config: &ModelConfig, dtype: DType, device: &Device) -> RopeTable {
+    let (inv_freq, scale) = rope::frequencies(config);
+    RopeTable::new(inv_freq, scale, dtype, device)
+}

@@ -1,0 +1,27 @@
+//! What a model is: configuration, weights, tokenizer, and the decoder they make.
+
+pub(crate) mod adapter;
+mod config;
+pub(crate) mod decoder;
+mod generation_config;
+pub(crate) mod json;
+mod kv_cache;
+mod loader;
+mod model;
+mod projection;
+mod rope;
+mod rope_scaling;
+mod safetensors;
+mod tokenizer;
+
+pub use adapter::{LoRAAdapter, LoRAConfig};
+pub use config::{Architecture, ModelConfig, TensorSpec};
+pub use decoder::Decoder;
+pub use generation_config::GenerationConfig;
+pub use kv_cache::KvCache;
+pub use loader::ModelLoader;
+pub use model::{Model, ModelSummary};
+pub use projection::Projection;
+pub use rope_scaling::RopeScaling;
+pub use safetensors::SafetensorsCheckpoint;
+pub use tokenizer::Tokenizer;

@@ -1,0 +1,175 @@
+//! A loaded model: decoder, tokenizer and the ids that end a text.
+
+use super::{Decoder, LoRAAdapter, ModelConfig, Tokenizer};
+use crate::backend::device;
+use crate::error::{Error, Result};
+use candle_core::{DType, Device};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A loaded model.
+///
+/// Cloning is cheap and shares the weights, which are never written: any number of generators and
+/// trainers can use one model at the same time, from several threads.
+///
+/// # Example
+///
+/// ```
+/// use metal_candle::ModelLoader;
+///
+/// let model = ModelLoader::new().load("assets/tiny-coder")?;
+/// assert_eq!(model.parameter_count(), 6_301_440);
+/// println!("{}", model.summary());
+/// # Ok::<(), metal_candle::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Model {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    path: PathBuf,
+    decoder: Decoder,
+    tokenizer: Option<Arc<Tokenizer>>,
+    eos_token_ids: Vec<u32>,
+}
+
+impl Model {
+    pub(crate) fn new(
+        path: &Path,
+        decoder: Decoder,
+        tokenizer: Option<Tokenizer>,
+        eos_token_ids: Vec<u32>,
+    ) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                path: path.to_owned(),
+                decoder,
+                tokenizer: tokenizer.map(Arc::new),
+                eos_token_ids,
+            }),
+        }
+    }
+
+    /// The directory it was loaded from.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &ModelConfig {
+        self.decoder().config()
+    }
+
+    /// The network itself, for logits and hidden states.
+    #[must_use]
+    pub fn decoder(&self) -> &Decoder {
+        &self.inner.decoder
+    }
+
+    /// The tokenizer.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Tokenizer`] where the model directory has no `tokenizer.json`.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.inner
+            .tokenizer
+            .as_deref()
+            .ok_or_else(|| Error::Tokenizer {
+                reason: format!(
+                    "{} has no tokenizer.json; text needs one, token ids do not",
+                    self.inner.path.display()
+                ),
+            })
+    }
+
+    /// The ids that end a text: those of `generation_config.json`, else of `config.json`, else the
+    /// tokenizer's.
+    #[must_use]
+    pub fn eos_token_ids(&self) -> &[u32] {
+        &self.inner.eos_token_ids
+    }
+
+    /// The device that holds the weights.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        self.decoder().device()
+    }
+
+    /// The dtype of weights and activations.
+    #[must_use]
+    pub fn dtype(&self) -> DType {
+        self.decoder().dtype()
+    }
+
+    /// The number of parameters; a tied embedding counts once.
+    #[must_use]
+    pub fn parameter_count(&self) -> usize {
+        self.config().parameter_count()
+    }
+
+    /// A model with the adapter's change added to its weights: `W + scaling · B A`.
+    ///
+    /// It computes what this model with the adapter does, at the speed of a plain model; layers that
+    /// are not adapted share their weights with this one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidOption`] where the adapter was made for a model of another shape.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use metal_candle::{LoRAAdapter, ModelLoader};
+    ///
+    /// let model = ModelLoader::new().load("assets/tiny-coder")?;
+    /// let adapter = LoRAAdapter::load("tests/fixtures/lora/nonzero_b", &model)?;
+    /// let merged = model.merge(&adapter)?;
+    /// # Ok::<(), metal_candle::Error>(())
+    /// ```
+    pub fn merge(&self, adapter: &LoRAAdapter) -> Result<Self> {
+        adapter.check(self.config())?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                path: self.inner.path.clone(),
+                decoder: self.decoder().merge(adapter)?,
+                tokenizer: self.inner.tokenizer.clone(),
+                eos_token_ids: self.inner.eos_token_ids.clone(),
+            }),
+        })
+    }
+
+    /// One line that describes the model.
+    #[must_use]
+    pub fn summary(&self) -> ModelSummary<'_> {
+        ModelSummary(self)
+    }
+}
+
+/// Displays a model in one line: architecture, size, layers, vocabulary, context, dtype, device.
+#[derive(Debug)]
+pub struct ModelSummary<'a>(&'a Model);
+
+impl fmt::Display for ModelSummary<'_> {
+    #[allow(clippy::cast_precision_loss, reason = "shown with two digits")]
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let config = self.0.config();
+        write!(
+            f,
+            "{:?}, {:.2} M parameters, {} layers, hidden {}, vocabulary {}, context {}, {:?} on {}",
+            config.architecture,
+            self.0.parameter_count() as f64 / 1e6,
+            config.num_hidden_layers,
+            config.hidden_size,
+            config.vocab_size,
+            config.max_position_embeddings,
+            self.0.dtype(),
+            device::describe(self.0.device()),
+        )
+    }
+}

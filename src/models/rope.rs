@@ -1,0 +1,51 @@
+//! The frequencies of the rotary embedding that a configuration asks for.
+
+use super::{ModelConfig, RopeScaling};
+
+/// The inverse frequencies (`head_dim` / 2 of them) and the factor of cosines and sines.
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    reason = "dimensions and context lengths fit f64; tables are f32 by design"
+)]
+pub(crate) fn frequencies(config: &ModelConfig) -> (Vec<f32>, f64) {
+    let dim = config.head_dim as f64;
+    let plain = (0..config.head_dim / 2).map(|i| config.rope_theta.powf(-2.0 * i as f64 / dim));
+    match &config.rope_scaling {
+        RopeScaling::None => (plain.map(|f| f as f32).collect(), 1.0),
+        // YaRN (Peng et al., 2023, https://arxiv.org/abs/2309.00071): frequencies that turn often
+        // within the original context stay, those that turn less than once are interpolated, and
+        // between the two there is a ramp.
+        RopeScaling::Yarn {
+            factor,
+            original_max_position_embeddings,
+            beta_fast,
+            beta_slow,
+            attention_factor,
+        } => {
+            let original = *original_max_position_embeddings as f64;
+            let dimension_of = |rotations: f64| {
+                dim * (original / (rotations * 2.0 * std::f64::consts::PI)).ln()
+                    / (2.0 * config.rope_theta.ln())
+            };
+            let low = dimension_of(*beta_fast).floor().max(0.0);
+            let high = dimension_of(*beta_slow).ceil().min(dim - 1.0);
+            let width = if high > low { high - low } else { 0.001 };
+            let scaled = plain
+                .enumerate()
+                .map(|(i, f)| {
+                    let ramp = ((i as f64 - low) / width).clamp(0.0, 1.0);
+                    (f / factor * ramp + f * (1.0 - ramp)) as f32
+                })
+                .collect();
+            let scale = attention_factor.unwrap_or_else(|| {
+                if *factor > 1.0 {
+                    0.1 * factor.ln() + 1.0
+                } else {
+                    1.0
+                }
+            });
+            (scaled, scale)
+        }
+    }
+}

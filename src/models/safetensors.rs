@@ -1,0 +1,638 @@
+//! Weights in safetensors files.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use safetensors::tensor::{Dtype, Metadata};
+use safetensors::{SafeTensorError, SafeTensors};
+
+use crate::backend::mapped_file::MappedFile;
+use crate::error::{Error, Result};
+use crate::models::config::TensorSpec;
+use crate::models::json::{self, Object};
+
+/// The name of the weights of a model in one file.
+const SINGLE_FILE: &str = "model.safetensors";
+/// The name of the file that lists the shards of a model in several files.
+const INDEX_FILE: &str = "model.safetensors.index.json";
+/// The length of the number at the start of a safetensors file, in bytes.
+const LENGTH_BYTES: usize = 8;
+/// How text files begin that stand for a file kept in Git LFS.
+const GIT_LFS_MAGIC: &[u8] = b"version https://git-lfs";
+
+/// One or more memory-mapped safetensors files, seen as one set of named tensors.
+///
+/// Opening reads and checks the headers only; [`load`](Self::load) copies one tensor at a time.
+///
+/// The files must not be shortened or overwritten in place while a checkpoint is open: the
+/// operating system ends a process that reads a part of a map whose file is gone (`SIGBUS`).
+/// Replacing a file by renaming another over it is safe.
+///
+/// # Example
+///
+/// ```
+/// use std::path::Path;
+/// use metal_candle::models::{ModelConfig, SafetensorsCheckpoint};
+///
+/// let dir = Path::new("assets/tiny-coder");
+/// let config = ModelConfig::from_file(&dir.join("config.json"))?;
+/// let checkpoint = SafetensorsCheckpoint::open(dir)?;
+/// checkpoint.validate(&config.tensors())?;
+/// assert_eq!(checkpoint.shape("model.norm.weight"), Some(&[256][..]));
+/// # Ok::<(), metal_candle::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct SafetensorsCheckpoint {
+    /// The directory or file that was opened.
+    path: PathBuf,
+    files: Vec<MappedFile>,
+    tensors: BTreeMap<String, TensorEntry>,
+    metadata: BTreeMap<String, String>,
+}
+
+/// Where a tensor lies.
+#[derive(Debug)]
+struct TensorEntry {
+    file: usize,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    /// The bytes of the tensor, from the start of the file.
+    bytes: Range<usize>,
+}
+
+impl SafetensorsCheckpoint {
+    /// Opens the weights of a model directory: `model.safetensors`, or else the shards that
+    /// `model.safetensors.index.json` lists.
+    ///
+    /// Shards must lie in the directory itself. Links out of it are followed only into the blobs of
+    /// a Hugging Face cache that the directory belongs to.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::FileNotFound`] if there are no weights or a shard is missing,
+    /// [`Error::InvalidFormat`] if a file is truncated, not what its name says, or repeats a tensor
+    /// of another, [`Error::InvalidConfig`] if the index names something else than files of the
+    /// directory, [`Error::MissingTensor`] if a shard lacks a tensor that the index puts there, and
+    /// [`Error::Io`] if a file cannot be read.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let single = dir.join(SINGLE_FILE);
+        let index = dir.join(INDEX_FILE);
+        if single.exists() {
+            Self::open_file(&single)
+        } else if index.exists() {
+            Self::open_shards(dir, &index)
+        } else {
+            Err(Error::FileNotFound {
+                path: single,
+                expected: format!("the weights of the model in {SINGLE_FILE} or {INDEX_FILE}"),
+            })
+        }
+    }
+
+    /// Opens a single safetensors file, such as an adapter.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::FileNotFound`] if there is no such file, [`Error::InvalidFormat`] if it is
+    /// truncated or not a safetensors file, and [`Error::Io`] if it cannot be read.
+    pub fn open_file(path: &Path) -> Result<Self> {
+        let mut checkpoint = Self::empty(path);
+        checkpoint.add_file(path)?;
+        Ok(checkpoint)
+    }
+
+    fn open_shards(dir: &Path, index: &Path) -> Result<Self> {
+        let value = json::read(index, "the list of the shards of the model")?;
+        let weight_map = shard_names(&Object::new(&value, index)?)?;
+        let mut checkpoint = Self::empty(dir);
+        let shards: BTreeSet<&str> = weight_map.values().copied().collect();
+        let mut file_of_shard = BTreeMap::new();
+        for shard in shards {
+            let path = dir.join(shard);
+            check_inside(dir, &path)?;
+            file_of_shard.insert(shard, checkpoint.files.len());
+            checkpoint.add_file(&path)?;
+        }
+        for (name, shard) in weight_map {
+            let found = checkpoint.tensors.get(name).map(|entry| entry.file);
+            if found != file_of_shard.get(shard).copied() {
+                return Err(Error::MissingTensor {
+                    path: dir.join(shard),
+                    name: name.to_owned(),
+                    expected: Vec::new(),
+                });
+            }
+        }
+        Ok(checkpoint)
+    }
+
+    fn empty(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            files: Vec::new(),
+            tensors: BTreeMap::new(),
+            metadata: BTreeMap::new(),
+        }
+    }
+
+    /// Maps a file and adds its tensors.
+    fn add_file(&mut self, path: &Path) -> Result<()> {
+        let file = MappedFile::open(path, "a safetensors file")?;
+        let (header_bytes, header) = SafeTensors::read_metadata(file.bytes())
+            .map_err(|error| Error::format(path, describe(&error, file.bytes())))?;
+        let data_start = LENGTH_BYTES + header_bytes;
+        for (name, info) in header.tensors() {
+            if let Some(other) = self.tensors.get(&name) {
+                let other = self.files[other.file].path().display();
+                return Err(Error::format(
+                    path,
+                    format!("tensor `{name}` is also in {other}; expected each tensor once"),
+                ));
+            }
+            let (start, end) = info.data_offsets;
+            let entry = TensorEntry {
+                file: self.files.len(),
+                dtype: info.dtype,
+                shape: info.shape.clone(),
+                bytes: data_start + start..data_start + end,
+            };
+            self.tensors.insert(name, entry);
+        }
+        self.metadata
+            .extend(header.metadata().clone().into_iter().flatten());
+        self.files.push(file);
+        Ok(())
+    }
+
+    /// The names of all tensors, in alphabetical order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// Whether there is a tensor of this name.
+    #[must_use]
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// The shape of a tensor, or `None` if there is none of this name.
+    #[must_use]
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|entry| entry.shape.as_slice())
+    }
+
+    /// The dtype of a tensor as stored, or `None` if there is none of this name or its dtype is one
+    /// that cannot be loaded.
+    #[must_use]
+    pub fn dtype(&self, name: &str) -> Option<DType> {
+        loadable_dtype(self.tensors.get(name)?.dtype)
+    }
+
+    /// The free-form strings in the header of the file; of shards, those of all taken together.
+    #[must_use]
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// Checks that every expected tensor is there, with its shape and as floating-point numbers.
+    ///
+    /// Nothing is loaded. Tensors beyond the expected ones are allowed; they are logged.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::MissingTensor`] for the first tensor that is absent, [`Error::TensorMismatch`] for
+    /// the first with another shape or a dtype other than F32, F16 and BF16.
+    pub fn validate(&self, expected: &[TensorSpec]) -> Result<()> {
+        for TensorSpec { name, shape } in expected {
+            let entry = self.entry(name, shape)?;
+            if entry.shape != *shape {
+                return Err(self.mismatch(
+                    name,
+                    entry,
+                    "shape",
+                    format!("{:?}", entry.shape),
+                    format!("{shape:?}"),
+                ));
+            }
+            if !matches!(entry.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+                return Err(self.mismatch(
+                    name,
+                    entry,
+                    "dtype",
+                    entry.dtype.to_string(),
+                    "F32, F16 or BF16".to_owned(),
+                ));
+            }
+        }
+        let expected: HashSet<&str> = expected.iter().map(|spec| spec.name.as_str()).collect();
+        for name in self.names().filter(|name| !expected.contains(name)) {
+            tracing::debug!(path = %self.path.display(), name, "tensor is not used");
+        }
+        Ok(())
+    }
+
+    /// Copies a tensor to `device`, converted to `dtype` if one is given.
+    ///
+    /// The conversion happens on the CPU, so that the device never holds both copies.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::MissingTensor`] if there is none of this name, [`Error::TensorMismatch`] if its
+    /// stored dtype cannot be loaded, and [`Error::Backend`] if the device is out of memory.
+    pub fn load(&self, name: &str, dtype: Option<DType>, device: &Device) -> Result<Tensor> {
+        let entry = self.entry(name, &[])?;
+        let stored = loadable_dtype(entry.dtype).ok_or_else(|| {
+            self.mismatch(
+                name,
+                entry,
+                "dtype",
+                entry.dtype.to_string(),
+                "F32, F16, BF16, F64, U8, U32, I16, I32 or I64".to_owned(),
+            )
+        })?;
+        // In range, since the header was checked against the length of the file when it was opened.
+        let bytes = &self.files[entry.file].bytes()[entry.bytes.clone()];
+        let tensor = Tensor::from_raw_buffer(bytes, stored, &entry.shape, &Device::Cpu)?;
+        let tensor = tensor.to_dtype(dtype.unwrap_or(stored))?;
+        Ok(tensor.to_device(device)?)
+    }
+
+    fn entry(&self, name: &str, expected: &[usize]) -> Result<&TensorEntry> {
+        self.tensors.get(name).ok_or_else(|| Error::MissingTensor {
+            path: self.path.clone(),
+            name: name.to_owned(),
+            expected: expected.to_vec(),
+        })
+    }
+
+    fn mismatch(
+        &self,
+        name: &str,
+        entry: &TensorEntry,
+        property: &'static str,
+        found: String,
+        expected: String,
+    ) -> Error {
+        Error::TensorMismatch {
+            path: self.files[entry.file].path().to_owned(),
+            name: name.to_owned(),
+            property,
+            found,
+            expected,
+        }
+    }
+}
+
+/// The shard of every tensor that an index lists.
+fn shard_names<'a>(index: &Object<'a>) -> Result<BTreeMap<&'a str, &'a str>> {
+    let weight_map = index
+        .object("weight_map")?
+        .filter(|map| !map.fields().is_empty())
+        .ok_or_else(|| index.invalid("weight_map", "the file of every tensor"))?;
+    weight_map
+        .fields()
+        .iter()
+        .map(|(name, value)| match value.as_str() {
+            Some(shard) if is_file_name(shard) => Ok((name.as_str(), shard)),
+            _ => Err(weight_map.invalid(
+                name,
+                "the name of a file in the same directory, without separators",
+            )),
+        })
+        .collect()
+}
+
+/// Whether a name from an index, which may come from anywhere, stays in its directory.
+fn is_file_name(name: &str) -> bool {
+    let mut components = Path::new(name).components();
+    !name.contains(['/', '\\', ':', '\0'])
+        && matches!(components.next(), Some(Component::Normal(_)))
+        && components.next().is_none()
+}
+
+/// Refuses a shard that is a link to somewhere else.
+///
+/// The Hugging Face cache keeps the files of `snapshots/REVISION/` as links into `blobs/` beside
+/// `snapshots/`; such links are allowed.
+fn check_inside(dir: &Path, shard: &Path) -> Result<()> {
+    let resolve = |path: &Path| {
+        let resolved = path.canonicalize();
+        resolved.map_err(|source| Error::io(path, "a shard that the index lists", source))
+    };
+    let target = resolve(shard)?;
+    let dir = resolve(dir)?;
+    let in_cache = dir
+        .parent()
+        .filter(|parent| parent.file_name().is_some_and(|name| name == "snapshots"))
+        .and_then(Path::parent)
+        .is_some_and(|cache| target.starts_with(cache.join("blobs")));
+    if target.starts_with(&dir) || in_cache {
+        return Ok(());
+    }
+    Err(Error::format(
+        shard,
+        format!(
+            "this links to {}; expected a file inside the directory",
+            target.display()
+        ),
+    ))
+}
+
+/// The dtype in candle of a stored one, if candle can compute with it.
+fn loadable_dtype(dtype: Dtype) -> Option<DType> {
+    match dtype {
+        Dtype::F32 => Some(DType::F32),
+        Dtype::F16 => Some(DType::F16),
+        Dtype::BF16 => Some(DType::BF16),
+        Dtype::F64 => Some(DType::F64),
+        Dtype::U8 => Some(DType::U8),
+        Dtype::U32 => Some(DType::U32),
+        Dtype::I16 => Some(DType::I16),
+        Dtype::I32 => Some(DType::I32),
+        Dtype::I64 => Some(DType::I64),
+        _ => None,
+    }
+}
+
+/// What is wrong with a file that is no safetensors file, and what would be right.
+fn describe(error: &SafeTensorError, bytes: &[u8]) -> String {
+    let length = bytes.len();
+    if bytes.starts_with(GIT_LFS_MAGIC) {
+        return "this is a Git LFS pointer; expected the safetensors file itself, which `git lfs \
+                pull` fetches"
+            .to_owned();
+    }
+    match error {
+        SafeTensorError::HeaderTooSmall => {
+            format!(
+                "truncated: the file has {length} bytes; expected a header of at least {LENGTH_BYTES}"
+            )
+        }
+        SafeTensorError::InvalidHeaderLength => {
+            format!(
+                "truncated or not a safetensors file: the header ends beyond the {length} bytes of \
+                 the file"
+            )
+        }
+        SafeTensorError::MetadataIncompleteBuffer => match expected_length(bytes) {
+            Some(expected) if expected > length => {
+                format!("truncated: the file has {length} bytes; expected {expected}")
+            }
+            Some(expected) => {
+                format!("the file has {length} bytes; expected {expected}, where its tensors end")
+            }
+            None => format!("the tensors do not fill the {length} bytes of the file"),
+        },
+        other => format!("not a valid safetensors file: {other}"),
+    }
+}
+
+/// The length that the header of a safetensors file calls for.
+fn expected_length(bytes: &[u8]) -> Option<usize> {
+    let (length, rest) = bytes.split_first_chunk::<LENGTH_BYTES>()?;
+    let header_bytes = usize::try_from(u64::from_le_bytes(*length)).ok()?;
+    let header: Metadata = serde_json::from_slice(rest.get(..header_bytes)?).ok()?;
+    header
+        .data_len()
+        .checked_add(header_bytes)?
+        .checked_add(LENGTH_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::models::ModelConfig;
+
+    fn root() -> &'static Path {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+    }
+
+    fn fixture(name: &str) -> PathBuf {
+        root().join("tests/fixtures/models").join(name)
+    }
+
+    fn save(path: &Path, tensors: &[(&str, Tensor)]) {
+        let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        let tensors = tensors.iter().map(|(name, tensor)| (*name, tensor));
+        safetensors::serialize_to_file(tensors, Some(metadata), path).unwrap();
+    }
+
+    fn ones(shape: &[usize], dtype: DType) -> Tensor {
+        Tensor::ones(shape, dtype, &Device::Cpu).unwrap()
+    }
+
+    /// A directory with the given shards, each of them one tensor, and an index.
+    fn sharded(shards: &[(&str, &str)], index: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (file, tensor) in shards {
+            save(&dir.path().join(file), &[(tensor, ones(&[2], DType::F32))]);
+        }
+        std::fs::write(dir.path().join(INDEX_FILE), index).unwrap();
+        dir
+    }
+
+    fn spec(name: &str, shape: &[usize]) -> TensorSpec {
+        TensorSpec {
+            name: name.to_owned(),
+            shape: shape.to_vec(),
+        }
+    }
+
+    #[test]
+    fn fixtures_have_the_tensors_of_their_configurations() {
+        for name in [
+            "qwen2_tied",
+            "qwen2_tied_sharded",
+            "qwen2_untied_gqa",
+            "qwen2_sliding",
+            "qwen2_yarn",
+            "qwen2_bf16",
+            "qwen2_untied_f16",
+        ] {
+            let dir = fixture(name);
+            let config = ModelConfig::from_file(&dir.join("config.json")).unwrap();
+            let checkpoint = SafetensorsCheckpoint::open(&dir).unwrap();
+            checkpoint.validate(&config.tensors()).unwrap();
+            assert_eq!(checkpoint.names().count(), config.tensors().len(), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_default_model_has_as_many_parameters_as_its_configuration_says() {
+        let dir = root().join("assets/tiny-coder");
+        let config = ModelConfig::from_file(&dir.join("config.json")).unwrap();
+        let checkpoint = SafetensorsCheckpoint::open(&dir).unwrap();
+        let elements = |name| -> usize { checkpoint.shape(name).unwrap().iter().product() };
+        let stored: usize = checkpoint.names().map(elements).sum();
+        assert_eq!(config.parameter_count(), stored);
+    }
+
+    #[test]
+    fn shards_load_like_a_single_file() {
+        let single = SafetensorsCheckpoint::open(&fixture("qwen2_tied")).unwrap();
+        let shards = SafetensorsCheckpoint::open(&fixture("qwen2_tied_sharded")).unwrap();
+        assert!(single.names().eq(shards.names()));
+        for name in single.names() {
+            let load = |checkpoint: &SafetensorsCheckpoint| {
+                let tensor = checkpoint.load(name, None, &Device::Cpu).unwrap();
+                tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+            };
+            assert_eq!(load(&single), load(&shards), "{name}");
+        }
+    }
+
+    #[test]
+    fn loads_and_converts() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        save(
+            file.path(),
+            &[
+                ("half", ones(&[2, 3], DType::BF16)),
+                ("packed", ones(&[4], DType::U32)),
+            ],
+        );
+        let checkpoint = SafetensorsCheckpoint::open_file(file.path()).unwrap();
+        assert!(checkpoint.contains("half") && !checkpoint.contains("other"));
+        assert_eq!(checkpoint.dtype("half"), Some(DType::BF16));
+        assert_eq!(checkpoint.metadata()["format"], "pt");
+        let tensor = checkpoint
+            .load("half", Some(DType::F32), &Device::Cpu)
+            .unwrap();
+        assert_eq!(tensor.to_vec2::<f32>().unwrap(), [[1.0; 3]; 2]);
+        let tensor = checkpoint.load("packed", None, &Device::Cpu).unwrap();
+        assert_eq!(tensor.to_vec1::<u32>().unwrap(), [1; 4]);
+        let error = checkpoint.load("other", None, &Device::Cpu).unwrap_err();
+        assert!(matches!(error, Error::MissingTensor { .. }));
+    }
+
+    #[test]
+    fn validation_tells_missing_shape_and_dtype_apart() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        save(
+            file.path(),
+            &[
+                ("a", ones(&[2, 3], DType::F16)),
+                ("b", ones(&[4], DType::I64)),
+            ],
+        );
+        let checkpoint = SafetensorsCheckpoint::open_file(file.path()).unwrap();
+        checkpoint.validate(&[spec("a", &[2, 3])]).unwrap();
+        let message = |expected| checkpoint.validate(&[expected]).unwrap_err().to_string();
+        assert!(message(spec("c", &[7])).ends_with("tensor `c` is missing; expected shape [7]"));
+        assert!(
+            message(spec("a", &[3, 2])).ends_with("tensor `a` has shape [2, 3]; expected [3, 2]")
+        );
+        assert!(
+            message(spec("b", &[4]))
+                .ends_with("tensor `b` has dtype I64; expected F32, F16 or BF16")
+        );
+    }
+
+    #[test]
+    fn broken_files_are_invalid_formats() {
+        let whole = std::fs::read(fixture("qwen2_tied").join(SINGLE_FILE)).unwrap();
+        let longer = [&whole[..], b"x"].concat();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (bytes, found) in [
+            (&b""[..], "empty"),
+            (b"abc", "truncated"),
+            (b"not a safetensors file at all", "header too large"),
+            (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
+            (b"\x04\0\0\0\0\0\0\0nope", "not a valid safetensors file"),
+            (&whole[..100], "truncated"),
+            (&whole[..whole.len() - 1], "truncated"),
+            (&longer, "where its tensors end"),
+        ] {
+            std::fs::write(file.path(), bytes).unwrap();
+            let error = SafetensorsCheckpoint::open_file(file.path()).unwrap_err();
+            assert!(matches!(error, Error::InvalidFormat { .. }), "{error}");
+            assert!(error.to_string().contains(found), "{found}: {error}");
+        }
+    }
+
+    #[test]
+    fn no_weights_is_not_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = SafetensorsCheckpoint::open(dir.path()).unwrap_err();
+        assert!(matches!(error, Error::FileNotFound { .. }));
+        assert!(error.to_string().contains(INDEX_FILE));
+    }
+
+    #[test]
+    fn an_index_must_match_its_shards() {
+        let open = |shards: &[(&str, &str)], index: &str| {
+            SafetensorsCheckpoint::open(sharded(shards, index).path())
+        };
+        let both = r#"{"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}"#;
+        let good = open(&[("1.safetensors", "a"), ("2.safetensors", "b")], both).unwrap();
+        assert!(good.names().eq(["a", "b"]));
+
+        let error = open(&[("1.safetensors", "a")], both).unwrap_err();
+        assert!(matches!(error, Error::FileNotFound { .. }), "{error}");
+        assert!(error.to_string().contains("2.safetensors"));
+
+        let error = open(&[("1.safetensors", "a"), ("2.safetensors", "x")], both).unwrap_err();
+        assert!(
+            matches!(&error, Error::MissingTensor { name, .. } if name == "b"),
+            "{error}"
+        );
+
+        let error = open(&[("1.safetensors", "a"), ("2.safetensors", "a")], both).unwrap_err();
+        assert!(matches!(error, Error::InvalidFormat { .. }), "{error}");
+        assert!(error.to_string().contains("`a` is also in"), "{error}");
+    }
+
+    #[test]
+    fn shard_names_stay_in_the_directory() {
+        for name in [
+            "../1.safetensors",
+            "/etc/passwd",
+            "a/b",
+            "..",
+            ".",
+            "",
+            "a\\b",
+            "C:x",
+        ] {
+            let index = serde_json::json!({"weight_map": {"a": name}}).to_string();
+            let error = SafetensorsCheckpoint::open(sharded(&[], &index).path()).unwrap_err();
+            assert!(
+                matches!(error, Error::InvalidConfig { .. }),
+                "{name}: {error}"
+            );
+            assert!(error.to_string().contains("`weight_map.a`"), "{error}");
+        }
+        for index in ["{}", r#"{"weight_map": {}}"#, r#"{"weight_map": {"a": 1}}"#] {
+            let error = SafetensorsCheckpoint::open(sharded(&[], index).path()).unwrap_err();
+            assert!(
+                matches!(error, Error::InvalidConfig { .. }),
+                "{index}: {error}"
+            );
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_may_lead_only_into_the_cache() {
+        let cache = tempfile::tempdir().unwrap();
+        let open = |snapshot: &str, target: &str| {
+            let dir = cache.path().join(snapshot);
+            let target = cache.path().join(target);
+            std::fs::create_dir_all(&dir).unwrap();
+            std::fs::create_dir_all(target.parent().unwrap()).unwrap();
+            save(&target, &[("a", ones(&[2], DType::F32))]);
+            std::os::unix::fs::symlink(&target, dir.join("1.safetensors")).unwrap();
+            let index = r#"{"weight_map": {"a": "1.safetensors"}}"#;
+            std::fs::write(dir.join(INDEX_FILE), index).unwrap();
+            SafetensorsCheckpoint::open(&dir)
+        };
+        assert!(open("snapshots/revision", "blobs/123").is_ok());
+        let error = open("model", "elsewhere/123").unwrap_err();
+        assert!(matches!(error, Error::InvalidFormat { .. }), "{error}");
+        assert!(error.to_string().contains("elsewhere"), "{error}");
+    }
+}

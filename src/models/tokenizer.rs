@@ -1,0 +1,291 @@
+//! The tokenizer of a model, `tokenizer.json`.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::models::json::{self, Object};
+
+/// The longest `tokenizer.json` that is read, in bytes. The largest known ones have about 35 MiB.
+const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
+
+/// Turns text into token ids and back.
+///
+/// Padding and truncation that `tokenizer.json` may ask for are switched off: a text always gives
+/// all of its tokens and no others.
+///
+/// # Example
+///
+/// ```
+/// use std::path::Path;
+/// use metal_candle::models::Tokenizer;
+///
+/// let tokenizer = Tokenizer::from_dir(Path::new("assets/tiny-coder"))?.unwrap();
+/// let ids = tokenizer.encode("fn main() {}", false)?;
+/// assert_eq!(tokenizer.decode(&ids, false)?, "fn main() {}");
+/// # Ok::<(), metal_candle::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    vocab_size: usize,
+    eos_token_id: Option<u32>,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` and, if it exists, `tokenizer_config.json` of a model directory.
+    ///
+    /// Gives `None` if there is no `tokenizer.json`; a model can be run on token ids without one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidFormat`] if a file is malformed, [`Error::InvalidConfig`] if the end-of-text
+    /// token is not a token, and [`Error::Io`] if a file cannot be read.
+    pub fn from_dir(dir: &Path) -> Result<Option<Self>> {
+        let path = dir.join("tokenizer.json");
+        let bytes =
+            match json::read_bounded(&path, "the tokenizer of the model", MAX_TOKENIZER_BYTES) {
+                Ok(bytes) => bytes,
+                Err(Error::FileNotFound { .. }) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+        let (inner, vocab_size) = no_panic(|| {
+            let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)?;
+            inner.with_padding(None).with_truncation(None)?;
+            let vocab_size = inner.get_vocab_size(true);
+            Ok((inner, vocab_size))
+        })
+        .map_err(|reason| Error::format(&path, format!("not a valid tokenizer: {reason}")))?;
+        let mut tokenizer = Self {
+            inner,
+            vocab_size,
+            eos_token_id: None,
+        };
+        let path = dir.join("tokenizer_config.json");
+        if let Some(value) = json::read_if_exists(&path, "the settings of the tokenizer")? {
+            let eos_token = eos_token(&Object::new(&value, &path)?)?;
+            tokenizer.eos_token_id = eos_token.and_then(|token| tokenizer.token_to_id(token));
+            if let (Some(token), None) = (eos_token, tokenizer.eos_token_id) {
+                tracing::warn!(path = %path.display(), token, "the end-of-text token is unknown");
+            }
+        }
+        Ok(Some(tokenizer))
+    }
+
+    /// The token ids of a text.
+    ///
+    /// Special tokens written in the text become their ids. With `add_special_tokens` the tokenizer
+    /// also adds those that it puts around every text, such as one that marks the start.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Tokenizer`] if the tokenizer cannot represent the text.
+    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
+        no_panic(|| self.inner.encode_fast(text, add_special_tokens))
+            .map(|encoding| encoding.get_ids().to_vec())
+            .map_err(|reason| Error::Tokenizer { reason })
+    }
+
+    /// The text of token ids, without special tokens if so asked.
+    ///
+    /// Bytes that are no UTF-8 become U+FFFD, as at the end of a text that stops inside a
+    /// character. Ids that no token has are left out: the embedding of a model is often larger than
+    /// its vocabulary.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Tokenizer`] if the decoder of the tokenizer fails.
+    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
+        no_panic(|| self.inner.decode(ids, skip_special_tokens))
+            .map_err(|reason| Error::Tokenizer { reason })
+    }
+
+    /// The id of a token given by its exact spelling in the vocabulary.
+    #[must_use]
+    pub fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The spelling in the vocabulary of a token given by its id.
+    #[must_use]
+    pub fn id_to_token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// The number of tokens, added ones included.
+    #[must_use]
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// The id of the end-of-text token that `tokenizer_config.json` names, if it names a known one.
+    #[must_use]
+    pub fn eos_token_id(&self) -> Option<u32> {
+        self.eos_token_id
+    }
+}
+
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Tokenizer")
+            .field("vocab_size", &self.vocab_size)
+            .field("eos_token_id", &self.eos_token_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The end-of-text token, which is a string or an object with the string as `content`.
+fn eos_token<'a>(config: &Object<'a>) -> Result<Option<&'a str>> {
+    match config.get("eos_token") {
+        Some(Value::Object(_)) => match config.object("eos_token")? {
+            Some(token) => token.string("content"),
+            None => Ok(None),
+        },
+        _ => config.string("eos_token"),
+    }
+}
+
+/// Runs code of the tokenizers library, with its panics as errors.
+///
+/// The library panics on some malformed files that pass its parser: a merge whose result is longer
+/// than any token, a template with an unknown special token. Nothing is left half-changed by that,
+/// since a tokenizer that failed to load is dropped and encoding and decoding change nothing.
+fn no_panic<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> std::result::Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(panic) => {
+            let reason = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied());
+            Err(reason.unwrap_or("unknown failure").to_owned())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn tiny_coder() -> Tokenizer {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/tiny-coder");
+        Tokenizer::from_dir(&dir).unwrap().unwrap()
+    }
+
+    /// A word-level tokenizer with the tokens `a`, `b` and `<end>`.
+    fn minimal() -> Value {
+        json!({
+            "version": "1.0", "truncation": null, "padding": null,
+            "added_tokens": [{"id": 2, "content": "<end>", "single_word": false, "lstrip": false,
+                "rstrip": false, "normalized": false, "special": true}],
+            "normalizer": null, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null,
+            "decoder": null,
+            "model": {"type": "WordLevel", "vocab": {"a": 0, "b": 1}, "unk_token": "a"}
+        })
+    }
+
+    fn read(tokenizer: &Value, config: Option<&Value>) -> Result<Option<Tokenizer>> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        if let Some(config) = config {
+            let path = dir.path().join("tokenizer_config.json");
+            std::fs::write(path, config.to_string()).unwrap();
+        }
+        Tokenizer::from_dir(dir.path())
+    }
+
+    #[test]
+    fn texts_survive_a_round_trip() {
+        let tokenizer = tiny_coder();
+        for text in [
+            "fn main() {\n    \n}",
+            "größe 你好 🦀",
+            "",
+            "<|im_start|>user\n",
+        ] {
+            let ids = tokenizer.encode(text, false).unwrap();
+            assert_eq!(tokenizer.decode(&ids, false).unwrap(), text);
+        }
+        assert_eq!(tokenizer.encode("<|endoftext|>", false).unwrap(), [6135]);
+        assert_eq!(tokenizer.decode(&[6135], true).unwrap(), "");
+    }
+
+    #[test]
+    fn special_tokens_are_known() {
+        let tokenizer = tiny_coder();
+        assert_eq!(tokenizer.vocab_size(), 6144);
+        assert_eq!(tokenizer.eos_token_id(), Some(6135));
+        assert_eq!(tokenizer.token_to_id("<|im_start|>"), Some(6136));
+        assert_eq!(tokenizer.id_to_token(6136).as_deref(), Some("<|im_start|>"));
+        assert_eq!(tokenizer.id_to_token(1_000_000), None);
+        assert_eq!(tokenizer.decode(&[1_000_000], false).unwrap(), "");
+    }
+
+    #[test]
+    fn padding_and_truncation_are_off() {
+        let mut settings = minimal();
+        settings["truncation"] = json!({"max_length": 1, "stride": 0, "direction": "Right",
+            "strategy": "LongestFirst"});
+        settings["padding"] = json!({"strategy": {"Fixed": 8}, "direction": "Right",
+            "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "a"});
+        let tokenizer = read(&settings, None).unwrap().unwrap();
+        assert_eq!(tokenizer.encode("a b a", true).unwrap(), [0, 1, 0]);
+    }
+
+    #[test]
+    fn the_end_of_text_token_may_be_a_string_or_an_object() {
+        let eos = |config: Value| {
+            let tokenizer = read(&minimal(), Some(&config)).unwrap().unwrap();
+            tokenizer.eos_token_id()
+        };
+        assert_eq!(eos(json!({"eos_token": "<end>"})), Some(2));
+        assert_eq!(eos(json!({"eos_token": {"content": "<end>"}})), Some(2));
+        assert_eq!(eos(json!({"eos_token": "unheard of"})), None);
+        assert_eq!(eos(json!({"eos_token": null})), None);
+        let error = read(&minimal(), Some(&json!({"eos_token": 2}))).unwrap_err();
+        assert!(matches!(error, Error::InvalidConfig { .. }), "{error}");
+        assert_eq!(
+            read(&minimal(), None).unwrap().unwrap().eos_token_id(),
+            None
+        );
+    }
+
+    #[test]
+    fn no_file_is_none_and_a_bad_one_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(Tokenizer::from_dir(dir.path()).unwrap().is_none());
+        let mut no_model = minimal();
+        no_model.as_object_mut().unwrap().remove("model");
+        // "ab" is no token, and longer than the longest one.
+        let mut bad_merge = minimal();
+        bad_merge["model"] =
+            json!({"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": [["a", "b"]]});
+        for bad in [json!({}), json!([]), json!("x"), no_model, bad_merge] {
+            let error = read(&bad, None).unwrap_err();
+            assert!(
+                matches!(error, Error::InvalidFormat { .. }),
+                "{bad}: {error}"
+            );
+            assert!(error.to_string().contains("tokenizer.json"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_template_with_an_unknown_token_is_an_error() {
+        let mut settings = minimal();
+        settings["post_processor"] = json!({"type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<start>", "type_id": 0}},
+                {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [], "special_tokens": {}});
+        if let Ok(Some(tokenizer)) = read(&settings, None) {
+            let error = tokenizer.encode("a", true).unwrap_err();
+            assert!(matches!(error, Error::Tokenizer { .. }), "{error}");
+        }
+    }
+}

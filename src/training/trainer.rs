@@ -1,0 +1,549 @@
+//! The training loop.
+
+use super::batch::{Batch, BatchOrder};
+use super::dataset::Dataset;
+use super::optimizer::AdamW;
+use super::options::TrainOptions;
+use crate::backend::{device, memory};
+use crate::cancel::CancelHandle;
+use crate::checkpoint::{Checkpoint, checkpoint_path};
+use crate::error::{Error, Result};
+use crate::models::decoder::{Dropout, StepOptions, TokenBatch};
+use crate::models::{LoRAAdapter, Model};
+use candle_core::{DType, Tensor};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const NOT_FINITE: &str = "try a lower learning rate, a smaller max_grad_norm or f32 weights";
+
+/// What happened in one optimizer step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepReport {
+    /// The number of the step, from 1.
+    pub step: usize,
+    /// Steps of the whole run.
+    pub total_steps: usize,
+    /// Mean negative log-likelihood of the step's target tokens, before its update.
+    pub loss: f64,
+    /// The learning rate of this step.
+    pub learning_rate: f64,
+    /// L2 norm of the gradient of that mean, before clipping.
+    pub grad_norm: f64,
+    /// Target tokens of this step.
+    pub target_tokens: usize,
+    /// Tokens of this step, targets or not, without padding.
+    pub tokens: usize,
+    /// Tokens per second of this step.
+    pub tokens_per_second: f64,
+    /// Time since this run, or its resumption, began.
+    pub elapsed: Duration,
+    /// Time the remaining steps will take at the pace so far.
+    pub remaining: Duration,
+    /// The most memory the process has held, in bytes.
+    pub peak_memory: u64,
+}
+
+/// What a callback of [`LoRATrainer::train`] is told.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum TrainEvent {
+    /// A step is done.
+    Step(StepReport),
+    /// The validation rows were evaluated.
+    Evaluation {
+        /// Steps done.
+        step: usize,
+        /// Mean negative log-likelihood of their target tokens.
+        loss: f64,
+    },
+    /// A checkpoint is safe on disk.
+    Checkpoint {
+        /// Steps done.
+        step: usize,
+        /// Its directory.
+        path: PathBuf,
+    },
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainSummary {
+    /// Steps done in all.
+    pub steps: usize,
+    /// The loss of the last step; NaN where no step was done.
+    pub loss: f64,
+    /// The last validation loss, where there was an evaluation.
+    pub validation_loss: Option<f64>,
+    /// Whether a callback or another thread stopped it.
+    pub cancelled: bool,
+    /// Time since the run, or its resumption, began.
+    pub elapsed: Duration,
+}
+
+/// Trains a LoRA adapter for a model; the model itself does not change.
+///
+/// # Example
+///
+/// ```
+/// use metal_candle::training::{Dataset, DatasetOptions, LoRATrainer, TrainEvent, TrainOptions};
+/// use metal_candle::ModelLoader;
+/// use std::ops::ControlFlow;
+///
+/// let model = ModelLoader::new().load("assets/tiny-coder")?;
+/// let rows = Dataset::from_jsonl(
+///     "assets/sql/train.jsonl".as_ref(),
+///     model.tokenizer()?,
+///     &DatasetOptions::default(),
+/// )?;
+/// let options = TrainOptions {
+///     steps: 2,
+///     ..TrainOptions::default()
+/// };
+/// let mut trainer = LoRATrainer::new(&model, rows, None, options)?;
+/// let summary = trainer.train(|event| {
+///     if let TrainEvent::Step(step) = event {
+///         println!("{}: {:.3}", step.step, step.loss);
+///     }
+///     ControlFlow::Continue(())
+/// })?;
+/// assert_eq!(summary.steps, 2);
+/// let adapter = trainer.adapter();
+/// # Ok::<(), metal_candle::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct LoRATrainer {
+    model: Model,
+    train: Dataset,
+    validation: Option<Dataset>,
+    options: TrainOptions,
+    order: BatchOrder,
+    adapter: LoRAAdapter,
+    optimizer: AdamW,
+    cancel: CancelHandle,
+}
+
+impl LoRATrainer {
+    /// A trainer with a new adapter.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidOption`] for options out of range, and for rows with tokens that the model
+    /// does not have.
+    pub fn new(
+        model: &Model,
+        train: Dataset,
+        validation: Option<Dataset>,
+        options: TrainOptions,
+    ) -> Result<Self> {
+        options.validate()?;
+        let adapter = LoRAAdapter::new(options.lora.clone(), model, options.seed)?;
+        Self::from_adapter(model, train, validation, options, adapter)
+    }
+
+    /// A trainer that goes on with an adapter, with a new optimizer. The adapter's configuration
+    /// takes the place of `options.lora`.
+    ///
+    /// # Errors
+    ///
+    /// As [`LoRATrainer::new`], and where the adapter is for a model of another shape.
+    pub fn from_adapter(
+        model: &Model,
+        train: Dataset,
+        validation: Option<Dataset>,
+        mut options: TrainOptions,
+        adapter: LoRAAdapter,
+    ) -> Result<Self> {
+        options.lora = adapter.config().clone();
+        let optimizer = AdamW::new(options.adamw, adapter.weights())?;
+        Self::assemble(model, train, validation, options, adapter, optimizer)
+    }
+
+    /// A trainer that goes on where a checkpoint was written: on the CPU its losses are, bit for
+    /// bit, those of the run that was not interrupted.
+    ///
+    /// # Errors
+    ///
+    /// As [`LoRATrainer::new`]; [`Error::Incompatible`] that names the first setting which differs
+    /// from the checkpoint's and would change the losses, or where the rows are others.
+    pub fn resume(
+        model: &Model,
+        train: Dataset,
+        validation: Option<Dataset>,
+        options: TrainOptions,
+        checkpoint: &Path,
+    ) -> Result<Self> {
+        options.validate()?;
+        let saved = Checkpoint::load(checkpoint, model)?;
+        saved.check_settings(checkpoint, &settings(&options, &train))?;
+        let optimizer = AdamW::resume(
+            options.adamw,
+            saved.first_moment,
+            saved.second_moment,
+            saved.step,
+        );
+        Self::assemble(model, train, validation, options, saved.adapter, optimizer)
+    }
+
+    fn assemble(
+        model: &Model,
+        train: Dataset,
+        validation: Option<Dataset>,
+        options: TrainOptions,
+        adapter: LoRAAdapter,
+        optimizer: AdamW,
+    ) -> Result<Self> {
+        options.validate()?;
+        adapter.check(model.config())?;
+        for dataset in [Some(&train), validation.as_ref()].into_iter().flatten() {
+            check_rows(dataset, model)?;
+        }
+        let order = BatchOrder::new(
+            train.len(),
+            options.batch_size,
+            options.seed,
+            options.shuffle,
+        )?;
+        Ok(Self {
+            model: model.clone(),
+            order,
+            train,
+            validation,
+            options,
+            adapter,
+            optimizer,
+            cancel: CancelHandle::default(),
+        })
+    }
+
+    /// The adapter as trained so far.
+    #[must_use]
+    pub fn adapter(&self) -> &LoRAAdapter {
+        &self.adapter
+    }
+
+    /// The options.
+    #[must_use]
+    pub fn options(&self) -> &TrainOptions {
+        &self.options
+    }
+
+    /// Steps done so far, those before a resumption included.
+    #[must_use]
+    pub fn step_count(&self) -> usize {
+        self.optimizer.steps
+    }
+
+    /// A handle that stops [`LoRATrainer::train`] from any thread.
+    #[must_use]
+    pub fn cancel_handle(&self) -> CancelHandle {
+        self.cancel.clone()
+    }
+
+    /// Trains until all steps are done, or until the callback returns [`ControlFlow::Break`] or
+    /// another thread cancels. A stopped run leaves a checkpoint where there is an `output_dir`, and
+    /// a later call goes on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NonFinite`] for a loss or gradient that is not a number; the adapter then is as
+    /// before that step. [`Error::Io`] where a checkpoint cannot be written, [`Error::Backend`]
+    /// where the device fails.
+    pub fn train(
+        &mut self,
+        mut on_event: impl FnMut(&TrainEvent) -> ControlFlow<()>,
+    ) -> Result<TrainSummary> {
+        self.cancel.reset();
+        let started = Instant::now();
+        let first_step = self.step_count();
+        let mut summary = TrainSummary {
+            steps: first_step,
+            loss: f64::NAN,
+            validation_loss: None,
+            cancelled: false,
+            elapsed: Duration::ZERO,
+        };
+        let mut stop = false;
+        if first_step == 0 {
+            stop |= self.evaluate_into(&mut summary, &mut on_event)?;
+        }
+        while !stop && self.step_count() < self.options.steps {
+            if self.cancel.is_requested() {
+                stop = true;
+                break;
+            }
+            let mut report = self.step()?;
+            report.elapsed = started.elapsed();
+            let done = report.step - first_step;
+            let left = self.options.steps - report.step;
+            report.remaining = report.elapsed.mul_f64(ratio(left, done));
+            summary.steps = report.step;
+            summary.loss = report.loss;
+            stop |= on_event(&TrainEvent::Step(report)).is_break();
+
+            let step = self.step_count();
+            let last = step == self.options.steps;
+            if last || due(step, self.options.eval_every) {
+                stop |= self.evaluate_into(&mut summary, &mut on_event)?;
+            }
+            if !last && due(step, self.options.save_every) {
+                stop |= self.checkpoint_into(&mut on_event)?;
+            }
+        }
+        summary.cancelled = stop && self.step_count() < self.options.steps;
+        if summary.cancelled {
+            if self.step_count() > first_step {
+                self.checkpoint_into(&mut on_event)?;
+            }
+        } else if let Some(directory) = &self.options.output_dir {
+            self.adapter.save(directory)?;
+        }
+        summary.elapsed = started.elapsed();
+        Ok(summary)
+    }
+
+    /// One optimizer step.
+    ///
+    /// # Errors
+    ///
+    /// As [`LoRATrainer::train`].
+    pub fn step(&mut self) -> Result<StepReport> {
+        let started = Instant::now();
+        let step = self.step_count();
+        let accumulation = self.options.gradient_accumulation;
+        let (mut loss, mut gradient) = (0.0, None::<Tensor>);
+        let (mut tokens, mut target_tokens) = (0, 0);
+        for number in step * accumulation..(step + 1) * accumulation {
+            let samples = self.order.indices(number);
+            let samples: Vec<_> = samples.iter().map(|&i| &self.train.samples()[i]).collect();
+            let batch = Batch::new(&samples)?;
+            tokens += samples
+                .iter()
+                .map(|sample| sample.input_ids.len())
+                .sum::<usize>();
+            target_tokens += batch.target_tokens();
+            let options = StepOptions {
+                checkpoint: self.options.grad_checkpoint,
+                dropout: self.dropout(number),
+            };
+            let (batch_loss, batch_gradient) = device::scoped(|| {
+                let batch = self.upload(&batch)?;
+                let (loss, gradient) =
+                    self.model
+                        .decoder()
+                        .loss_and_gradient(&batch, &self.adapter, &options)?;
+                Ok::<_, Error>((loss.to_scalar::<f32>()?, gradient))
+            })?;
+            loss += f64::from(batch_loss);
+            gradient = Some(match gradient {
+                Some(sum) => (sum + batch_gradient)?,
+                None => batch_gradient,
+            });
+        }
+        let count = ratio(target_tokens, 1);
+        let loss = loss / count;
+        check_finite("loss", loss, step)?;
+        let Some(gradient) = gradient else {
+            return Err(Error::option(
+                "gradient_accumulation",
+                accumulation,
+                "at least 1",
+            ));
+        };
+        let learning_rate = self.options.schedule.learning_rate(
+            self.options.learning_rate,
+            step,
+            self.options.warmup_steps,
+            self.options.steps,
+        );
+        let grad_norm = device::scoped(|| self.update(&gradient, count, learning_rate))?;
+        Ok(StepReport {
+            step: self.step_count(),
+            total_steps: self.options.steps,
+            loss,
+            learning_rate,
+            grad_norm,
+            target_tokens,
+            tokens,
+            tokens_per_second: ratio(tokens, 1) / started.elapsed().as_secs_f64(),
+            elapsed: started.elapsed(),
+            remaining: Duration::ZERO,
+            peak_memory: memory::usage().peak,
+        })
+    }
+
+    /// Divides the summed gradient by the number of targets, clips it and moves the weights. Gives
+    /// the norm before clipping.
+    fn update(&mut self, gradient: &Tensor, count: f64, learning_rate: f64) -> Result<f64> {
+        let norm = gradient.sqr()?.sum_all()?.to_scalar::<f32>()?;
+        let norm = f64::from(norm).sqrt() / count;
+        check_finite("gradient norm", norm, self.step_count())?;
+        let limit = self.options.max_grad_norm;
+        // As in PyTorch's clip_grad_norm_.
+        let clip = if limit > 0.0 {
+            (limit / (norm + 1e-6)).min(1.0)
+        } else {
+            1.0
+        };
+        let gradient = (gradient * (clip / count))?;
+        let weights = self
+            .optimizer
+            .step(self.adapter.weights(), &gradient, learning_rate)?;
+        self.adapter.set_weights(weights)?;
+        Ok(norm)
+    }
+
+    fn dropout(&self, batch_number: usize) -> Option<Dropout> {
+        let p = self.options.lora.dropout;
+        (p > 0.0).then(|| Dropout {
+            p,
+            seed: self.options.seed.wrapping_add(batch_number as u64),
+        })
+    }
+
+    fn upload(&self, batch: &Batch) -> Result<TokenBatch> {
+        let device = self.model.device();
+        let (positions, targets): (Vec<u32>, Vec<u32>) = batch.targets.iter().copied().unzip();
+        Ok(TokenBatch {
+            tokens: Tensor::from_slice(&batch.input_ids, (batch.rows, batch.width), device)?,
+            positions: Tensor::new(positions, device)?,
+            targets: Tensor::new(targets, device)?,
+        })
+    }
+
+    /// The mean negative log-likelihood of the validation rows' target tokens, or none where there
+    /// are no such rows.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NonFinite`] for a loss that is not a number, [`Error::Backend`] where the device
+    /// fails.
+    pub fn evaluate(&self) -> Result<Option<f64>> {
+        let Some(validation) = &self.validation else {
+            return Ok(None);
+        };
+        let limit = match self.options.eval_batches {
+            0 => usize::MAX,
+            limit => limit,
+        };
+        let (mut loss, mut count) = (0.0, 0);
+        for samples in validation
+            .samples()
+            .chunks(self.options.batch_size)
+            .take(limit)
+        {
+            let samples: Vec<_> = samples.iter().collect();
+            let batch = Batch::new(&samples)?;
+            count += batch.target_tokens();
+            loss += device::scoped(|| {
+                let batch = self.upload(&batch)?;
+                let loss = self.model.decoder().loss(&batch, Some(&self.adapter))?;
+                Ok::<_, Error>(f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?))
+            })?;
+        }
+        let loss = loss / ratio(count, 1);
+        check_finite("validation loss", loss, self.step_count())?;
+        Ok(Some(loss))
+    }
+
+    /// Writes a checkpoint of this moment to `directory`, which appears whole or not at all.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] where it cannot be written; an older checkpoint of that name then is still
+    /// there.
+    pub fn save_checkpoint(&self, directory: &Path) -> Result<()> {
+        Checkpoint {
+            adapter: self.adapter.clone(),
+            first_moment: self.optimizer.first.clone(),
+            second_moment: self.optimizer.second.clone(),
+            step: self.optimizer.steps,
+            settings: settings(&self.options, &self.train),
+        }
+        .save(directory)
+    }
+
+    fn evaluate_into(
+        &self,
+        summary: &mut TrainSummary,
+        on_event: &mut impl FnMut(&TrainEvent) -> ControlFlow<()>,
+    ) -> Result<bool> {
+        if self.options.eval_every == 0 {
+            return Ok(false);
+        }
+        let Some(loss) = self.evaluate()? else {
+            return Ok(false);
+        };
+        summary.validation_loss = Some(loss);
+        let step = self.step_count();
+        Ok(on_event(&TrainEvent::Evaluation { step, loss }).is_break())
+    }
+
+    fn checkpoint_into(
+        &self,
+        on_event: &mut impl FnMut(&TrainEvent) -> ControlFlow<()>,
+    ) -> Result<bool> {
+        let Some(directory) = &self.options.output_dir else {
+            return Ok(false);
+        };
+        let step = self.step_count();
+        let path = checkpoint_path(directory, step);
+        self.save_checkpoint(&path)?;
+        Ok(on_event(&TrainEvent::Checkpoint { step, path }).is_break())
+    }
+}
+
+/// Everything that decides the losses of a run, the rows included.
+fn settings(options: &TrainOptions, train: &Dataset) -> serde_json::Value {
+    let mut settings = options.trajectory();
+    settings["dataset"] = format!("{:016x}", train.fingerprint()).into();
+    settings
+}
+
+fn check_rows(dataset: &Dataset, model: &Model) -> Result<()> {
+    let config = model.config();
+    for sample in dataset.samples() {
+        if sample.input_ids.len() > config.max_position_embeddings {
+            return Err(Error::ContextFull {
+                needed: sample.input_ids.len(),
+                capacity: config.max_position_embeddings,
+            });
+        }
+        if let Some(id) = sample
+            .input_ids
+            .iter()
+            .find(|&&id| id as usize >= config.vocab_size)
+        {
+            return Err(Error::option(
+                "dataset",
+                format!("token id {id}"),
+                format!("ids below the vocabulary size of {}", config.vocab_size),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_finite(what: &'static str, value: f64, step: usize) -> Result<()> {
+    if value.is_finite() {
+        Ok(())
+    } else {
+        Err(Error::NonFinite {
+            what,
+            step,
+            hint: NOT_FINITE,
+        })
+    }
+}
+
+fn due(step: usize, every: usize) -> bool {
+    every > 0 && step.is_multiple_of(every)
+}
+
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "counts of tokens and steps fit f64"
+)]
+fn ratio(a: usize, b: usize) -> f64 {
+    a as f64 / b as f64
+}

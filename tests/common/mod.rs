@@ -1,0 +1,120 @@
+//! What the parity tests share: reading fixtures and comparing numbers.
+#![allow(dead_code, reason = "each test uses a part of it")]
+
+use candle_core::{DType, Device, Tensor};
+use metal_candle::backend::{DTypePolicy, DeviceKind};
+use metal_candle::{Model, ModelLoader};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+pub const TINY_CODER: &str = "assets/tiny-coder";
+
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new("tests/fixtures").join(name)
+}
+
+pub fn expected(directory: &str) -> Value {
+    read_json(&fixture(directory).join("expected.json"))
+}
+
+pub fn read_json(path: &Path) -> Value {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_str(&text).unwrap()
+}
+
+/// Loads a model in f32 on the CPU, as the references were computed.
+pub fn load_f32(path: impl AsRef<Path>) -> Model {
+    ModelLoader::new()
+        .with_device(DeviceKind::Cpu)
+        .with_dtype(DTypePolicy::F32)
+        .load(path)
+        .unwrap()
+}
+
+pub fn ids(value: &Value) -> Vec<u32> {
+    let array = value.as_array().unwrap();
+    array
+        .iter()
+        .map(|id| u32::try_from(id.as_u64().unwrap()).unwrap())
+        .collect()
+}
+
+pub fn numbers(value: &Value) -> Vec<f64> {
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|x| x.as_f64().unwrap())
+        .collect()
+}
+
+/// The logits of every position, (n, vocabulary).
+pub fn all_logits(
+    model: &Model,
+    ids: &[u32],
+    adapter: Option<&metal_candle::LoRAAdapter>,
+) -> Tensor {
+    let tokens = Tensor::new(ids, model.device())
+        .unwrap()
+        .unsqueeze(0)
+        .unwrap();
+    let hidden = model.decoder().forward(&tokens, None, adapter).unwrap();
+    model.decoder().logits(&hidden.squeeze(0).unwrap()).unwrap()
+}
+
+pub fn to_f64(tensor: &Tensor) -> Vec<f64> {
+    let tensor = tensor
+        .to_device(&Device::Cpu)
+        .unwrap()
+        .to_dtype(DType::F64)
+        .unwrap();
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// Asserts that numbers agree within `tolerance` of the largest of them.
+pub fn assert_close(what: &str, found: &[f64], expected: &[f64], tolerance: f64) {
+    assert_eq!(found.len(), expected.len(), "{what}: length");
+    let size = expected.iter().fold(0f64, |max, x| max.max(x.abs()));
+    let worst = found
+        .iter()
+        .zip(expected)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0f64, f64::max);
+    assert!(
+        worst <= tolerance * size && found.iter().all(|x| x.is_finite()),
+        "{what}: off by {worst}, largest {size}"
+    );
+}
+
+/// Asserts that logits agree with `count`, `mean`, `std` and `l2` of the reference.
+pub fn assert_statistics(what: &str, found: &[f64], expected: &Value) {
+    #[allow(clippy::cast_precision_loss)]
+    let count = found.len() as f64;
+    let mean = found.iter().sum::<f64>() / count;
+    let square = found.iter().map(|x| x * x).sum::<f64>();
+    let std = (square / count - mean * mean).sqrt();
+    for (name, value) in [("mean", mean), ("std", std), ("l2", square.sqrt())] {
+        let reference = expected[name].as_f64().unwrap();
+        let scale = if name == "mean" { std } else { reference };
+        assert!(
+            (value - reference).abs() < 1e-4 * scale,
+            "{what} {name}: {value} {reference}"
+        );
+    }
+}
+
+/// Asserts that the logits of one position agree with the reference's extract of them.
+pub fn assert_extract(what: &str, found: &[f64], expected: &Value, tolerance: f64) {
+    let top: Vec<f64> = ids(&expected["top20_ids"])
+        .iter()
+        .map(|&id| found[id as usize])
+        .collect();
+    assert_close(what, &top, &numbers(&expected["top20_values"]), tolerance);
+    assert_close(
+        what,
+        &found[..32],
+        &numbers(&expected["first32"]),
+        tolerance,
+    );
+    assert_statistics(what, found, expected);
+}

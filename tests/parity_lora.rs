@@ -1,0 +1,244 @@
+//! Adapters and training against PEFT's outputs in tests/fixtures.
+
+mod common;
+
+use common::{
+    TINY_CODER, all_logits, assert_extract, expected, fixture, ids, load_f32, read_json, to_f64,
+};
+use metal_candle::training::{AdamWOptions, LrSchedule, Sample};
+use metal_candle::{
+    Dataset, GenerateOptions, Generator, LoRAAdapter, LoRATrainer, Model, TrainOptions,
+};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+#[test]
+fn adapted_and_merged_logits_agree() {
+    let model = load_f32(TINY_CODER);
+    for name in ["init", "nonzero_b", "small_rslora"] {
+        let reference = expected(&format!("lora/{name}"));
+        let adapter = LoRAAdapter::load(fixture("lora").join(name), &model).unwrap();
+        let scaling = reference["scaling"].as_f64().unwrap();
+        assert!((adapter.config().scaling() - scaling).abs() < 1e-6);
+        let merged = model.merge(&adapter).unwrap();
+        let last = |model: &Model, input: &[u32], adapter| {
+            to_f64(
+                &all_logits(model, input, adapter)
+                    .get(input.len() - 1)
+                    .unwrap(),
+            )
+        };
+        for prompt in reference["prompts"].as_array().unwrap() {
+            let input = ids(&prompt["input_ids"]);
+            let found = last(&model, &input, Some(&adapter));
+            assert_extract(name, &found, &prompt["adapter_logits"], 1e-4);
+            if prompt["merged_logits"].is_object() {
+                assert_extract(
+                    name,
+                    &last(&merged, &input, None),
+                    &prompt["merged_logits"],
+                    1e-4,
+                );
+                assert_extract(
+                    name,
+                    &last(&model, &input, None),
+                    &prompt["base_logits"],
+                    1e-4,
+                );
+            }
+            if prompt["merged_greedy16"].is_array() {
+                let options = GenerateOptions {
+                    max_tokens: 16,
+                    ignore_eos: true,
+                    ..GenerateOptions::default()
+                };
+                let mut adapted = Generator::new(&model);
+                adapted.set_adapter(Some(adapter.clone())).unwrap();
+                for generator in [&mut adapted, &mut Generator::new(&merged)] {
+                    let found = generator
+                        .generate_from_ids(&input, &options, |_| ControlFlow::Continue(()))
+                        .unwrap();
+                    assert_eq!(found.tokens, ids(&prompt["merged_greedy16"]), "{name}");
+                }
+            }
+        }
+    }
+}
+
+/// The rows of a fixture's batches, in order. Labels are -100 on the prompt and on the padding.
+fn samples(kind: &str) -> Vec<Sample> {
+    let batches = read_json(&fixture("lora/batches.json"));
+    let mut samples = vec![];
+    for batch in batches[kind].as_array().unwrap() {
+        for (row, input) in batch["input_ids"].as_array().unwrap().iter().enumerate() {
+            let mut input_ids = ids(input);
+            let mut prompt_len = 0;
+            if let Some(mask) = batch["attention_mask"].get(row) {
+                input_ids.truncate(ids(mask).iter().filter(|&&m| m == 1).count());
+                let labels = batch["labels"][row].as_array().unwrap();
+                prompt_len = labels
+                    .iter()
+                    .take_while(|l| l.as_i64() == Some(-100))
+                    .count();
+            }
+            samples.push(Sample {
+                input_ids,
+                prompt_len,
+            });
+        }
+    }
+    samples
+}
+
+fn options(reference: &Value) -> TrainOptions {
+    let hyper = &reference["hyper"];
+    let number = |value: &Value| value.as_f64().unwrap();
+    let count = |value: &Value| usize::try_from(value.as_u64().unwrap()).unwrap();
+    let schedule = &reference["schedule"];
+    let cosine = schedule["name"] == "cosine_with_warmup";
+    TrainOptions {
+        steps: count(&reference["steps"]),
+        batch_size: count(&reference["batch_size"]),
+        gradient_accumulation: count(&reference["accumulation"]),
+        learning_rate: number(&hyper["base_lr"]),
+        schedule: if cosine {
+            LrSchedule::Cosine
+        } else {
+            LrSchedule::Constant
+        },
+        warmup_steps: if cosine {
+            count(&schedule["warmup_steps"])
+        } else {
+            0
+        },
+        adamw: AdamWOptions {
+            beta1: number(&hyper["betas"][0]),
+            beta2: number(&hyper["betas"][1]),
+            eps: number(&hyper["eps"]),
+            weight_decay: number(&hyper["weight_decay"]),
+        },
+        max_grad_norm: number(&hyper["max_grad_norm"]),
+        shuffle: false,
+        ..TrainOptions::default()
+    }
+}
+
+/// Loads the adapter that all runs start from, as rsLoRA where the run is.
+fn start(reference: &Value, model: &Model) -> LoRAAdapter {
+    let from = fixture(reference["start"].as_str().unwrap());
+    let to = tempfile::tempdir().unwrap();
+    let mut config = read_json(&from.join("adapter_config.json"));
+    config["use_rslora"] = reference["use_rslora"].clone();
+    std::fs::write(to.path().join("adapter_config.json"), config.to_string()).unwrap();
+    let weights = "adapter_model.safetensors";
+    std::fs::copy(from.join(weights), to.path().join(weights)).unwrap();
+    LoRAAdapter::load(to.path(), model).unwrap()
+}
+
+/// L2 norms of an adapter's tensors by their names in PEFT's file.
+fn norms(adapter: &LoRAAdapter) -> BTreeMap<String, f64> {
+    let directory = tempfile::tempdir().unwrap();
+    adapter.save(directory.path()).unwrap();
+    tensors(&directory.path().join("adapter_model.safetensors"))
+        .into_iter()
+        .map(|(name, values)| (name, values.iter().map(|x| x * x).sum::<f64>().sqrt()))
+        .collect()
+}
+
+fn tensors(path: &Path) -> BTreeMap<String, Vec<f64>> {
+    let tensors = candle_core::safetensors::load(path, &candle_core::Device::Cpu).unwrap();
+    tensors
+        .into_iter()
+        .map(|(name, tensor)| (name, to_f64(&tensor)))
+        .collect()
+}
+
+#[test]
+fn training_agrees_step_by_step() {
+    let model = load_f32(TINY_CODER);
+    for name in [
+        "train_plain",
+        "train_masked",
+        "train_accum",
+        "train_accum_masked",
+        "train_cosine",
+        "train_rslora",
+    ] {
+        for grad_checkpoint in [false, true] {
+            let reference = expected(&format!("lora/{name}"));
+            let rows =
+                Dataset::from_samples(samples(reference["batches"].as_str().unwrap())).unwrap();
+            let options = TrainOptions {
+                grad_checkpoint,
+                ..options(&reference)
+            };
+            let adapter = start(&reference, &model);
+            let mut trainer =
+                LoRATrainer::from_adapter(&model, rows, None, options.clone(), adapter).unwrap();
+            for step in 0..options.steps {
+                let report = trainer.step().unwrap();
+                let expect = |key: &str| reference[key][step].as_f64().unwrap();
+                let what = format!("{name}, step {step}");
+                assert!(
+                    (report.loss - expect("loss")).abs() < 5e-5,
+                    "{what}: {report:?}"
+                );
+                let norm = expect("grad_norm");
+                assert!(
+                    (report.grad_norm / norm - 1.0).abs() < 1e-4,
+                    "{what}: {report:?} {norm}"
+                );
+                assert!(
+                    (report.learning_rate - expect("lr")).abs() < 1e-12,
+                    "{what}"
+                );
+                assert_eq!(
+                    report.target_tokens as f64,
+                    expect("target_tokens"),
+                    "{what}"
+                );
+            }
+            let found = norms(trainer.adapter());
+            let expected = reference["final_tensor_l2"].as_object().unwrap();
+            assert_eq!(found.len(), expected.len());
+            let mut off: Vec<f64> = expected
+                .iter()
+                .map(|(name, norm)| (found[name] / norm.as_f64().unwrap() - 1.0).abs())
+                .collect();
+            off.sort_by(f64::total_cmp);
+            // Catches a missing weight decay.
+            assert!(off[off.len() / 2] < 5e-5, "{name}: {}", off[off.len() / 2]);
+        }
+    }
+}
+
+#[test]
+fn the_final_adapter_agrees() {
+    let model = load_f32(TINY_CODER);
+    let reference = expected("lora/train_plain");
+    let rows = Dataset::from_samples(samples("plain")).unwrap();
+    let adapter = start(&reference, &model);
+    let mut trainer =
+        LoRATrainer::from_adapter(&model, rows, None, options(&reference), adapter).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    trainer.train(|_| ControlFlow::Continue(())).unwrap();
+    trainer.adapter().save(directory.path()).unwrap();
+    let file = "adapter_model.safetensors";
+    let found = tensors(&directory.path().join(file));
+    let expected = tensors(&fixture("lora/train_plain").join(file));
+    assert_eq!(
+        found.keys().collect::<Vec<_>>(),
+        expected.keys().collect::<Vec<_>>()
+    );
+    let (mut difference, mut size) = (0.0, 0.0);
+    for (name, expected) in &expected {
+        for (a, b) in found[name].iter().zip(expected) {
+            difference += (a - b) * (a - b);
+            size += b * b;
+        }
+    }
+    let relative = (difference / size).sqrt();
+    assert!(relative < 1e-3, "{relative}");
+}
