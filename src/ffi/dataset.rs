@@ -92,7 +92,7 @@ pub unsafe extern "C" fn mcandle_dataset_from_jsonl(
             let path = handle::path(path, "path")?;
             let tokenizer = borrow(tokenizer, "tokenizer")?.get()?;
             let out = Out::new(dataset, "dataset")?;
-            let options = options.as_ref().map(|options| options.inner.clone());
+            let options = options.as_ref().map(|options| options.inner);
             let inner = Dataset::from_jsonl(path, tokenizer, &options.unwrap_or_default())?;
             out.give(mcandle_dataset { inner });
             Ok(())

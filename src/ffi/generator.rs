@@ -255,7 +255,7 @@ pub unsafe extern "C" fn mcandle_generation_tokens(
         if let Some(count) = count.as_mut() {
             *count = tokens.map_or(0, Vec::len);
         }
-        tokens.map_or(std::ptr::null(), |tokens| tokens.as_ptr())
+        tokens.map_or(std::ptr::null(), Vec::as_ptr)
     }
 }
 

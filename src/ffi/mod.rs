@@ -7,6 +7,10 @@
 #![allow(unsafe_code, reason = "a C API takes and gives pointers")]
 #![allow(non_camel_case_types, reason = "the types are named as C names them")]
 #![allow(
+    clippy::doc_markdown,
+    reason = "comments of the header are Doxygen, not Markdown"
+)]
+#![allow(
     clippy::missing_safety_doc,
     reason = "the contract of each function is written in the words of the header"
 )]

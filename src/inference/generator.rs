@@ -233,7 +233,7 @@ impl Generator {
         };
         let mut first = None;
         for index in 0..max_tokens {
-            let token = sampler.sample(&mut logits, index)?;
+            let token = sampler.sample(&logits, index)?;
             let first = *first.get_or_insert_with(Instant::now);
             generation.tokens_per_second = rate(index, first.elapsed());
             if !options.ignore_eos && model.eos_token_ids().contains(&token) {
@@ -256,23 +256,12 @@ impl Generator {
             }
         }
         generation.time_to_first_token = first.map_or(started.elapsed(), |first| first - started);
-        self.finish(&mut generation, detokenizer, on_chunk)?;
-        Ok(generation)
-    }
-
-    /// Hands out the text that was held back for bytes that never came.
-    fn finish(
-        &self,
-        generation: &mut Generation,
-        detokenizer: Option<Detokenizer<'_>>,
-        mut on_chunk: impl FnMut(&Chunk) -> ControlFlow<()>,
-    ) -> Result<()> {
-        let rest = match detokenizer {
-            Some(mut detokenizer) => detokenizer.finish()?,
+        // Text that was held back for bytes that never came.
+        let rest = match &mut detokenizer {
+            Some(detokenizer) => detokenizer.finish()?,
             None => None,
         };
-        let last = generation.tokens.last().copied();
-        if let (Some(text), Some(token)) = (rest, last) {
+        if let (Some(text), Some(&token)) = (rest, generation.tokens.last()) {
             generation.text.push_str(&text);
             if generation.finish_reason != FinishReason::Cancelled {
                 let index = generation.tokens.len() - 1;
@@ -280,7 +269,7 @@ impl Generator {
                 let _ = on_chunk(&Chunk { index, token, text });
             }
         }
-        Ok(())
+        Ok(generation)
     }
 
     fn check_prompt(&self, prompt: &[u32]) -> Result<()> {

@@ -55,15 +55,6 @@ impl Architecture {
     }
 }
 
-/// The name and shape of a tensor that a model needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TensorSpec {
-    /// The name in the Hugging Face layout, such as `model.norm.weight`.
-    pub name: String,
-    /// The size of each dimension, outermost first.
-    pub shape: Vec<usize>,
-}
-
 /// The sizes and settings of a decoder-only transformer, from `config.json`.
 ///
 /// Both spellings of the file are read: the older one with `rope_theta` and `rope_scaling` at the
@@ -163,8 +154,8 @@ impl ModelConfig {
             intermediate_size: config.required_size("intermediate_size", MAX_SIZE)?,
             num_hidden_layers,
             num_attention_heads,
-            num_key_value_heads: key_value_heads(config, num_attention_heads)?,
             head_dim: head_dim(config, hidden_size, num_attention_heads)?,
+            num_key_value_heads: key_value_heads(config, num_attention_heads)?,
             max_position_embeddings,
             rms_norm_eps: config.number_above("rms_norm_eps", 0.0)?.unwrap_or(1e-6),
             rope_theta: rope_scaling::rope_theta(config)?,
@@ -188,77 +179,6 @@ impl ModelConfig {
             ));
         }
         Ok(this)
-    }
-
-    /// The tensors that a checkpoint of this model must have.
-    ///
-    /// The names are those of Hugging Face checkpoints. A model with tied embeddings has no
-    /// `lm_head.weight`.
-    #[must_use]
-    pub fn tensors(&self) -> Vec<TensorSpec> {
-        let hidden = self.hidden_size;
-        let queries = self.num_attention_heads.saturating_mul(self.head_dim);
-        let keys = self.num_key_value_heads.saturating_mul(self.head_dim);
-        let mut tensors = Vec::new();
-        let mut add = |name: String, shape: &[usize]| {
-            let shape = shape.to_vec();
-            tensors.push(TensorSpec { name, shape });
-        };
-
-        add(
-            "model.embed_tokens.weight".to_owned(),
-            &[self.vocab_size, hidden],
-        );
-        for layer in 0..self.num_hidden_layers {
-            let layer = format!("model.layers.{layer}");
-            for (projection, rows) in [("q_proj", queries), ("k_proj", keys), ("v_proj", keys)] {
-                add(
-                    format!("{layer}.self_attn.{projection}.weight"),
-                    &[rows, hidden],
-                );
-                if self.attention_bias {
-                    add(format!("{layer}.self_attn.{projection}.bias"), &[rows]);
-                }
-            }
-            add(
-                format!("{layer}.self_attn.o_proj.weight"),
-                &[hidden, queries],
-            );
-            add(
-                format!("{layer}.mlp.gate_proj.weight"),
-                &[self.intermediate_size, hidden],
-            );
-            add(
-                format!("{layer}.mlp.up_proj.weight"),
-                &[self.intermediate_size, hidden],
-            );
-            add(
-                format!("{layer}.mlp.down_proj.weight"),
-                &[hidden, self.intermediate_size],
-            );
-            add(format!("{layer}.input_layernorm.weight"), &[hidden]);
-            add(
-                format!("{layer}.post_attention_layernorm.weight"),
-                &[hidden],
-            );
-        }
-        add("model.norm.weight".to_owned(), &[hidden]);
-        if !self.tie_word_embeddings {
-            add("lm_head.weight".to_owned(), &[self.vocab_size, hidden]);
-        }
-        tensors
-    }
-
-    /// The number of parameters; a tied embedding counts once.
-    ///
-    /// Saturates at `usize::MAX`, which no configuration that was read reaches.
-    #[must_use]
-    pub fn parameter_count(&self) -> usize {
-        let count = |spec: &TensorSpec| spec.shape.iter().copied().fold(1, usize::saturating_mul);
-        self.tensors()
-            .iter()
-            .map(count)
-            .fold(0, usize::saturating_add)
     }
 }
 
@@ -421,21 +341,6 @@ mod tests {
     }
 
     #[test]
-    fn parameter_counts_are_those_published() {
-        assert_eq!(edited(&[]).unwrap().parameter_count(), 494_032_768);
-        let seven_b = edited(&[
-            ("hidden_size", "3584"),
-            ("intermediate_size", "18944"),
-            ("num_attention_heads", "28"),
-            ("num_hidden_layers", "28"),
-            ("num_key_value_heads", "4"),
-            ("tie_word_embeddings", "false"),
-            ("vocab_size", "152064"),
-        ]);
-        assert_eq!(seven_b.unwrap().parameter_count(), 7_615_616_512);
-    }
-
-    #[test]
     fn reads_every_qwen2_fixture() {
         let directories = std::fs::read_dir(root().join("tests/fixtures/models")).unwrap();
         let mut read = 0;
@@ -500,13 +405,8 @@ mod tests {
 
     #[test]
     fn head_dim_of_the_file_wins() {
-        let config = edited(&[("head_dim", "24")]).unwrap();
-        assert_eq!(config.head_dim, 24);
-        let tensors = config.tensors();
-        let query = tensors
-            .iter()
-            .find(|spec| spec.name.ends_with("q_proj.weight"));
-        assert_eq!(query.unwrap().shape, [14 * 24, 896]);
+        assert_eq!(edited(&[]).unwrap().head_dim, 64);
+        assert_eq!(edited(&[("head_dim", "24")]).unwrap().head_dim, 24);
     }
 
     #[test]

@@ -106,11 +106,6 @@ impl<'a> Object<'a> {
         })
     }
 
-    /// The file that this object is from.
-    pub(crate) fn path(&self) -> &'a Path {
-        self.path
-    }
-
     /// The keys and values, ordered by key.
     pub(crate) fn fields(&self) -> &'a Map<String, Value> {
         self.fields

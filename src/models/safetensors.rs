@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::{Dtype, Metadata};
@@ -10,8 +10,9 @@ use safetensors::{SafeTensorError, SafeTensors};
 
 use crate::backend::mapped_file::MappedFile;
 use crate::error::{Error, Result};
-use crate::models::config::TensorSpec;
 use crate::models::json::{self, Object};
+use crate::models::shard_index::{check_inside, shard_names};
+use crate::models::tensor_spec::TensorSpec;
 
 /// The name of the weights of a model in one file.
 const SINGLE_FILE: &str = "model.safetensors";
@@ -285,61 +286,6 @@ impl SafetensorsCheckpoint {
     }
 }
 
-/// The shard of every tensor that an index lists.
-fn shard_names<'a>(index: &Object<'a>) -> Result<BTreeMap<&'a str, &'a str>> {
-    let weight_map = index
-        .object("weight_map")?
-        .filter(|map| !map.fields().is_empty())
-        .ok_or_else(|| index.invalid("weight_map", "the file of every tensor"))?;
-    weight_map
-        .fields()
-        .iter()
-        .map(|(name, value)| match value.as_str() {
-            Some(shard) if is_file_name(shard) => Ok((name.as_str(), shard)),
-            _ => Err(weight_map.invalid(
-                name,
-                "the name of a file in the same directory, without separators",
-            )),
-        })
-        .collect()
-}
-
-/// Whether a name from an index, which may come from anywhere, stays in its directory.
-fn is_file_name(name: &str) -> bool {
-    let mut components = Path::new(name).components();
-    !name.contains(['/', '\\', ':', '\0'])
-        && matches!(components.next(), Some(Component::Normal(_)))
-        && components.next().is_none()
-}
-
-/// Refuses a shard that is a link to somewhere else.
-///
-/// The Hugging Face cache keeps the files of `snapshots/REVISION/` as links into `blobs/` beside
-/// `snapshots/`; such links are allowed.
-fn check_inside(dir: &Path, shard: &Path) -> Result<()> {
-    let resolve = |path: &Path| {
-        let resolved = path.canonicalize();
-        resolved.map_err(|source| Error::io(path, "a shard that the index lists", source))
-    };
-    let target = resolve(shard)?;
-    let dir = resolve(dir)?;
-    let in_cache = dir
-        .parent()
-        .filter(|parent| parent.file_name().is_some_and(|name| name == "snapshots"))
-        .and_then(Path::parent)
-        .is_some_and(|cache| target.starts_with(cache.join("blobs")));
-    if target.starts_with(&dir) || in_cache {
-        return Ok(());
-    }
-    Err(Error::format(
-        shard,
-        format!(
-            "this links to {}; expected a file inside the directory",
-            target.display()
-        ),
-    ))
-}
-
 /// The dtype in candle of a stored one, if candle can compute with it.
 fn loadable_dtype(dtype: Dtype) -> Option<DType> {
     match dtype {
@@ -584,35 +530,6 @@ mod tests {
         let error = open(&[("1.safetensors", "a"), ("2.safetensors", "a")], both).unwrap_err();
         assert!(matches!(error, Error::InvalidFormat { .. }), "{error}");
         assert!(error.to_string().contains("`a` is also in"), "{error}");
-    }
-
-    #[test]
-    fn shard_names_stay_in_the_directory() {
-        for name in [
-            "../1.safetensors",
-            "/etc/passwd",
-            "a/b",
-            "..",
-            ".",
-            "",
-            "a\\b",
-            "C:x",
-        ] {
-            let index = serde_json::json!({"weight_map": {"a": name}}).to_string();
-            let error = SafetensorsCheckpoint::open(sharded(&[], &index).path()).unwrap_err();
-            assert!(
-                matches!(error, Error::InvalidConfig { .. }),
-                "{name}: {error}"
-            );
-            assert!(error.to_string().contains("`weight_map.a`"), "{error}");
-        }
-        for index in ["{}", r#"{"weight_map": {}}"#, r#"{"weight_map": {"a": 1}}"#] {
-            let error = SafetensorsCheckpoint::open(sharded(&[], index).path()).unwrap_err();
-            assert!(
-                matches!(error, Error::InvalidConfig { .. }),
-                "{index}: {error}"
-            );
-        }
     }
 
     #[cfg(unix)]

@@ -43,7 +43,7 @@ impl Tokenizer {
     /// # Errors
     ///
     /// [`Error::InvalidFormat`] if a file is malformed, [`Error::InvalidConfig`] if the end-of-text
-    /// token is not a token, and [`Error::Io`] if a file cannot be read.
+    /// token is neither a string nor an object with one, and [`Error::Io`] if a file cannot be read.
     pub fn from_dir(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join("tokenizer.json");
         let bytes =
@@ -149,7 +149,7 @@ fn eos_token<'a>(config: &Object<'a>) -> Result<Option<&'a str>> {
     }
 }
 
-/// Runs code of the tokenizers library, with its panics as errors.
+/// Runs code of the tokenizers library and turns its panics into errors.
 ///
 /// The library panics on some malformed files that pass its parser: a merge whose result is longer
 /// than any token, a template with an unknown special token. Nothing is left half-changed by that,
@@ -158,6 +158,7 @@ fn no_panic<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> std::result::Res
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(panic) => {
+            // The payload is the message, a `String` if it was formatted and a `&str` if not.
             let reason = panic
                 .downcast_ref::<String>()
                 .map(String::as_str)
@@ -283,9 +284,11 @@ mod tests {
             "single": [{"SpecialToken": {"id": "<start>", "type_id": 0}},
                 {"Sequence": {"id": "A", "type_id": 0}}],
             "pair": [], "special_tokens": {}});
-        if let Ok(Some(tokenizer)) = read(&settings, None) {
-            let error = tokenizer.encode("a", true).unwrap_err();
-            assert!(matches!(error, Error::Tokenizer { .. }), "{error}");
-        }
+        // Whether it is noticed when reading or when encoding is up to the library.
+        assert!(
+            read(&settings, None)
+                .and_then(|tokenizer| tokenizer.unwrap().encode("a", true))
+                .is_err()
+        );
     }
 }

@@ -263,34 +263,35 @@ impl LoRATrainer {
             cancelled: false,
             elapsed: Duration::ZERO,
         };
-        let mut stop = false;
+        let mut interrupted = false;
         if first_step == 0 {
-            stop |= self.evaluate_into(&mut summary, &mut on_event)?;
+            interrupted |= self.evaluate_into(&mut summary, &mut on_event)?;
         }
-        while !stop && self.step_count() < self.options.steps {
+        while !interrupted && self.step_count() < self.options.steps {
             if self.cancel.is_requested() {
-                stop = true;
+                interrupted = true;
                 break;
             }
             let mut report = self.step()?;
             report.elapsed = started.elapsed();
-            let done = report.step - first_step;
             let left = self.options.steps - report.step;
-            report.remaining = report.elapsed.mul_f64(ratio(left, done));
+            report.remaining = report
+                .elapsed
+                .mul_f64(ratio(left, report.step - first_step));
             summary.steps = report.step;
             summary.loss = report.loss;
-            stop |= on_event(&TrainEvent::Step(report)).is_break();
+            interrupted |= on_event(&TrainEvent::Step(report)).is_break();
 
-            let step = self.step_count();
-            let last = step == self.options.steps;
-            if last || due(step, self.options.eval_every) {
-                stop |= self.evaluate_into(&mut summary, &mut on_event)?;
+            let done = self.step_count();
+            let last = done == self.options.steps;
+            if last || due(done, self.options.eval_every) {
+                interrupted |= self.evaluate_into(&mut summary, &mut on_event)?;
             }
-            if !last && due(step, self.options.save_every) {
-                stop |= self.checkpoint_into(&mut on_event)?;
+            if !last && due(done, self.options.save_every) {
+                interrupted |= self.checkpoint_into(&mut on_event)?;
             }
         }
-        summary.cancelled = stop && self.step_count() < self.options.steps;
+        summary.cancelled = interrupted && self.step_count() < self.options.steps;
         if summary.cancelled {
             if self.step_count() > first_step {
                 self.checkpoint_into(&mut on_event)?;

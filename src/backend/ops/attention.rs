@@ -122,7 +122,7 @@ pub fn attention_backward(
         let probabilities = groups.probabilities(q, k, block)?;
         let doutput = groups.merge(&doutput.narrow(2, block.start, block.len)?)?;
         let output = groups.merge(&output.narrow(2, block.start, block.len)?)?;
-        let dv_block = probabilities.to_dtype(dtype)?.t()?.matmul(&doutput)?;
+        let value_part = probabilities.to_dtype(dtype)?.t()?.matmul(&doutput)?;
         // The gradient through the softmax: p · (dp - <p, dp>), where <p, dp> = <output, doutput>.
         let along = (output.to_dtype(DType::F32)? * doutput.to_dtype(DType::F32)?)?
             .sum_keepdim(D::Minus1)?;
@@ -131,10 +131,10 @@ pub fn attention_backward(
             .to_dtype(dtype)?;
         dqs.push(groups.split(&dscores.matmul(&block.keys(k)?)?, block.len)?);
         let queries = groups.merge(&q.narrow(2, block.start, block.len)?)?;
-        let dk_block = dscores.t()?.matmul(&queries)?;
+        let key_part = dscores.t()?.matmul(&queries)?;
         let keys = k.dim(2)?;
-        dk = Some(block.accumulate(dk, &dk_block, keys)?);
-        dv = Some(block.accumulate(dv, &dv_block, keys)?);
+        dk = Some(block.accumulate(dk, &key_part, keys)?);
+        dv = Some(block.accumulate(dv, &value_part, keys)?);
     }
     let (Some(dk), Some(dv)) = (dk, dv) else {
         return Err(candle_core::Error::Msg(

@@ -63,10 +63,10 @@ pub fn low_rank_backward(
     let wide = x.to_dtype(DType::F32)?;
     let dy = (dy.to_dtype(DType::F32)? * scale)?;
     let down = wide.matmul(&a.t()?)?;
-    let ddown = dy.matmul(b)?;
+    let through_b = dy.matmul(b)?;
     Ok(LowRankGradients {
-        x: ddown.matmul(a)?.to_dtype(x.dtype())?,
-        a: ddown.t()?.matmul(&wide)?,
+        x: through_b.matmul(a)?.to_dtype(x.dtype())?,
+        a: through_b.t()?.matmul(&wide)?,
         b: dy.t()?.matmul(&down)?,
     })
 }
