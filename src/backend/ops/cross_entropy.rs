@@ -162,7 +162,7 @@ mod tests {
             let whole = gradient.get(row).unwrap().to_vec1::<f32>().unwrap();
             let part = part_gradient.get(0).unwrap().to_vec1::<f32>().unwrap();
             for (a, b) in whole.iter().zip(part) {
-                assert!((a - b).abs() < 1e-5, "row {row}: {a} {b}");
+                assert!((a - b).abs() < 1e-4, "row {row}: {a} {b}");
             }
         }
         assert!((loss.to_scalar::<f32>().unwrap() / sum - 1.0).abs() < 1e-5);
