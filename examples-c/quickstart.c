@@ -1,10 +1,11 @@
 /* Loads a model, completes a question, teaches the model SQL with LoRA, and asks again.
  *
- * Usage: quickstart [MODEL_DIR [DATA_DIR [OUTPUT_DIR]]]
+ * Usage: quickstart [MODEL_DIR [DATA_DIR [OUTPUT_DIR [STEPS]]]]
  */
 #include "metal_candle.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* A row of test.jsonl, which holds what training never sees. */
@@ -118,18 +119,18 @@ static int read_rows(state *s, const char *data_dir) {
     return 0;
 }
 
-static int train(state *s, const char *output_dir) {
+static int train(state *s, const char *output_dir, size_t steps) {
     mcandle_error *error = NULL;
     double first_loss = 0;
     s->options = mcandle_train_options_new();
-    mcandle_train_options_set_steps(s->options, 250);
+    mcandle_train_options_set_steps(s->options, steps);
     mcandle_train_options_set_batch_size(s->options, 8);
     mcandle_train_options_set_rank(s->options, 16);
     mcandle_train_options_set_alpha(s->options, 32);
     mcandle_train_options_set_learning_rate(s->options, 4e-3);
     mcandle_train_options_set_schedule(s->options, MCANDLE_SCHEDULE_COSINE);
-    mcandle_train_options_set_warmup_steps(s->options, 10);
-    mcandle_train_options_set_eval_every(s->options, 250);
+    mcandle_train_options_set_warmup_steps(s->options, steps / 25);
+    mcandle_train_options_set_eval_every(s->options, steps);
     mcandle_train_options_set_eval_batches(s->options, 0);
     mcandle_train_options_set_save_every(s->options, 0);
     mcandle_train_options_set_output_dir(s->options, output_dir);
@@ -182,8 +183,9 @@ int main(int argc, char **argv) {
     const char *model_dir = argc > 1 ? argv[1] : "../assets/tiny-coder";
     const char *data_dir = argc > 2 ? argv[2] : "../assets/sql";
     const char *output_dir = argc > 3 ? argv[3] : "build/sql-adapter";
+    size_t steps = argc > 4 ? (size_t)strtoul(argv[4], NULL, 10) : 250;
     state s = {0};
-    int failed = load(&s, model_dir) || read_rows(&s, data_dir) || train(&s, output_dir) ||
+    int failed = load(&s, model_dir) || read_rows(&s, data_dir) || train(&s, output_dir, steps) ||
                  ask_again(&s, output_dir);
 
     mcandle_string_free(s.text);

@@ -1,0 +1,227 @@
+/* NULL for every pointer: functions that can fail name the parameter, the others do what they say.
+ *
+ * Usage: nulls FOLDER, with the inputs that the test harness makes.
+ */
+#include "test.h"
+
+#include <math.h>
+
+#define NULL_FAILS(name, call) FAILS(call, MCANDLE_NULL_POINTER, "`" name "` is NULL")
+
+static void setters_and_frees_do_nothing(void) {
+    mcandle_model_options_set_device(NULL, MCANDLE_DEVICE_CPU);
+    mcandle_model_options_set_dtype(NULL, MCANDLE_DTYPE_F32);
+    mcandle_model_options_free(NULL);
+    mcandle_dataset_options_set_max_seq_length(NULL, 8);
+    mcandle_dataset_options_set_mask_prompt(NULL, true);
+    mcandle_dataset_options_free(NULL);
+    mcandle_generate_options_set_max_tokens(NULL, 1);
+    mcandle_generate_options_set_temperature(NULL, 1);
+    mcandle_generate_options_set_top_k(NULL, 1);
+    mcandle_generate_options_set_top_p(NULL, 1);
+    mcandle_generate_options_set_seed(NULL, 1);
+    mcandle_generate_options_set_prefill_chunk(NULL, 1);
+    mcandle_generate_options_set_ignore_eos(NULL, true);
+    mcandle_generate_options_free(NULL);
+    mcandle_train_options_set_steps(NULL, 1);
+    mcandle_train_options_set_batch_size(NULL, 1);
+    mcandle_train_options_set_gradient_accumulation(NULL, 1);
+    mcandle_train_options_set_learning_rate(NULL, 1);
+    mcandle_train_options_set_schedule(NULL, MCANDLE_SCHEDULE_COSINE);
+    mcandle_train_options_set_warmup_steps(NULL, 1);
+    mcandle_train_options_set_weight_decay(NULL, 1);
+    mcandle_train_options_set_betas(NULL, 0, 0);
+    mcandle_train_options_set_eps(NULL, 1);
+    mcandle_train_options_set_max_grad_norm(NULL, 1);
+    mcandle_train_options_set_grad_checkpoint(NULL, true);
+    mcandle_train_options_set_seed(NULL, 1);
+    mcandle_train_options_set_shuffle(NULL, true);
+    mcandle_train_options_set_eval_every(NULL, 1);
+    mcandle_train_options_set_eval_batches(NULL, 1);
+    mcandle_train_options_set_save_every(NULL, 1);
+    mcandle_train_options_set_rank(NULL, 1);
+    mcandle_train_options_set_alpha(NULL, 1);
+    mcandle_train_options_set_dropout(NULL, 0);
+    mcandle_train_options_set_use_rslora(NULL, true);
+    mcandle_train_options_set_target_modules(NULL, NULL);
+    mcandle_train_options_set_target_modules(NULL, "q_proj");
+    mcandle_train_options_set_output_dir(NULL, NULL);
+    mcandle_train_options_set_output_dir(NULL, "x");
+    mcandle_train_options_free(NULL);
+    mcandle_generator_cancel(NULL);
+    mcandle_trainer_cancel(NULL);
+    mcandle_model_free(NULL);
+    mcandle_tokenizer_free(NULL);
+    mcandle_tokens_free(NULL);
+    mcandle_string_free(NULL);
+    mcandle_dataset_free(NULL);
+    mcandle_adapter_free(NULL);
+    mcandle_generator_free(NULL);
+    mcandle_generation_free(NULL);
+    mcandle_trainer_free(NULL);
+    mcandle_train_summary_free(NULL);
+    mcandle_error_free(NULL);
+}
+
+static void accessors_give_the_documented_value(void) {
+    size_t length = 7;
+    CHECK(mcandle_model_parameter_count(NULL) == 0);
+    CHECK(mcandle_model_context_length(NULL) == 0);
+    CHECK(mcandle_model_vocab_size(NULL) == 0);
+    CHECK(mcandle_model_device(NULL) == MCANDLE_DEVICE_AUTO);
+    CHECK(mcandle_model_dtype(NULL) == MCANDLE_DTYPE_AUTO);
+    CHECK(strcmp(mcandle_string_data(NULL), "") == 0);
+    CHECK(mcandle_string_length(NULL) == 0);
+    CHECK(mcandle_tokens_data(NULL) == NULL);
+    CHECK(mcandle_tokens_length(NULL) == 0);
+    CHECK(mcandle_dataset_length(NULL) == 0);
+    CHECK(mcandle_dataset_token_count(NULL) == 0);
+    CHECK(mcandle_dataset_truncated_count(NULL) == 0);
+    CHECK(mcandle_adapter_rank(NULL) == 0);
+    CHECK(mcandle_adapter_parameter_count(NULL) == 0);
+    CHECK(mcandle_error_status(NULL) == MCANDLE_OK);
+    CHECK(strcmp(mcandle_error_message(NULL), "") == 0);
+    CHECK(mcandle_chunk_index(NULL) == 0);
+    CHECK(mcandle_chunk_token(NULL) == 0);
+    CHECK(strcmp(mcandle_chunk_text(NULL, NULL), "") == 0);
+    CHECK(strcmp(mcandle_chunk_text(NULL, &length), "") == 0 && length == 0);
+    length = 7;
+    CHECK(strcmp(mcandle_generation_text(NULL, NULL), "") == 0);
+    CHECK(strcmp(mcandle_generation_text(NULL, &length), "") == 0 && length == 0);
+    length = 7;
+    CHECK(mcandle_generation_tokens(NULL, NULL) == NULL);
+    CHECK(mcandle_generation_tokens(NULL, &length) == NULL && length == 0);
+    CHECK(mcandle_generation_prompt_tokens(NULL) == 0);
+    CHECK(mcandle_generation_time_to_first_token(NULL) == 0);
+    CHECK(mcandle_generation_tokens_per_second(NULL) == 0);
+    CHECK(mcandle_generation_finish_reason(NULL) == MCANDLE_FINISH_STOP);
+    CHECK(mcandle_train_event_kind_of(NULL) == -1);
+    CHECK(mcandle_train_event_step(NULL) == 0);
+    CHECK(mcandle_train_event_total_steps(NULL) == 0);
+    CHECK(mcandle_train_event_loss(NULL) == 0);
+    CHECK(mcandle_train_event_learning_rate(NULL) == 0);
+    CHECK(mcandle_train_event_grad_norm(NULL) == 0);
+    CHECK(mcandle_train_event_tokens_per_second(NULL) == 0);
+    CHECK(mcandle_train_event_seconds_elapsed(NULL) == 0);
+    CHECK(mcandle_train_event_seconds_remaining(NULL) == 0);
+    CHECK(mcandle_train_event_peak_memory(NULL) == 0);
+    CHECK(strcmp(mcandle_train_event_path(NULL), "") == 0);
+    CHECK(mcandle_train_summary_steps(NULL) == 0);
+    CHECK(isnan(mcandle_train_summary_loss(NULL)));
+    CHECK(isnan(mcandle_train_summary_validation_loss(NULL)));
+    CHECK(!mcandle_train_summary_cancelled(NULL));
+    CHECK(mcandle_train_summary_seconds(NULL) == 0);
+}
+
+static void the_rest_of_the_library(void) {
+    mcandle_status status;
+    CHECK(mcandle_abi_version() == MCANDLE_ABI_VERSION);
+    CHECK(strchr(mcandle_version(), '.') != NULL);
+    CHECK(strcmp(mcandle_status_name(MCANDLE_INTERNAL), "MCANDLE_INTERNAL") == 0);
+    for (status = MCANDLE_OK; status <= MCANDLE_INTERNAL; status++) {
+        CHECK(strncmp(mcandle_status_name(status), "MCANDLE_", 8) == 0);
+    }
+    CHECK(strcmp(mcandle_status_name(-1), "unknown status") == 0);
+    CHECK(strcmp(mcandle_status_name(MCANDLE_INTERNAL + 1), "unknown status") == 0);
+    CHECK(mcandle_device_is_available(MCANDLE_DEVICE_CPU));
+    CHECK(!mcandle_device_is_available(99));
+    CHECK(mcandle_memory_current() > 0);
+    CHECK(mcandle_memory_peak() > 0);
+}
+
+/* One NULL at a time, with everything else as it should be. */
+static void fallible_functions_name_the_parameter(const char *path) {
+    mcandle_model *model = NULL, *copy = NULL;
+    mcandle_tokenizer *tokenizer = NULL;
+    mcandle_dataset *rows = NULL;
+    mcandle_adapter *adapter = NULL;
+    mcandle_generator *generator = NULL;
+    mcandle_train_options *options = mcandle_train_options_new();
+    mcandle_trainer *trainer = NULL;
+    mcandle_string *text = NULL;
+    mcandle_tokens *tokens = NULL;
+
+    NULL_FAILS("path", mcandle_model_load(NULL, NULL, &model, error));
+    NULL_FAILS("model", mcandle_model_load(MODEL_DIR, NULL, NULL, error));
+    SUCCEEDS(mcandle_model_load(MODEL_DIR, NULL, &model, error));
+    NULL_FAILS("model", mcandle_model_summary(NULL, &text, error));
+    NULL_FAILS("summary", mcandle_model_summary(model, NULL, error));
+    NULL_FAILS("model", mcandle_model_tokenizer(NULL, &tokenizer, error));
+    NULL_FAILS("tokenizer", mcandle_model_tokenizer(model, NULL, error));
+    SUCCEEDS(mcandle_model_tokenizer(model, &tokenizer, error));
+
+    NULL_FAILS("tokenizer", mcandle_tokenizer_encode(NULL, "a", 1, false, &tokens, error));
+    NULL_FAILS("text", mcandle_tokenizer_encode(tokenizer, NULL, 1, false, &tokens, error));
+    NULL_FAILS("tokens", mcandle_tokenizer_encode(tokenizer, "a", 1, false, NULL, error));
+    NULL_FAILS("tokenizer", mcandle_tokenizer_decode(NULL, NULL, 0, false, &text, error));
+    NULL_FAILS("ids", mcandle_tokenizer_decode(tokenizer, NULL, 1, false, &text, error));
+    NULL_FAILS("text", mcandle_tokenizer_decode(tokenizer, NULL, 0, false, NULL, error));
+    CHECK(text == NULL && tokens == NULL);
+    SUCCEEDS(mcandle_tokenizer_encode(tokenizer, NULL, 0, false, &tokens, error));
+    CHECK(mcandle_tokens_length(tokens) == 0);
+    SUCCEEDS(mcandle_tokenizer_decode(tokenizer, NULL, 0, false, &text, error));
+    CHECK(mcandle_string_length(text) == 0);
+
+    NULL_FAILS("path", mcandle_dataset_from_jsonl(NULL, tokenizer, NULL, &rows, error));
+    NULL_FAILS("tokenizer", mcandle_dataset_from_jsonl(path, NULL, NULL, &rows, error));
+    NULL_FAILS("dataset", mcandle_dataset_from_jsonl(path, tokenizer, NULL, NULL, error));
+    SUCCEEDS(mcandle_dataset_from_jsonl(path, tokenizer, NULL, &rows, error));
+
+    NULL_FAILS("model", mcandle_generator_new(NULL, &generator, error));
+    NULL_FAILS("generator", mcandle_generator_new(model, NULL, error));
+    SUCCEEDS(mcandle_generator_new(model, &generator, error));
+    NULL_FAILS("generator", mcandle_generator_set_adapter(NULL, NULL, error));
+    SUCCEEDS(mcandle_generator_set_adapter(generator, NULL, error));
+    NULL_FAILS("generator",
+               mcandle_generator_generate(NULL, "a", 1, NULL, NULL, NULL, NULL, error));
+    NULL_FAILS("prompt",
+               mcandle_generator_generate(generator, NULL, 1, NULL, NULL, NULL, NULL, error));
+
+    mcandle_train_options_set_rank(options, 1);
+    mcandle_train_options_set_target_modules(options, "q_proj");
+    NULL_FAILS("model", mcandle_trainer_new(NULL, rows, NULL, options, &trainer, error));
+    NULL_FAILS("train", mcandle_trainer_new(model, NULL, NULL, options, &trainer, error));
+    NULL_FAILS("trainer", mcandle_trainer_new(model, rows, NULL, options, NULL, error));
+    NULL_FAILS("model", mcandle_trainer_resume(NULL, rows, NULL, NULL, path, &trainer, error));
+    NULL_FAILS("train", mcandle_trainer_resume(model, NULL, NULL, NULL, path, &trainer, error));
+    NULL_FAILS("checkpoint", mcandle_trainer_resume(model, rows, NULL, NULL, NULL, &trainer, error));
+    NULL_FAILS("trainer", mcandle_trainer_resume(model, rows, NULL, NULL, path, NULL, error));
+    CHECK(trainer == NULL);
+    SUCCEEDS(mcandle_trainer_new(model, rows, NULL, options, &trainer, error));
+    NULL_FAILS("trainer", mcandle_trainer_train(NULL, NULL, NULL, NULL, error));
+    NULL_FAILS("trainer", mcandle_trainer_adapter(NULL, &adapter, error));
+    NULL_FAILS("adapter", mcandle_trainer_adapter(trainer, NULL, error));
+    NULL_FAILS("trainer", mcandle_trainer_save_checkpoint(NULL, "x", error));
+    NULL_FAILS("path", mcandle_trainer_save_checkpoint(trainer, NULL, error));
+    NULL_FAILS("output_dir", mcandle_latest_checkpoint(NULL, &text, error));
+    NULL_FAILS("checkpoint", mcandle_latest_checkpoint("x", NULL, error));
+
+    SUCCEEDS(mcandle_trainer_adapter(trainer, &adapter, error));
+    NULL_FAILS("adapter", mcandle_adapter_save(NULL, "x", error));
+    NULL_FAILS("path", mcandle_adapter_save(adapter, NULL, error));
+    NULL_FAILS("path", mcandle_adapter_load(NULL, model, &adapter, error));
+    NULL_FAILS("model", mcandle_adapter_load("x", NULL, &adapter, error));
+    NULL_FAILS("adapter", mcandle_adapter_load("x", model, NULL, error));
+
+    /* A place for an error is never needed, and not touched by a success. */
+    CHECK(mcandle_model_load("tests", NULL, &copy, NULL) == MCANDLE_NOT_FOUND && copy == NULL);
+    mcandle_tokens_free(tokens);
+    mcandle_string_free(text);
+    mcandle_adapter_free(adapter);
+    mcandle_trainer_free(trainer);
+    mcandle_train_options_free(options);
+    mcandle_generator_free(generator);
+    mcandle_dataset_free(rows);
+    mcandle_tokenizer_free(tokenizer);
+    mcandle_model_free(model);
+}
+
+int main(int argc, char **argv) {
+    char path[4096];
+    CHECK(argc == 2 && (size_t)snprintf(path, sizeof path, "%s/rows.jsonl", argv[1]) < sizeof path);
+    setters_and_frees_do_nothing();
+    accessors_give_the_documented_value();
+    the_rest_of_the_library();
+    fallible_functions_name_the_parameter(path);
+    return 0;
+}
