@@ -47,7 +47,8 @@ static void broken_models(void) {
                "missing", "expected shape [64]");
     LOAD_FAILS("small_vocabulary", MCANDLE_INVALID_FORMAT, "/small_vocabulary/config.json: ",
                "`vocab_size` is 208", "at least");
-    LOAD_FAILS("bad_tokenizer", MCANDLE_TOKENIZER, "/bad_tokenizer/tokenizer.json");
+    LOAD_FAILS("bad_tokenizer", MCANDLE_INVALID_FORMAT, "/bad_tokenizer/tokenizer.json: ",
+               "not a valid tokenizer");
 
     mcandle_model_options_set_device(options, 99);
     FAILS(mcandle_model_load(MODEL_DIR, options, &loaded, error), MCANDLE_INVALID_ARGUMENT,

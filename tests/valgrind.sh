@@ -1,0 +1,15 @@
+#!/bin/bash
+# Runs the C tests and examples under valgrind: no invalid access, no leak.
+#
+# MCANDLE_TEST_LIGHT leaves out what is slow and tests no further code.
+set -eu
+cd "$(dirname "$0")/.."
+
+# Blocks that thread pools keep until the end of the process stay reachable and are no errors.
+export MCANDLE_TEST_RUNNER="valgrind -q --error-exitcode=99 --leak-check=full \
+    --show-leak-kinds=definite,indirect --errors-for-leak-kinds=definite,indirect"
+export MCANDLE_TEST_LIGHT=1
+# Valgrind runs one thread at a time.
+export RAYON_NUM_THREADS=1
+
+cargo test --test c_api -- --exact errors nulls generate train complete finetune
