@@ -183,7 +183,7 @@ int main(int argc, char **argv) {
     const char *model_dir = argc > 1 ? argv[1] : "../assets/tiny-coder";
     const char *data_dir = argc > 2 ? argv[2] : "../assets/sql";
     const char *output_dir = argc > 3 ? argv[3] : "build/sql-adapter";
-    size_t steps = argc > 4 ? (size_t)strtoul(argv[4], NULL, 10) : 250;
+    size_t steps = argc > 4 ? (size_t)strtoul(argv[4], NULL, 10) : 150;
     state s = {0};
     int failed = load(&s, model_dir) || read_rows(&s, data_dir) || train(&s, output_dir, steps) ||
                  ask_again(&s, output_dir);
