@@ -1,4 +1,4 @@
-#![doc = "metal-candle"]
+#![doc = include_str!("../README.md")]
 
 pub mod backend;
 pub mod cancel;
