@@ -1,7 +1,7 @@
 //! The training loop.
 
 use super::batch::{Batch, BatchOrder};
-use super::dataset::Dataset;
+use super::dataset::{Dataset, Sample};
 use super::optimizer::AdamW;
 use super::options::TrainOptions;
 use crate::backend::{device, memory};
@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::models::decoder::{Dropout, StepOptions, TokenBatch};
 use crate::models::{LoRAAdapter, Model};
 use candle_core::{DType, Tensor};
+use rayon::prelude::*;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -317,29 +318,18 @@ impl LoRATrainer {
         for number in step * accumulation..(step + 1) * accumulation {
             let samples = self.order.indices(number);
             let samples: Vec<_> = samples.iter().map(|&i| &self.train.samples()[i]).collect();
-            let batch = Batch::new(&samples)?;
             tokens += samples
                 .iter()
                 .map(|sample| sample.input_ids.len())
                 .sum::<usize>();
-            target_tokens += batch.target_tokens();
-            let options = StepOptions {
-                checkpoint: self.options.grad_checkpoint,
-                dropout: self.dropout(number),
-            };
-            let (batch_loss, batch_gradient) = device::scoped(|| {
-                let batch = self.upload(&batch)?;
-                let (loss, gradient) =
-                    self.model
-                        .decoder()
-                        .loss_and_gradient(&batch, &self.adapter, &options)?;
-                Ok::<_, Error>((loss.to_scalar::<f32>()?, gradient))
-            })?;
-            loss += f64::from(batch_loss);
-            gradient = Some(match gradient {
-                Some(sum) => (sum + batch_gradient)?,
-                None => batch_gradient,
-            });
+            for share in self.shares(&samples, number)? {
+                target_tokens += share.target_tokens;
+                loss += share.loss;
+                gradient = Some(match gradient {
+                    Some(sum) => (sum + share.gradient)?,
+                    None => share.gradient,
+                });
+            }
         }
         let count = ratio(target_tokens, 1);
         let loss = loss / count;
@@ -394,11 +384,46 @@ impl LoRATrainer {
         Ok(norm)
     }
 
-    fn dropout(&self, batch_number: usize) -> Option<Dropout> {
+    /// Losses and gradients of a batch, in the order of its rows.
+    ///
+    /// A CPU has more to give than one matrix product after the other can take, so each of its
+    /// threads gets a share of the rows; a GPU gets the whole batch.
+    fn shares(&self, samples: &[&Sample], batch_number: usize) -> Result<Vec<Share>> {
+        if !self.model.device().is_cpu() {
+            return Ok(vec![self.share(samples, batch_number, 0)?]);
+        }
+        let threads = rayon::current_num_threads();
+        samples
+            .par_chunks(samples.len().div_ceil(threads))
+            .enumerate()
+            .map(|(index, samples)| self.share(samples, batch_number, index))
+            .collect()
+    }
+
+    fn share(&self, samples: &[&Sample], batch_number: usize, index: usize) -> Result<Share> {
+        let batch = Batch::new(samples)?;
         let p = self.options.lora.dropout;
-        (p > 0.0).then(|| Dropout {
-            p,
-            seed: self.options.seed.wrapping_add(batch_number as u64),
+        let options = StepOptions {
+            checkpoint: self.options.grad_checkpoint,
+            dropout: (p > 0.0).then(|| Dropout {
+                p,
+                seed: [batch_number, index]
+                    .iter()
+                    .fold(self.options.seed, |seed, &n| mix(seed, n as u64)),
+            }),
+        };
+        device::scoped(|| {
+            let target_tokens = batch.target_tokens();
+            let batch = self.upload(&batch)?;
+            let (loss, gradient) =
+                self.model
+                    .decoder()
+                    .loss_and_gradient(&batch, &self.adapter, &options)?;
+            Ok(Share {
+                loss: f64::from(loss.to_scalar::<f32>()?),
+                gradient,
+                target_tokens,
+            })
         })
     }
 
@@ -492,6 +517,23 @@ impl LoRATrainer {
         self.save_checkpoint(&path)?;
         Ok(on_event(&TrainEvent::Checkpoint { step, path }).is_break())
     }
+}
+
+/// What a part of a batch's rows adds to a step.
+struct Share {
+    /// Summed over the target tokens.
+    loss: f64,
+    /// Of the summed loss.
+    gradient: Tensor,
+    target_tokens: usize,
+}
+
+/// A seed that differs for every `number` (the finalizer of `SplitMix64`).
+fn mix(seed: u64, number: u64) -> u64 {
+    let mut z = seed ^ number.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
 }
 
 /// Everything that decides the losses of a run, the rows included.
