@@ -1,9 +1,10 @@
-//! What the parity tests share: reading fixtures and comparing numbers.
+//! What the tests share: reading fixtures, making rows and comparing numbers.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 use candle_core::{DType, Device, Tensor};
 use metal_candle::backend::{DTypePolicy, DeviceKind};
-use metal_candle::{Model, ModelLoader};
+use metal_candle::training::Sample;
+use metal_candle::{Dataset, Model, ModelLoader};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -24,11 +25,7 @@ pub fn read_json(path: &Path) -> Value {
 
 /// Loads a model in f32 on the CPU, as the references were computed.
 pub fn load_f32(path: impl AsRef<Path>) -> Model {
-    ModelLoader::new()
-        .with_device(DeviceKind::Cpu)
-        .with_dtype(DTypePolicy::F32)
-        .load(path)
-        .unwrap()
+    load_as(path, DTypePolicy::F32)
 }
 
 pub fn ids(value: &Value) -> Vec<u32> {
@@ -117,4 +114,63 @@ pub fn assert_extract(what: &str, found: &[f64], expected: &Value, tolerance: f6
         tolerance,
     );
     assert_statistics(what, found, expected);
+}
+
+/// Loads a model in the given dtype on the CPU.
+pub fn load_as(path: impl AsRef<Path>, dtype: DTypePolicy) -> Model {
+    ModelLoader::new()
+        .with_device(DeviceKind::Cpu)
+        .with_dtype(dtype)
+        .load(path)
+        .unwrap()
+}
+
+/// Rows of 5 to 12 tokens below 190 that every small fixture model has, some with a prompt.
+pub fn rows(count: usize) -> Dataset {
+    let mut state = 7_u32;
+    let mut below = |bound: u32| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 16) % bound
+    };
+    let samples = (0..count).map(|row| Sample {
+        input_ids: (0..5 + below(8)).map(|_| below(190)).collect(),
+        prompt_len: row % 4,
+    });
+    Dataset::from_samples(samples.collect()).unwrap()
+}
+
+/// A copy of a directory that a test may damage.
+pub fn copy_of(directory: impl AsRef<Path>) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_file() {
+            std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+        }
+    }
+    copy
+}
+
+/// Sets a key of a JSON file, or removes it where the value is null.
+pub fn edit_json(path: &Path, key: &str, value: Value) {
+    let mut json = read_json(path);
+    if value.is_null() {
+        json.as_object_mut().unwrap().remove(key);
+    } else {
+        json[key] = value;
+    }
+    std::fs::write(path, json.to_string()).unwrap();
+}
+
+/// Asserts that an error is of a variant and that its message holds all of the words.
+#[macro_export]
+macro_rules! assert_error {
+    ($error:expr, $variant:pat, $words:expr) => {
+        let error: metal_candle::Error = $error;
+        assert!(matches!(&error, $variant), "{error:?}");
+        let message = error.to_string();
+        for word in $words {
+            assert!(message.contains(word), "no `{word}` in: {message}");
+        }
+    };
 }

@@ -252,3 +252,151 @@ fn flatten(adapter: &LoRAAdapter, gradients: &[LayerGradients]) -> candle_core::
     }
     Tensor::cat(&parts, 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{DTypePolicy, DeviceKind};
+    use crate::models::{LoRAConfig, Model, ModelLoader};
+    use candle_core::Device;
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    /// A model of its own kind each: untied with grouped queries, with sliding windows, tied.
+    const MODELS: [&str; 3] = ["qwen2_untied_gqa", "qwen2_sliding", "qwen2_tied"];
+
+    fn noise(count: usize, seed: u64) -> Vec<f64> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        (0..count).map(|_| rng.random_range(-1.0..1.0)).collect()
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "rounding is meant")]
+    fn tensor(values: &[f64]) -> Tensor {
+        let values: Vec<f32> = values.iter().map(|&x| x as f32).collect();
+        Tensor::new(values, &Device::Cpu).unwrap()
+    }
+
+    /// A model, an adapter whose A and B are both away from zero, and a batch.
+    fn case(name: &str) -> (Model, LoRAAdapter, TokenBatch) {
+        let model = ModelLoader::new()
+            .with_device(DeviceKind::Cpu)
+            .with_dtype(DTypePolicy::F32)
+            .load(format!("tests/fixtures/models/{name}"))
+            .unwrap();
+        let config = LoRAConfig {
+            rank: 2,
+            alpha: 4.0,
+            ..LoRAConfig::default()
+        };
+        let mut adapter = LoRAAdapter::new(config, &model, 0).unwrap();
+        let weights: Vec<f64> = noise(adapter.parameter_count(), 1)
+            .iter()
+            .map(|x| x * 0.2)
+            .collect();
+        adapter.set_weights(tensor(&weights)).unwrap();
+        // Few targets keep the rounding of the sum small; they lie beyond the sliding window.
+        let (rows, width) = (2, 12);
+        let ids: Vec<u32> = (0..rows * width).map(|i| (i * 37 + 11) % 190).collect();
+        let shape = (rows as usize, width as usize);
+        let batch = TokenBatch {
+            tokens: Tensor::from_vec(ids, shape, &Device::Cpu).unwrap(),
+            positions: Tensor::new(&[4u32, 10, 17, 22], &Device::Cpu).unwrap(),
+            targets: Tensor::new(&[3u32, 150, 60, 99], &Device::Cpu).unwrap(),
+        };
+        (model, adapter, batch)
+    }
+
+    fn options(checkpoint: bool, dropout: Option<u64>) -> StepOptions {
+        StepOptions {
+            checkpoint,
+            dropout: dropout.map(|seed| Dropout { p: 0.3, seed }),
+        }
+    }
+
+    fn evaluate(
+        model: &Model,
+        adapter: &LoRAAdapter,
+        batch: &TokenBatch,
+        options: &StepOptions,
+    ) -> (f64, Vec<f32>) {
+        let (loss, gradient) = model
+            .decoder()
+            .loss_and_gradient(batch, adapter, options)
+            .unwrap();
+        let loss = loss.to_scalar::<f32>().unwrap();
+        (f64::from(loss), gradient.to_vec1().unwrap())
+    }
+
+    fn norm(values: &[f64]) -> f64 {
+        values.iter().map(|x| x * x).sum::<f64>().sqrt()
+    }
+
+    #[test]
+    fn every_matrix_gets_the_gradient_that_differences_give() {
+        const STEP: f64 = 1e-2;
+        for (name, dropout) in MODELS.into_iter().flat_map(|m| [(m, None), (m, Some(5))]) {
+            let (model, adapter, batch) = case(name);
+            let options = options(false, dropout);
+            let (loss, gradient) = evaluate(&model, &adapter, &batch, &options);
+            if dropout.is_none() {
+                let plain = model.decoder().loss(&batch, Some(&adapter)).unwrap();
+                let plain = f64::from(plain.to_scalar::<f32>().unwrap());
+                assert!((loss - plain).abs() < 1e-5 * plain, "{loss} {plain}");
+            }
+            let start: Vec<f32> = adapter.weights().to_vec1().unwrap();
+            for slot in adapter.slots() {
+                let a_len = slot.rank * slot.input;
+                for (matrix, from, len) in [
+                    ("A", slot.offset, a_len),
+                    ("B", slot.offset + a_len, slot.len() - a_len),
+                ] {
+                    let what = format!("{name}, dropout {dropout:?}, {} {matrix}", slot.module());
+                    let g: Vec<f64> = gradient[from..from + len]
+                        .iter()
+                        .map(|&x| f64::from(x))
+                        .collect();
+                    let size = norm(&g);
+                    assert!(size > 1e-4, "{what}: {size}");
+                    // Half random, half along the gradient: a random direction alone is nearly
+                    // orthogonal to it, and would drown in the rounding of the loss.
+                    let random = noise(len, from as u64);
+                    let scale = norm(&random);
+                    let direction: Vec<f64> = g
+                        .iter()
+                        .zip(&random)
+                        .map(|(g, r)| g / size + r / scale)
+                        .collect();
+                    let moved = |step: f64| {
+                        let mut weights: Vec<f64> = start.iter().map(|&x| f64::from(x)).collect();
+                        for (weight, d) in weights[from..from + len].iter_mut().zip(&direction) {
+                            *weight += step * d;
+                        }
+                        let mut adapter = adapter.clone();
+                        adapter.set_weights(tensor(&weights)).unwrap();
+                        evaluate(&model, &adapter, &batch, &options).0
+                    };
+                    let found = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
+                    let expected: f64 = g.iter().zip(&direction).map(|(g, d)| g * d).sum();
+                    assert!(
+                        (found - expected).abs() < 0.01 * size + 1e-3,
+                        "{what}: {found} {expected} of {size}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn checkpointing_changes_no_bit() {
+        for name in MODELS {
+            let (model, adapter, batch) = case(name);
+            let gradient = |checkpoint, dropout| {
+                evaluate(&model, &adapter, &batch, &options(checkpoint, dropout))
+            };
+            assert_eq!(gradient(false, None), gradient(true, None), "{name}");
+            assert_eq!(gradient(false, Some(5)), gradient(true, Some(5)), "{name}");
+            assert_ne!(gradient(false, None), gradient(false, Some(5)), "{name}");
+            assert_ne!(gradient(false, Some(6)), gradient(false, Some(5)), "{name}");
+        }
+    }
+}

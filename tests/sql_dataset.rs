@@ -1,0 +1,75 @@
+//! The text-to-SQL data set: remade from its seed, split cleanly, readable.
+
+mod common;
+
+#[path = "../assets/sql/generate.rs"]
+#[allow(dead_code, reason = "its main is for the example")]
+mod generate;
+
+use common::{TINY_CODER, load_f32};
+use generate::{SEED, splits};
+use metal_candle::{Dataset, DatasetOptions};
+use std::collections::HashSet;
+use std::path::Path;
+
+const FILES: [(&str, usize); 3] = [("train", 1000), ("valid", 100), ("test", 100)];
+
+fn path(name: &str) -> String {
+    format!("assets/sql/{name}.jsonl")
+}
+
+fn prompts(name: &str) -> HashSet<String> {
+    let text = std::fs::read_to_string(path(name)).unwrap();
+    text.lines()
+        .map(|line| {
+            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            row["prompt"].as_str().unwrap().to_owned()
+        })
+        .collect()
+}
+
+#[test]
+fn the_committed_files_are_those_of_the_seed() {
+    let made = splits(SEED);
+    for (name, made) in [
+        ("train", made.train),
+        ("valid", made.valid),
+        ("test", made.test),
+    ] {
+        // Not assert_eq, which would print both files.
+        assert!(
+            std::fs::read_to_string(path(name)).unwrap() == made,
+            "{name}.jsonl differs; run the example generate_sql"
+        );
+    }
+    assert!(splits(SEED + 1).train != std::fs::read_to_string(path("train")).unwrap());
+}
+
+#[test]
+fn no_prompt_comes_twice() {
+    let mut seen = HashSet::new();
+    for (name, count) in FILES {
+        let prompts = prompts(name);
+        assert_eq!(prompts.len(), count, "{name}");
+        assert!(seen.is_disjoint(&prompts), "{name}");
+        seen.extend(prompts);
+    }
+}
+
+#[test]
+fn all_files_are_data_sets() {
+    let model = load_f32(TINY_CODER);
+    let tokenizer = model.tokenizer().unwrap();
+    for (name, count) in FILES {
+        let options = DatasetOptions::default();
+        let rows = Dataset::from_jsonl(Path::new(&path(name)), tokenizer, &options).unwrap();
+        assert_eq!((rows.len(), rows.truncated()), (count, 0), "{name}");
+        for sample in rows.samples() {
+            let scored = &sample.input_ids[sample.first_target()..];
+            let (last, completion) = scored.split_last().unwrap();
+            assert!(model.eos_token_ids().contains(last));
+            let text = tokenizer.decode(completion, false).unwrap();
+            assert!(text.starts_with(" SELECT "), "{text}");
+        }
+    }
+}
