@@ -161,17 +161,30 @@ fn tensors_that_do_not_fit_the_configuration() {
 #[test]
 fn a_configuration_that_does_not_fit_the_weights() {
     let model = small();
-    edit_json(&model.path().join("config.json"), "num_hidden_layers", json!(3));
+    edit_json(
+        &model.path().join("config.json"),
+        "num_hidden_layers",
+        json!(3),
+    );
     assert_error!(
         load(model.path()).unwrap_err(),
         Error::MissingTensor { .. },
         ["model.layers.2."]
     );
-    edit_json(&model.path().join("config.json"), "hidden_size", json!("wide"));
+    edit_json(
+        &model.path().join("config.json"),
+        "hidden_size",
+        json!("wide"),
+    );
     assert_error!(
         load(model.path()).unwrap_err(),
         Error::InvalidConfig { .. },
-        ["config.json", "`hidden_size`", "wide", "expected a whole number"]
+        [
+            "config.json",
+            "`hidden_size`",
+            "wide",
+            "expected a whole number"
+        ]
     );
 }
 

@@ -122,7 +122,10 @@ fn accumulation_equals_a_larger_batch() {
             assert_eq!(part.tokens, whole.tokens);
             let close = |a: f64, b: f64, tolerance| (a / b - 1.0).abs() < tolerance;
             assert!(close(part.loss, whole.loss, 1e-6), "{part:?} {whole:?}");
-            assert!(close(part.grad_norm, whole.grad_norm, 1e-4), "{part:?} {whole:?}");
+            assert!(
+                close(part.grad_norm, whole.grad_norm, 1e-4),
+                "{part:?} {whole:?}"
+            );
         }
     }
     assert_ne!(whole[0].target_tokens, whole[1].target_tokens);
@@ -182,7 +185,10 @@ fn sixteen_bit_models_train() {
     for dtype in [DTypePolicy::Bf16, DTypePolicy::F16] {
         let found = train(dtype);
         for (found, reference) in found.iter().zip(&reference) {
-            assert!((found / reference - 1.0).abs() < 0.05, "{dtype:?}: {found} {reference}");
+            assert!(
+                (found / reference - 1.0).abs() < 0.05,
+                "{dtype:?}: {found} {reference}"
+            );
         }
         assert_ne!(found, reference);
         assert!(found[9] < 0.95 * found[0], "{dtype:?}: {found:?}");
@@ -303,7 +309,11 @@ fn rows_that_the_model_cannot_take() {
     assert_error!(
         refused(vec![1, 208]),
         Error::InvalidOption { .. },
-        ["`dataset`", "token id 208", "below the vocabulary size of 208"]
+        [
+            "`dataset`",
+            "token id 208",
+            "below the vocabulary size of 208"
+        ]
     );
     assert_error!(
         refused(vec![1; 513]),
