@@ -243,8 +243,8 @@ fn an_adapter_can_be_set_and_taken_away() {
     let mut generator = Generator::new(&model);
     let base = generate(&mut generator, &options(12));
     generator.set_adapter(Some(adapter.clone())).unwrap();
-    let adapted = generate(&mut generator, &options(12));
-    assert_ne!(adapted, base);
+    let changed = generate(&mut generator, &options(12));
+    assert_ne!(changed, base);
     generator.set_adapter(None).unwrap();
     assert_eq!(generate(&mut generator, &options(12)), base);
 
@@ -256,7 +256,7 @@ fn an_adapter_can_be_set_and_taken_away() {
         ["`adapter`", "another shape"]
     );
     // The refused one has not taken the place of the one before.
-    assert_eq!(generate(&mut generator, &options(12)), adapted);
+    assert_eq!(generate(&mut generator, &options(12)), changed);
 }
 
 #[test]

@@ -148,6 +148,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::cast_possible_truncation, reason = "rounding is meant")]
     fn follows_the_reference_steps() {
         let options = AdamWOptions {
             weight_decay: 0.1,
