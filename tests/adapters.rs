@@ -302,14 +302,14 @@ fn a_merged_bf16_model_is_near_the_adapted_one() {
     let adapter = LoRAAdapter::load(fixture("lora/nonzero_b"), &model).unwrap();
     let ids = [5, 6, 7, 8];
     let base = to_f64(&all_logits(&model, &ids, None));
-    let adapted = to_f64(&all_logits(&model, &ids, Some(&adapter)));
+    let expected = to_f64(&all_logits(&model, &ids, Some(&adapter)));
     let merged = model.merge(&adapter).unwrap();
     assert_eq!(merged.dtype(), DType::BF16);
     let found = to_f64(&all_logits(&merged, &ids, None));
-    assert_close("merged", &found, &adapted, 0.05);
+    assert_close("merged", &found, &expected, 0.05);
     let distance =
         |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>();
-    assert!(distance(&found, &adapted) < 0.1 * distance(&base, &adapted));
+    assert!(distance(&found, &expected) < 0.1 * distance(&base, &expected));
     // The model itself is as before.
     assert_eq!(to_f64(&all_logits(&model, &ids, None)), base);
 
