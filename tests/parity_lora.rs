@@ -54,9 +54,9 @@ fn adapted_and_merged_logits_agree() {
                     ignore_eos: true,
                     ..GenerateOptions::default()
                 };
-                let mut adapted = Generator::new(&model);
-                adapted.set_adapter(Some(adapter.clone())).unwrap();
-                for generator in [&mut adapted, &mut Generator::new(&merged)] {
+                let mut beside = Generator::new(&model);
+                beside.set_adapter(Some(adapter.clone())).unwrap();
+                for generator in [&mut beside, &mut Generator::new(&merged)] {
                     let found = generator
                         .generate_from_ids(&input, &options, |_| ControlFlow::Continue(()))
                         .unwrap();
