@@ -62,7 +62,8 @@ impl LoRAAdapter {
     /// An error that names the file and the key or tensor: [`Error::FileNotFound`],
     /// [`Error::InvalidFormat`], [`Error::InvalidConfig`], [`Error::Unsupported`] for kinds of
     /// adapters other than LoRA and rsLoRA, [`Error::MissingTensor`], [`Error::TensorMismatch`], and
-    /// [`Error::Incompatible`] for tensors that the configuration does not call for.
+    /// [`Error::Incompatible`] for tensors that the configuration does not call for, or with the
+    /// shape of another model.
     ///
     /// # Example
     ///
@@ -81,7 +82,7 @@ impl LoRAAdapter {
         let path = directory.join(WEIGHTS);
         let file = SafetensorsCheckpoint::open_file(&path)?;
         let specs: Vec<_> = slots.iter().flat_map(specs).collect();
-        file.validate(&specs)?;
+        file.validate(&specs).map_err(foreign_shape)?;
         let known: BTreeSet<_> = specs.iter().map(|spec| spec.name.as_str()).collect();
         let unknown: Vec<_> = file.names().filter(|name| !known.contains(*name)).collect();
         if !unknown.is_empty() {
@@ -106,6 +107,25 @@ impl LoRAAdapter {
 
 fn tensor_name(slot: &Slot, matrix: &str) -> String {
     format!("base_model.model.{}.{matrix}.weight", slot.module())
+}
+
+/// A tensor of another shape is no damage: it tells that the adapter is for another model.
+fn foreign_shape(error: Error) -> Error {
+    match error {
+        Error::TensorMismatch {
+            path,
+            name,
+            property: "shape",
+            found,
+            expected,
+        } => Error::Incompatible {
+            path,
+            field: format!("shape of {name}"),
+            found,
+            expected: format!("{expected} for this model"),
+        },
+        other => other,
+    }
 }
 
 fn specs(slot: &Slot) -> [TensorSpec; 2] {

@@ -183,8 +183,8 @@ impl Generator {
     ///
     /// # Errors
     ///
-    /// [`Error::Tokenizer`] without a tokenizer or for an empty prompt, [`Error::ContextFull`] where
-    /// the prompt leaves no room for a token, [`Error::InvalidOption`] for options out of range,
+    /// [`Error::Tokenizer`] without a tokenizer, [`Error::ContextFull`] where the prompt leaves no room
+    /// for a token, [`Error::InvalidOption`] for an empty prompt and options out of range,
     /// [`Error::NonFinite`] where the logits are not numbers.
     pub fn generate(
         &mut self,
