@@ -18,8 +18,10 @@ typedef struct {
     char text[4096];
     size_t length;
     size_t chunks;
+    /* For SIGNAL: told to another thread, once. */
     pthread_mutex_t mutex;
-    pthread_cond_t started;
+    pthread_cond_t told;
+    bool started;
 } stream;
 
 static bool on_chunk(const mcandle_chunk *chunk, void *user_data) {
@@ -47,7 +49,8 @@ static bool on_chunk(const mcandle_chunk *chunk, void *user_data) {
         return false;
     case SIGNAL:
         pthread_mutex_lock(&s->mutex);
-        pthread_cond_signal(&s->started);
+        s->started = true;
+        pthread_cond_signal(&s->told);
         pthread_mutex_unlock(&s->mutex);
         return true;
     default:
@@ -104,8 +107,8 @@ static void a_callback_stops(mcandle_generator *generator, behaviour behaviour, 
 static void *cancel_when_started(void *user_data) {
     stream *s = user_data;
     pthread_mutex_lock(&s->mutex);
-    while (s->chunks == 0) {
-        pthread_cond_wait(&s->started, &s->mutex);
+    while (!s->started) {
+        pthread_cond_wait(&s->told, &s->mutex);
     }
     pthread_mutex_unlock(&s->mutex);
     mcandle_generator_cancel(s->generator);
@@ -119,7 +122,7 @@ static void another_thread_stops(mcandle_generator *generator, mcandle_generate_
     s.behaviour = SIGNAL;
     s.generator = generator;
     pthread_mutex_init(&s.mutex, NULL);
-    pthread_cond_init(&s.started, NULL);
+    pthread_cond_init(&s.told, NULL);
     mcandle_generate_options_set_max_tokens(options, 2000);
     mcandle_generate_options_set_ignore_eos(options, true);
     CHECK(pthread_create(&thread, NULL, cancel_when_started, &s) == 0);
@@ -128,7 +131,7 @@ static void another_thread_stops(mcandle_generator *generator, mcandle_generate_
     CHECK(mcandle_generation_finish_reason(generation) == MCANDLE_FINISH_CANCELLED);
     CHECK(s.chunks < 2000);
     mcandle_generation_free(generation);
-    pthread_cond_destroy(&s.started);
+    pthread_cond_destroy(&s.told);
     pthread_mutex_destroy(&s.mutex);
     mcandle_generate_options_set_ignore_eos(options, false);
 }
