@@ -5,8 +5,9 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-# Blocks that thread pools keep until the end of the process stay reachable and are no errors.
-export MCANDLE_TEST_RUNNER="valgrind -q --error-exitcode=99 --leak-check=full \
+# Scheduling is fair, so that a thread which cancels another gets its turn. Blocks that thread pools
+# keep until the end of the process stay reachable and are no errors.
+export MCANDLE_TEST_RUNNER="valgrind -q --fair-sched=try --error-exitcode=99 --leak-check=full \
     --show-leak-kinds=definite,indirect --errors-for-leak-kinds=definite,indirect"
 export MCANDLE_TEST_LIGHT=1
 # Valgrind runs one thread at a time.

@@ -85,7 +85,7 @@ pub fn broken() -> TempDir {
         ..LoRAConfig::default()
     };
     let adapter = LoRAAdapter::new(config, &model, 0).unwrap();
-    adapter.save(&root.join("other_adapter")).unwrap();
+    adapter.save(root.join("other_adapter")).unwrap();
     folder
 }
 
