@@ -5,6 +5,7 @@
 
 pub mod device;
 pub mod dtype;
+mod kernels;
 pub(crate) mod mapped_file;
 pub mod memory;
 pub mod ops;

@@ -5,6 +5,7 @@
 //! them is mostly not computed, and a single query needs no mask. The backward computes the
 //! probabilities again (as in FlashAttention, Dao et al., 2022, <https://arxiv.org/abs/2205.14135>).
 
+use crate::backend::kernels;
 use candle_core::{D, DType, Device, Result, Tensor};
 
 /// Queries in one block.
@@ -126,9 +127,8 @@ pub fn attention_backward(
         // The gradient through the softmax: p · (dp - <p, dp>), where <p, dp> = <output, doutput>.
         let along = (output.to_dtype(DType::F32)? * doutput.to_dtype(DType::F32)?)?
             .sum_keepdim(D::Minus1)?;
-        let dprobabilities = doutput.matmul(&block.keys(v)?.t()?)?.to_dtype(DType::F32)?;
-        let dscores = ((probabilities * dprobabilities.broadcast_sub(&along)?)? * groups.scale)?
-            .to_dtype(dtype)?;
+        let dprobabilities = doutput.matmul(&block.keys(v)?.t()?)?;
+        let dscores = groups.scores_gradient(probabilities, dprobabilities, &along)?;
         dqs.push(groups.split(&dscores.matmul(&block.keys(k)?)?, block.len)?);
         let queries = groups.merge(&q.narrow(2, block.start, block.len)?)?;
         let key_part = dscores.t()?.matmul(&queries)?;
@@ -202,8 +202,17 @@ impl Groups {
 
     /// Probabilities in `f32`, of shape (batch, `kv_heads`, `per_kv` · len, keys).
     fn probabilities(&self, q: &Tensor, k: &Tensor, block: &Block) -> Result<Tensor> {
-        let queries = (self.merge(&q.narrow(2, block.start, block.len)?)? * self.scale)?;
-        let scores = queries.matmul(&block.keys(k)?.t()?)?.to_dtype(DType::F32)?;
+        let queries = self.merge(&q.narrow(2, block.start, block.len)?)?;
+        let keys = block.keys(k)?.t()?;
+        if kernels::takes(&queries) {
+            let scores = queries.matmul(&keys)?;
+            kernels::masked_softmax(&scores, block.mask.as_ref(), self.scale_f32())?;
+            return Ok(scores);
+        }
+        // Scaled before the product, which could overflow 16 bits.
+        let scores = (queries * self.scale)?
+            .matmul(&keys)?
+            .to_dtype(DType::F32)?;
         let scores = match &block.mask {
             None => scores,
             Some(mask) => {
@@ -215,6 +224,30 @@ impl Groups {
             }
         };
         candle_nn::ops::softmax_last_dim(&scores)
+    }
+
+    /// The gradient of the scores from that of the probabilities: `p · (dp - <p, dp>)`.
+    fn scores_gradient(
+        &self,
+        probabilities: Tensor,
+        dprobabilities: Tensor,
+        along: &Tensor,
+    ) -> Result<Tensor> {
+        if kernels::takes(&dprobabilities) && kernels::takes(&probabilities) {
+            kernels::softmax_backward(&dprobabilities, &probabilities, along, self.scale_f32())?;
+            return Ok(dprobabilities);
+        }
+        let dtype = dprobabilities.dtype();
+        let pulled = dprobabilities.to_dtype(DType::F32)?.broadcast_sub(along)?;
+        ((probabilities * pulled)? * self.scale)?.to_dtype(dtype)
+    }
+
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "a factor near 0.1 fits f32"
+    )]
+    fn scale_f32(&self) -> f32 {
+        self.scale as f32
     }
 }
 

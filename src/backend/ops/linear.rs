@@ -1,5 +1,6 @@
 //! A linear map with frozen weights, and the low-rank branch beside it.
 
+use crate::backend::kernels;
 use candle_core::{DType, Result, Tensor};
 
 /// `x Wᵀ + b` for `x` of shape (n, in), `weight` of shape (out, in) and `bias` of shape (out).
@@ -33,8 +34,24 @@ pub fn linear_backward(dy: &Tensor, weight: &Tensor) -> Result<Tensor> {
 ///
 /// When shapes do not fit.
 pub fn low_rank(x: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Result<Tensor> {
-    let down = x.to_dtype(a.dtype())?.matmul(&a.t()?)?;
-    (down.matmul(&b.t()?)? * scale)?.to_dtype(x.dtype())
+    let down = (x.to_dtype(a.dtype())?.matmul(&a.t()?)? * scale)?;
+    down.matmul(&b.t()?)?.to_dtype(x.dtype())
+}
+
+/// `y + x` for a fresh `y`, which gives its memory to the result.
+///
+/// `y` must have no other holder: on the CPU it is overwritten.
+///
+/// # Errors
+///
+/// When shapes or dtypes differ.
+pub(crate) fn add_into(y: Tensor, x: &Tensor) -> Result<Tensor> {
+    if kernels::takes(&y) && kernels::takes(x) {
+        kernels::add_assign(&y, x)?;
+        Ok(y)
+    } else {
+        y + x
+    }
 }
 
 /// The gradients of [`low_rank`].
@@ -61,9 +78,10 @@ pub fn low_rank_backward(
     dy: &Tensor,
 ) -> Result<LowRankGradients> {
     let wide = x.to_dtype(DType::F32)?;
-    let dy = (dy.to_dtype(DType::F32)? * scale)?;
-    let down = wide.matmul(&a.t()?)?;
-    let through_b = dy.matmul(b)?;
+    let dy = dy.to_dtype(DType::F32)?;
+    // The factor goes where the tensors are narrow.
+    let down = (wide.matmul(&a.t()?)? * scale)?;
+    let through_b = (dy.matmul(b)? * scale)?;
     Ok(LowRankGradients {
         x: through_b.matmul(a)?.to_dtype(x.dtype())?,
         a: through_b.t()?.matmul(&wide)?,

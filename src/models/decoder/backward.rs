@@ -8,7 +8,7 @@ use super::{Decoder, Pass};
 use crate::backend::ops::attention::attention_backward;
 use crate::backend::ops::cross_entropy::{cross_entropy, cross_entropy_with_gradient};
 use crate::backend::ops::dropout::dropout_mask;
-use crate::backend::ops::linear::{linear_backward, low_rank_backward};
+use crate::backend::ops::linear::{add_into, linear_backward, low_rank_backward};
 use crate::backend::ops::rms_norm::{rms_norm, rms_norm_backward};
 use crate::backend::ops::rope::rope_backward;
 use crate::backend::ops::swiglu::swiglu_backward;
@@ -174,10 +174,14 @@ impl Run<'_> {
 
         let dactivated = projections.input_of(Projection::Down, &kept.activated, dy)?;
         let (dgate, dup) = swiglu_backward(&kept.gate, &kept.up, &dactivated)?;
-        let dpost_normed = (projections.input_of(Projection::Gate, &kept.post_normed, &dgate)?
-            + projections.input_of(Projection::Up, &kept.post_normed, &dup)?)?;
-        let dresidual =
-            (dy + rms_norm_backward(&kept.residual, &layer.post_norm, layer.eps, &dpost_normed)?)?;
+        let dpost_normed = add_into(
+            projections.input_of(Projection::Gate, &kept.post_normed, &dgate)?,
+            &projections.input_of(Projection::Up, &kept.post_normed, &dup)?,
+        )?;
+        let dresidual = add_into(
+            rms_norm_backward(&kept.residual, &layer.post_norm, layer.eps, &dpost_normed)?,
+            dy,
+        )?;
 
         let dcontext = projections.input_of(Projection::Output, &kept.context, &dresidual)?;
         let dattended = layer.split(&dcontext, layer.heads, self.pass)?;
@@ -192,11 +196,17 @@ impl Run<'_> {
         let dq = merge(&rope_backward(&dq, &self.pass.rotation)?)?;
         let dk = merge(&rope_backward(&dk, &self.pass.rotation)?)?;
         let dv = merge(&dv)?;
-        let dnormed = ((projections.input_of(Projection::Query, &kept.normed, &dq)?
-            + projections.input_of(Projection::Key, &kept.normed, &dk)?)?
-            + projections.input_of(Projection::Value, &kept.normed, &dv)?)?;
-        let dx =
-            (dresidual + rms_norm_backward(&kept.input, &layer.input_norm, layer.eps, &dnormed)?)?;
+        let mut dnormed = projections.input_of(Projection::Query, &kept.normed, &dq)?;
+        for (projection, dy) in [(Projection::Key, dk), (Projection::Value, dv)] {
+            dnormed = add_into(
+                dnormed,
+                &projections.input_of(projection, &kept.normed, &dy)?,
+            )?;
+        }
+        let dx = add_into(
+            rms_norm_backward(&kept.input, &layer.input_norm, layer.eps, &dnormed)?,
+            &dresidual,
+        )?;
         Ok((dx, projections.gradients))
     }
 }
@@ -232,8 +242,8 @@ impl Backward<'_> {
         let branch = low_rank_backward(&dropped, &pair.a, &pair.b, pair.scaling, dy)?;
         self.gradients[projection as usize] = Some((branch.a, branch.b));
         match mask {
-            Some(mask) => dx + (branch.x * mask)?,
-            None => dx + branch.x,
+            Some(mask) => add_into(dx, &(branch.x * mask)?),
+            None => add_into(dx, &branch.x),
         }
     }
 }

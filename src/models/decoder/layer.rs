@@ -3,7 +3,7 @@
 use super::backward::Dropout;
 use super::{KvCache, Pass};
 use crate::backend::ops::attention::attention;
-use crate::backend::ops::linear::linear;
+use crate::backend::ops::linear::{add_into, linear};
 use crate::backend::ops::rms_norm::rms_norm;
 use crate::backend::ops::rope::rope;
 use crate::backend::ops::swiglu::swiglu;
@@ -88,13 +88,13 @@ impl DecoderLayer {
         };
         let attended = attention(&q, &all_k, &all_v, pass.plan(self.window)?)?;
         let context = merge(&attended)?;
-        let residual = (x + project(Projection::Output, &context)?)?;
+        let residual = add_into(project(Projection::Output, &context)?, x)?;
 
         let post_normed = rms_norm(&residual, &self.post_norm, self.eps)?;
         let gate = project(Projection::Gate, &post_normed)?;
         let up = project(Projection::Up, &post_normed)?;
         let activated = swiglu(&gate, &up)?;
-        let output = (&residual + project(Projection::Down, &activated)?)?;
+        let output = add_into(project(Projection::Down, &activated)?, &residual)?;
         Ok(Activations {
             output,
             input: x.clone(),
@@ -129,7 +129,7 @@ impl DecoderLayer {
                     None => pair.forward(x)?,
                     Some(dropout) => pair.forward(&dropout.apply(self.index, projection, x)?)?,
                 };
-                y + branch
+                add_into(y, &branch)
             }
         }
     }

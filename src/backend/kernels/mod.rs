@@ -1,0 +1,85 @@
+//! Fused kernels for `f32` on the CPU.
+//!
+//! Candle computes element-wise chains an operation at a time, each with a pass over memory, a new
+//! tensor, and for large ones a pool of spinning threads beside the one of the matrix products. These
+//! kernels make one pass, and share the threads of the matrix products. Other devices and dtypes
+//! take the chain; `backend::ops` chooses.
+
+mod add;
+mod cross_entropy;
+mod exp;
+mod rms_norm;
+mod softmax;
+mod swiglu;
+
+pub(super) use add::add_assign;
+pub(super) use cross_entropy::softmax_cross_entropy;
+pub(super) use rms_norm::rms_norm_backward;
+pub(super) use softmax::{masked_softmax, softmax_backward};
+pub(super) use swiglu::{swiglu, swiglu_backward};
+
+use candle_core::{CpuStorage, DType, Layout, Result, Tensor};
+use rayon::prelude::*;
+
+/// Whether a tensor is one that these kernels take.
+pub(super) fn takes(x: &Tensor) -> bool {
+    x.device().is_cpu() && x.dtype() == DType::F32 && x.is_contiguous()
+}
+
+/// Elements below which one thread is faster than several.
+const PARALLEL_ELEMENTS: usize = 1 << 16;
+
+/// The numbers of a contiguous tensor.
+fn numbers<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
+        None => Err(not_contiguous()),
+    }
+}
+
+/// The numbers of a contiguous tensor, to be changed in place.
+fn numbers_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
+    match (layout.contiguous_offsets(), storage) {
+        (Some((start, end)), CpuStorage::F32(numbers)) => Ok(&mut numbers[start..end]),
+        _ => Err(not_contiguous()),
+    }
+}
+
+fn not_contiguous() -> candle_core::Error {
+    candle_core::Error::Msg("the kernel takes contiguous f32 tensors only".to_owned())
+}
+
+/// Makes a vector of rows: `write` gets the index and the place of each.
+fn rows(count: usize, width: usize, write: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
+    let mut result = vec![0f32; count * width];
+    for_rows(&mut result, width, write);
+    result
+}
+
+/// Visits the rows of a matrix, on several threads where it is large.
+fn for_rows(matrix: &mut [f32], width: usize, visit: impl Fn(usize, &mut [f32]) + Sync) {
+    if matrix.len() < PARALLEL_ELEMENTS {
+        for (index, row) in matrix.chunks_exact_mut(width).enumerate() {
+            visit(index, row);
+        }
+    } else {
+        let at_once = (PARALLEL_ELEMENTS / 4).div_ceil(width);
+        matrix
+            .par_chunks_mut(at_once * width)
+            .enumerate()
+            .for_each(|(chunk, matrix)| {
+                for (index, row) in matrix.chunks_exact_mut(width).enumerate() {
+                    visit(chunk * at_once + index, row);
+                }
+            });
+    }
+}
+
+#[cfg(test)]
+fn assert_close(found: &Tensor, expected: &Tensor, tolerance: f32) {
+    assert_eq!(found.dims(), expected.dims());
+    let read = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    for (a, b) in read(found).iter().zip(read(expected)) {
+        assert!((a - b).abs() <= tolerance * b.abs().max(1.0), "{a} {b}");
+    }
+}
