@@ -38,7 +38,7 @@ fn tokens(count: u32) -> Vec<u32> {
 
 fn load(c: &mut Criterion) {
     c.bench_function("load", |b| {
-        b.iter(|| ModelLoader::new().load(black_box(MODEL)).unwrap())
+        b.iter(|| ModelLoader::new().load(black_box(MODEL)).unwrap());
     });
 }
 

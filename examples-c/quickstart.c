@@ -10,9 +10,9 @@
 
 /* A row of test.jsonl, which holds what training never sees. */
 static const char QUESTION[] =
-    "table: ships_8\ncolumns: top speed, length, country, name, owner\n"
-    "Q: List the country of every ship with a length under 570.\nA:";
-static const char ANSWER[] = " SELECT country FROM ships_8 WHERE length < 570";
+    "table: dogs_10\ncolumns: name, color, height\n"
+    "Q: What is the height of each dog whose color is gold?\nA:";
+static const char ANSWER[] = " SELECT height FROM dogs_10 WHERE color = 'gold'";
 
 /* Prints the reason of a failure in one line. */
 static int fail(const char *what, mcandle_error *error) {
@@ -183,7 +183,7 @@ int main(int argc, char **argv) {
     const char *model_dir = argc > 1 ? argv[1] : "../assets/tiny-coder";
     const char *data_dir = argc > 2 ? argv[2] : "../assets/sql";
     const char *output_dir = argc > 3 ? argv[3] : "build/sql-adapter";
-    size_t steps = argc > 4 ? (size_t)strtoul(argv[4], NULL, 10) : 150;
+    size_t steps = argc > 4 ? (size_t)strtoul(argv[4], NULL, 10) : 180;
     state s = {0};
     int failed = load(&s, model_dir) || read_rows(&s, data_dir) || train(&s, output_dir, steps) ||
                  ask_again(&s, output_dir);

@@ -183,7 +183,12 @@ fn tensors_that_do_not_fit() {
     assert_error!(
         reshaped,
         Error::Incompatible { .. },
-        [WEIGHTS, TENSOR, "is [2, 32]", "expected [32, 2] for this model"]
+        [
+            WEIGHTS,
+            TENSOR,
+            "is [2, 32]",
+            "expected [32, 2] for this model"
+        ]
     );
     let integers = check(&|tensors| {
         let integers = tensors[TENSOR].to_dtype(DType::I64).unwrap();

@@ -73,3 +73,20 @@ fn all_files_are_data_sets() {
         }
     }
 }
+
+#[test]
+fn the_quickstart_asks_a_row_that_training_does_not_see() {
+    let rows = std::fs::read_to_string("assets/sql/test.jsonl").unwrap();
+    let source = std::fs::read_to_string("examples-c/quickstart.c").unwrap();
+    let found = rows.lines().any(|row| {
+        let row: serde_json::Value = serde_json::from_str(row).unwrap();
+        let prompt = row["prompt"].as_str().unwrap();
+        // The question stands in the source as several string literals.
+        let last = prompt.rsplit("\nQ: ").next().unwrap().replace('\n', "\\n");
+        source.contains(&last) && source.contains(row["completion"].as_str().unwrap())
+    });
+    assert!(
+        found,
+        "no row of test.jsonl is the question of quickstart.c"
+    );
+}
