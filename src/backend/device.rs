@@ -89,17 +89,26 @@ pub fn describe(device: &Device) -> &'static str {
     }
 }
 
-/// Runs one step of work, and on Apple's systems frees what Metal autoreleased in it.
+/// Runs one step of work in the surroundings that its device wants.
 ///
-/// Without a pool around each step, memory grows by a little with every operation.
+/// On the CPU that is a thread of the pool that computes: from outside, each operation would wait
+/// for the pool to wake and to answer. On Apple's systems it is an autorelease pool, without which
+/// memory grows by a little with every operation.
+pub(crate) fn scoped<T: Send>(device: &Device, work: impl FnOnce() -> T + Send) -> T {
+    if device.is_cpu() {
+        rayon::scope(|_| work())
+    } else {
+        autorelease(work)
+    }
+}
+
 #[cfg(any(feature = "metal", target_os = "macos", target_os = "ios"))]
-pub(crate) fn scoped<T>(work: impl FnOnce() -> T) -> T {
+fn autorelease<T>(work: impl FnOnce() -> T) -> T {
     objc2::rc::autoreleasepool(|_| work())
 }
 
-/// Runs one step of work.
 #[cfg(not(any(feature = "metal", target_os = "macos", target_os = "ios")))]
-pub(crate) fn scoped<T>(work: impl FnOnce() -> T) -> T {
+fn autorelease<T>(work: impl FnOnce() -> T) -> T {
     work()
 }
 

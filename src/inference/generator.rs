@@ -304,7 +304,8 @@ impl Generator {
             if last {
                 logits = Some(self.step(part)?);
             } else {
-                device::scoped(|| self.forward(part))?;
+                let device = self.model.device().clone();
+                device::scoped(&device, || self.forward(part))?;
             }
         }
         Ok(logits)
@@ -312,7 +313,8 @@ impl Generator {
 
     /// Computes `tokens` and gives the logits after the last of them.
     fn step(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
-        device::scoped(|| {
+        let device = self.model.device().clone();
+        device::scoped(&device, || {
             let hidden = self.forward(tokens)?;
             let last = hidden.narrow(1, tokens.len() - 1, 1)?.flatten_to(1)?;
             Ok(self

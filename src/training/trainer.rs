@@ -347,7 +347,8 @@ impl LoRATrainer {
             self.options.warmup_steps,
             self.options.steps,
         );
-        let grad_norm = device::scoped(|| self.update(&gradient, count, learning_rate))?;
+        let device = self.model.device().clone();
+        let grad_norm = device::scoped(&device, || self.update(&gradient, count, learning_rate))?;
         Ok(StepReport {
             step: self.step_count(),
             total_steps: self.options.steps,
@@ -412,7 +413,7 @@ impl LoRATrainer {
                     .fold(self.options.seed, |seed, &n| mix(seed, n as u64)),
             }),
         };
-        device::scoped(|| {
+        device::scoped(self.model.device(), || {
             let target_tokens = batch.target_tokens();
             let batch = self.upload(&batch)?;
             let (loss, gradient) =
@@ -461,7 +462,7 @@ impl LoRATrainer {
             let samples: Vec<_> = samples.iter().collect();
             let batch = Batch::new(&samples)?;
             count += batch.target_tokens();
-            loss += device::scoped(|| {
+            loss += device::scoped(self.model.device(), || {
                 let batch = self.upload(&batch)?;
                 let loss = self.model.decoder().loss(&batch, Some(&self.adapter))?;
                 Ok::<_, Error>(f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?))

@@ -8,12 +8,14 @@
 mod add;
 mod cross_entropy;
 mod exp;
+mod linear;
 mod rms_norm;
 mod softmax;
 mod swiglu;
 
 pub(super) use add::add_assign;
 pub(super) use cross_entropy::softmax_cross_entropy;
+pub(super) use linear::{FEW_ROWS, linear_few_rows};
 pub(super) use rms_norm::rms_norm_backward;
 pub(super) use softmax::{masked_softmax, softmax_backward};
 pub(super) use swiglu::{swiglu, swiglu_backward};
@@ -26,7 +28,7 @@ pub(super) fn takes(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32 && x.is_contiguous()
 }
 
-/// Elements below which one thread is faster than several.
+/// Numbers read or written below which one thread is faster than several.
 const PARALLEL_ELEMENTS: usize = 1 << 16;
 
 /// The numbers of a contiguous tensor.
@@ -49,21 +51,36 @@ fn not_contiguous() -> candle_core::Error {
     candle_core::Error::Msg("the kernel takes contiguous f32 tensors only".to_owned())
 }
 
-/// Makes a vector of rows: `write` gets the index and the place of each.
-fn rows(count: usize, width: usize, write: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
+/// Makes a vector of rows: `write` gets the index and the place of each. `cost` is how many numbers
+/// are read for each number written.
+fn rows(
+    count: usize,
+    width: usize,
+    cost: usize,
+    write: impl Fn(usize, &mut [f32]) + Sync,
+) -> Vec<f32> {
     let mut result = vec![0f32; count * width];
-    for_rows(&mut result, width, write);
+    visit_rows(&mut result, width, cost, write);
     result
 }
 
 /// Visits the rows of a matrix, on several threads where it is large.
 fn for_rows(matrix: &mut [f32], width: usize, visit: impl Fn(usize, &mut [f32]) + Sync) {
-    if matrix.len() < PARALLEL_ELEMENTS {
+    visit_rows(matrix, width, 1, visit);
+}
+
+fn visit_rows(
+    matrix: &mut [f32],
+    width: usize,
+    cost: usize,
+    visit: impl Fn(usize, &mut [f32]) + Sync,
+) {
+    if matrix.len() * cost < PARALLEL_ELEMENTS {
         for (index, row) in matrix.chunks_exact_mut(width).enumerate() {
             visit(index, row);
         }
     } else {
-        let at_once = (PARALLEL_ELEMENTS / 4).div_ceil(width);
+        let at_once = (PARALLEL_ELEMENTS / 4).div_ceil(width * cost);
         matrix
             .par_chunks_mut(at_once * width)
             .enumerate()

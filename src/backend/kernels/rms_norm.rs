@@ -38,7 +38,7 @@ impl CustomOp3 for Backward {
         let (x, weight) = (numbers(x, x_layout)?, numbers(weight, weight_layout)?);
         let dy = numbers(dy, dy_layout)?;
         let width = weight.len();
-        let result = rows(x.len() / width, width, |index, row| {
+        let result = rows(x.len() / width, width, 1, |index, row| {
             let range = index * width..(index + 1) * width;
             let (x, dy) = (&x[range.clone()], &dy[range]);
             let (mut square, mut along) = (0f32, 0f32);

@@ -36,7 +36,7 @@ impl CustomOp2 for Forward {
         up_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (gate, up) = (numbers(gate, gate_layout)?, numbers(up, up_layout)?);
-        let mut result = rows(gate.len().div_ceil(WIDTH), WIDTH, |index, row| {
+        let mut result = rows(gate.len().div_ceil(WIDTH), WIDTH, 1, |index, row| {
             let start = index * WIDTH;
             for ((y, g), u) in row.iter_mut().zip(&gate[start..]).zip(&up[start..]) {
                 *y = g * sigmoid(*g) * u;
@@ -68,7 +68,7 @@ impl CustomOp3 for Backward {
         let dy = numbers(dy, dy_layout)?;
         let width = gate_layout.dims().last().copied().unwrap_or(1).max(1);
         let count = gate.len() / width;
-        let result = rows(2 * count, width, |index, row| {
+        let result = rows(2 * count, width, 1, |index, row| {
             let range = (index % count) * width..(index % count + 1) * width;
             let inputs = gate[range.clone()]
                 .iter()

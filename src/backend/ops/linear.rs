@@ -9,7 +9,12 @@ use candle_core::{DType, Result, Tensor};
 ///
 /// When shapes or dtypes do not fit.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let y = x.matmul(&weight.t()?)?;
+    let few_rows = x.dim(0)? <= kernels::FEW_ROWS;
+    let y = if few_rows && kernels::takes(x) && kernels::takes(weight) {
+        kernels::linear_few_rows(x, weight)?
+    } else {
+        x.matmul(&weight.t()?)?
+    };
     match bias {
         Some(bias) => y.broadcast_add(bias),
         None => Ok(y),
@@ -34,8 +39,8 @@ pub fn linear_backward(dy: &Tensor, weight: &Tensor) -> Result<Tensor> {
 ///
 /// When shapes do not fit.
 pub fn low_rank(x: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Result<Tensor> {
-    let down = (x.to_dtype(a.dtype())?.matmul(&a.t()?)? * scale)?;
-    down.matmul(&b.t()?)?.to_dtype(x.dtype())
+    let down = (linear(&x.to_dtype(a.dtype())?, a, None)? * scale)?;
+    linear(&down, b, None)?.to_dtype(x.dtype())
 }
 
 /// `y + x` for a fresh `y`, which gives its memory to the result.

@@ -8,6 +8,7 @@ pub(crate) use backward::{Dropout, StepOptions, TokenBatch};
 use super::adapter::LoRAAdapter;
 use super::{KvCache, ModelConfig, Projection, rope};
 use crate::backend::ops::attention::AttentionPlan;
+use crate::backend::ops::linear::linear;
 use crate::backend::ops::rms_norm::rms_norm;
 use crate::backend::ops::rope::{RopeTable, Rotation};
 use crate::error::Result;
@@ -169,7 +170,7 @@ impl Decoder {
     /// [`Error::Backend`](crate::Error::Backend) when the device fails.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         let normed = rms_norm(&hidden.contiguous()?, &self.norm, self.config.rms_norm_eps)?;
-        Ok(normed.matmul(&self.head.t()?)?.to_dtype(DType::F32)?)
+        Ok(linear(&normed, &self.head, None)?.to_dtype(DType::F32)?)
     }
 
     /// The decoder with the adapter's change added to its weights.
