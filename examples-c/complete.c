@@ -1,9 +1,8 @@
 /* Streams a completion of any prompt with any model directory. See USAGE. */
+#include "arguments.h"
 #include "metal_candle.h"
 
-#include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 static const char USAGE[] =
@@ -31,30 +30,6 @@ static int fail(const char *what, mcandle_error *error) {
     fprintf(stderr, "complete: %s: %s\n", what, mcandle_error_message(error));
     mcandle_error_free(error);
     return 1;
-}
-
-/* The number of a name in a list that ends with NULL, or -1. */
-static int index_of(const char *name, const char *const *names) {
-    int i;
-    for (i = 0; names[i] != NULL; i++) {
-        if (strcmp(name, names[i]) == 0) {
-            return i;
-        }
-    }
-    return -1;
-}
-
-static bool parse_count(const char *text, unsigned long long *number) {
-    char *end = NULL;
-    errno = 0;
-    *number = strtoull(text, &end, 10);
-    return errno == 0 && end != text && *end == '\0' && text[0] != '-';
-}
-
-static bool parse_real(const char *text, double *number) {
-    char *end = NULL;
-    *number = strtod(text, &end);
-    return end != text && *end == '\0';
 }
 
 static bool print_chunk(const mcandle_chunk *chunk, void *user_data) {

@@ -1,10 +1,9 @@
 /* Trains a LoRA adapter on any folder of JSONL files. See USAGE. */
+#include "arguments.h"
 #include "metal_candle.h"
 
-#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 static const char USAGE[] =
@@ -46,29 +45,6 @@ static int fail(const char *what, mcandle_error *error) {
     fprintf(stderr, "finetune: %s: %s\n", what, mcandle_error_message(error));
     mcandle_error_free(error);
     return 1;
-}
-
-static int index_of(const char *name, const char *const *names) {
-    int i;
-    for (i = 0; names[i] != NULL; i++) {
-        if (strcmp(name, names[i]) == 0) {
-            return i;
-        }
-    }
-    return -1;
-}
-
-static bool parse_count(const char *text, unsigned long long *number) {
-    char *end = NULL;
-    errno = 0;
-    *number = strtoull(text, &end, 10);
-    return errno == 0 && end != text && *end == '\0' && text[0] != '-';
-}
-
-static bool parse_real(const char *text, double *number) {
-    char *end = NULL;
-    *number = strtod(text, &end);
-    return end != text && *end == '\0';
 }
 
 static bool show(const mcandle_train_event *event, void *user_data) {

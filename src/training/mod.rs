@@ -2,6 +2,7 @@
 
 mod batch;
 mod dataset;
+mod event;
 mod optimizer;
 mod options;
 mod row;
@@ -10,7 +11,8 @@ mod trainer;
 
 pub use batch::{Batch, BatchOrder};
 pub use dataset::{Dataset, DatasetOptions, Sample};
+pub use event::{StepReport, TrainEvent, TrainSummary};
 pub use optimizer::AdamWOptions;
 pub use options::TrainOptions;
 pub use schedule::LrSchedule;
-pub use trainer::{LoRATrainer, StepReport, TrainEvent, TrainSummary};
+pub use trainer::LoRATrainer;
