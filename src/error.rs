@@ -60,8 +60,10 @@ pub enum Error {
         expected: String,
     },
     /// The input is well-formed but asks for something this library does not do.
-    #[error("{what} `{found}` is not supported; supported: {supported}")]
+    #[error("{}: {what} `{found}` is not supported; supported: {supported}", path.display())]
     Unsupported {
+        /// The file that asks for it.
+        path: PathBuf,
         /// The kind of thing, such as `architecture`.
         what: &'static str,
         /// What was asked for.

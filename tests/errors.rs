@@ -198,7 +198,7 @@ fn other_architectures_are_refused_by_name() {
         assert_error!(
             load(fixture("models").join(name)).unwrap_err(),
             Error::Unsupported { .. },
-            ["architecture", found, "supported: qwen2"]
+            ["config.json: architecture", found, "supported: qwen2"]
         );
     }
 }

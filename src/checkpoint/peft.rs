@@ -185,7 +185,7 @@ fn parse_config(path: &Path) -> Result<(LoRAConfig, String)> {
         .as_str()
         .ok_or_else(|| invalid("peft_type", "`LORA`"))?;
     if kind != "LORA" {
-        return Err(unsupported(kind));
+        return Err(unsupported(path, kind));
     }
     // Settings that would change the result and that this library does not compute.
     for key in [
@@ -204,7 +204,7 @@ fn parse_config(path: &Path) -> Result<(LoRAConfig, String)> {
         "exclude_modules",
     ] {
         if !is_off(&config[key]) {
-            return Err(unsupported(&format!("{key}: {}", config[key])));
+            return Err(unsupported(path, &format!("{key}: {}", config[key])));
         }
     }
     if !matches!(config["bias"].as_str(), None | Some("none")) {
@@ -255,8 +255,9 @@ fn parse_config(path: &Path) -> Result<(LoRAConfig, String)> {
     Ok((lora, base_model.to_owned()))
 }
 
-fn unsupported(found: &str) -> Error {
+fn unsupported(path: &Path, found: &str) -> Error {
     Error::Unsupported {
+        path: path.to_owned(),
         what: "adapter",
         found: found.to_owned(),
         supported: "LoRA and rsLoRA on whole layers, without bias".to_owned(),

@@ -48,6 +48,7 @@ impl Architecture {
             .copied()
             .find(|family| family.model_type() == model_type)
             .ok_or_else(|| Error::Unsupported {
+                path: config.path().to_owned(),
                 what: "architecture",
                 found: model_type.to_owned(),
                 supported: supported(),
@@ -186,6 +187,7 @@ impl ModelConfig {
 fn check_supported(config: &Object) -> Result<()> {
     if let Some(activation) = config.string("hidden_act")?.filter(|name| *name != "silu") {
         return Err(Error::Unsupported {
+            path: config.path().to_owned(),
             what: "activation",
             found: activation.to_owned(),
             supported: "silu".to_owned(),
@@ -194,6 +196,7 @@ fn check_supported(config: &Object) -> Result<()> {
     for key in ["quantization", "quantization_config"] {
         if let Some(settings) = config.get(key) {
             return Err(Error::Unsupported {
+                path: config.path().to_owned(),
                 what: "weight quantization",
                 found: format!("{key}: {}", json::quote(Some(settings))),
                 supported: "checkpoints with float32, float16 or bfloat16 weights".to_owned(),

@@ -106,6 +106,11 @@ impl<'a> Object<'a> {
         })
     }
 
+    /// The file that the object stands in.
+    pub(crate) fn path(&self) -> &'a Path {
+        self.path
+    }
+
     /// The keys and values, ordered by key.
     pub(crate) fn fields(&self) -> &'a Map<String, Value> {
         self.fields

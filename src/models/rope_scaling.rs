@@ -49,6 +49,7 @@ impl RopeScaling {
         for layer_type in ["full_attention", "sliding_attention"] {
             if section.get(layer_type).is_some() {
                 return Err(Error::Unsupported {
+                    path: section.path().to_owned(),
                     what: "rope per layer type",
                     found: layer_type.to_owned(),
                     supported: "one set of rope parameters for all layers".to_owned(),
@@ -68,6 +69,7 @@ impl RopeScaling {
             None | Some("default") => Ok(Self::None),
             Some("yarn") => Self::yarn(section, max_position_embeddings),
             Some(other) => Err(Error::Unsupported {
+                path: section.path().to_owned(),
                 what: "rope type",
                 found: other.to_owned(),
                 supported: SUPPORTED_ROPE_TYPES.to_owned(),
@@ -86,6 +88,7 @@ impl RopeScaling {
         };
         if let Some(variant) = variant {
             return Err(Error::Unsupported {
+                path: section.path().to_owned(),
                 what: "yarn setting",
                 found: variant.to_owned(),
                 supported: SUPPORTED_YARN_KEYS.to_owned(),
