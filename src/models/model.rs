@@ -19,7 +19,7 @@ use std::sync::Arc;
 /// use metal_candle::ModelLoader;
 ///
 /// let model = ModelLoader::new().load("assets/tiny-coder")?;
-/// assert_eq!(model.parameter_count(), 6_301_440);
+/// assert_eq!(model.parameter_count(), 6_297_856);
 /// println!("{}", model.summary());
 /// # Ok::<(), metal_candle::Error>(())
 /// ```
