@@ -1,0 +1,336 @@
+//! The queue, its command buffers, and the thread that runs them.
+
+use crate::command::Command;
+use crate::device::the_device;
+use crate::encoder::{BlitEncoder, ComputeEncoder, Recording, Shared};
+use crate::schedule::schedule;
+use crate::{
+    MTLBlitCommandEncoder, MTLCommandBufferStatus, MTLComputeCommandEncoder, MTLDevice,
+    MTLDispatchType, MTLResidencySet, Object,
+};
+use block2::Block;
+use objc2::rc::{Retained, autoreleased, autoreleasepool};
+use objc2::runtime::ProtocolObject;
+use objc2::software::counters::TOTALS;
+use objc2::software::{Order, settings};
+use objc2_foundation::{NSError, NSString};
+use std::collections::VecDeque;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+/// Command buffers that are in flight together, so that encoders of different ones can change places.
+/// Fewer run only when the host waits: a host that does not wait finds nothing done.
+const IN_FLIGHT: usize = 3;
+
+pub trait MTLCommandQueue {
+    fn commandBuffer(&self) -> Option<Object<dyn MTLCommandBuffer>>;
+    fn device(&self) -> Object<dyn MTLDevice>;
+    fn addResidencySet(&self, set: &ProtocolObject<dyn MTLResidencySet>);
+    fn setLabel(&self, label: Option<&NSString>);
+}
+
+type Handler = Arc<dyn Fn(NonNull<ProtocolObject<dyn MTLCommandBuffer>>)>;
+
+pub trait MTLCommandBuffer {
+    fn computeCommandEncoderWithDispatchType(
+        &self,
+        dispatch_type: MTLDispatchType,
+    ) -> Option<Object<dyn MTLComputeCommandEncoder>>;
+    fn blitCommandEncoder(&self) -> Option<Object<dyn MTLBlitCommandEncoder>>;
+    fn commit(&self);
+    fn enqueue(&self);
+    fn setLabel(&self, label: Option<&NSString>);
+    fn status(&self) -> MTLCommandBufferStatus;
+    fn error(&self) -> Option<Retained<NSError>>;
+    fn waitUntilCompleted(&self);
+    fn device(&self) -> Object<dyn MTLDevice>;
+    unsafe fn addCompletedHandler(
+        &self,
+        block: *mut Block<NonNull<ProtocolObject<dyn MTLCommandBuffer>>>,
+    );
+}
+
+/// The queue as its user holds it. When it is gone, its thread runs what is left and ends.
+pub(crate) struct Queue(Arc<Work>);
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.0.lock().is_closed = true;
+        self.0.changed.notify_all();
+    }
+}
+
+/// What is committed and not run.
+struct Work {
+    state: Mutex<WorkState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct WorkState {
+    pending: VecDeque<Arc<CommandBuffer>>,
+    /// How many threads of the host wait.
+    waiting: usize,
+    is_closed: bool,
+}
+
+impl Work {
+    fn lock(&self) -> MutexGuard<'_, WorkState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The command buffers to run next, or none when the queue is gone.
+    fn next(&self) -> Option<Vec<Arc<CommandBuffer>>> {
+        let mut state = self.lock();
+        loop {
+            let is_wanted = state.waiting > 0 || state.is_closed;
+            if state.pending.len() >= IN_FLIGHT || is_wanted && !state.pending.is_empty() {
+                let count = state.pending.len().min(IN_FLIGHT);
+                return Some(state.pending.drain(..count).collect());
+            }
+            if state.is_closed {
+                return None;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Queue {
+    pub(crate) fn start() -> Option<Self> {
+        let work = Arc::new(Work {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        let shared = Arc::clone(&work);
+        let run = move || {
+            while let Some(batch) = shared.next() {
+                autoreleasepool(|_| run(&batch));
+            }
+        };
+        let thread = thread::Builder::new().name("metal-device".to_owned());
+        thread.spawn(run).ok().map(|_| Self(work))
+    }
+}
+
+struct CommandBuffer {
+    work: Arc<Work>,
+    state: Mutex<BufferState>,
+    finished: Condvar,
+}
+
+struct BufferState {
+    status: MTLCommandBufferStatus,
+    recordings: Vec<Shared>,
+    handlers: Vec<Handler>,
+    /// Its place among all that were committed in this process.
+    number: u64,
+    error: Option<String>,
+}
+
+// SAFETY: candle's handlers own what they hold and take locks; Metal too calls them on another thread.
+unsafe impl Send for BufferState {}
+
+impl CommandBuffer {
+    fn new(work: Arc<Work>) -> Self {
+        Self {
+            work,
+            state: Mutex::new(BufferState {
+                status: MTLCommandBufferStatus::NotEnqueued,
+                recordings: Vec::new(),
+                handlers: Vec::new(),
+                number: 0,
+                error: None,
+            }),
+            finished: Condvar::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BufferState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new encoder's recording.
+    fn record(&self) -> Shared {
+        TOTALS.encoders(1);
+        let recording = Shared::default();
+        let mut state = self.lock();
+        if let Some(last) = state.recordings.last()
+            && !last.lock().has_ended()
+        {
+            state.fail("an encoder before the last one ended");
+        }
+        state.recordings.push(recording.clone());
+        recording
+    }
+
+    fn finish(self: &Arc<Self>) {
+        let handlers = std::mem::take(&mut self.lock().handlers);
+        let object: Object<dyn MTLCommandBuffer> = ProtocolObject::new(Arc::clone(self));
+        for handler in handlers {
+            handler(NonNull::from(&*object));
+        }
+        let mut state = self.lock();
+        state.status = match state.error {
+            None => MTLCommandBufferStatus::Completed,
+            Some(_) => MTLCommandBufferStatus::Error,
+        };
+        self.finished.notify_all();
+    }
+}
+
+impl BufferState {
+    fn fail(&mut self, error: impl Into<String>) {
+        self.error.get_or_insert_with(|| error.into());
+    }
+}
+
+/// Runs command buffers that are in flight together.
+fn run(batch: &[Arc<CommandBuffer>]) {
+    let (order, lost_after) = {
+        let settings = settings();
+        (settings.order, settings.lost_after)
+    };
+    // What a command buffer holds is let go when it is done, as Metal does.
+    let recordings: Vec<(&CommandBuffer, Shared)> = batch
+        .iter()
+        .flat_map(|buffer| {
+            let recordings = std::mem::take(&mut buffer.lock().recordings);
+            recordings.into_iter().map(|recording| (&**buffer, recording))
+        })
+        .collect();
+    {
+        let locked: Vec<_> = recordings.iter().map(|(_, recording)| recording.lock()).collect();
+        let all: Vec<&Recording> = locked.iter().map(|recording| &**recording).collect();
+        for index in schedule(&all, order) {
+            let buffer = recordings[index].0;
+            let mut state = buffer.lock();
+            if lost_after.is_some_and(|count| state.number > count) {
+                state.fail("the device was lost (simulated)");
+            }
+            if state.error.is_none()
+                && let Err(error) = run_one(all[index], order)
+            {
+                state.fail(error);
+            }
+        }
+    }
+    drop(recordings);
+    for buffer in batch {
+        buffer.finish();
+    }
+}
+
+fn run_one(recording: &Recording, order: Order) -> Result<(), String> {
+    if let Some(fault) = &recording.fault {
+        return Err(fault.clone());
+    }
+    for group in &recording.groups {
+        match order {
+            Order::Encoded => group.iter().try_for_each(Command::run)?,
+            Order::Reversed => group.iter().rev().try_for_each(Command::run)?,
+        }
+    }
+    Ok(())
+}
+
+impl MTLCommandQueue for ProtocolObject<dyn MTLCommandQueue> {
+    fn commandBuffer(&self) -> Option<Object<dyn MTLCommandBuffer>> {
+        let work = Arc::clone(&self.implementation::<Queue>().0);
+        let buffer = Arc::new(CommandBuffer::new(work));
+        Some(autoreleased(ProtocolObject::new(buffer)))
+    }
+
+    fn device(&self) -> Object<dyn MTLDevice> {
+        the_device()
+    }
+
+    fn addResidencySet(&self, _set: &ProtocolObject<dyn MTLResidencySet>) {}
+
+    fn setLabel(&self, _label: Option<&NSString>) {}
+}
+
+/// What implements a command buffer: shared, because the thread that runs it holds it too.
+fn implementation(object: &ProtocolObject<dyn MTLCommandBuffer>) -> Arc<CommandBuffer> {
+    Arc::clone(&object.implementation::<Arc<CommandBuffer>>())
+}
+
+impl MTLCommandBuffer for ProtocolObject<dyn MTLCommandBuffer> {
+    fn computeCommandEncoderWithDispatchType(
+        &self,
+        dispatch_type: MTLDispatchType,
+    ) -> Option<Object<dyn MTLComputeCommandEncoder>> {
+        let recording = implementation(self).record();
+        let is_serial = dispatch_type == MTLDispatchType::Serial;
+        let encoder = ComputeEncoder::new(recording, is_serial);
+        Some(autoreleased(ProtocolObject::new(encoder)))
+    }
+
+    fn blitCommandEncoder(&self) -> Option<Object<dyn MTLBlitCommandEncoder>> {
+        let encoder = BlitEncoder::new(implementation(self).record());
+        Some(autoreleased(ProtocolObject::new(encoder)))
+    }
+
+    fn commit(&self) {
+        static COMMITTED: AtomicU64 = AtomicU64::new(0);
+        let buffer = implementation(self);
+        {
+            let mut state = buffer.lock();
+            if state.status.0 >= MTLCommandBufferStatus::Committed.0 {
+                return state.fail("a second commit");
+            }
+            if state.recordings.iter().any(|recording| !recording.lock().has_ended()) {
+                state.fail("commit before an encoder ended");
+            }
+            state.status = MTLCommandBufferStatus::Committed;
+            state.number = COMMITTED.fetch_add(1, Relaxed) + 1;
+            TOTALS.command_buffers(1);
+        }
+        let work = Arc::clone(&buffer.work);
+        work.lock().pending.push_back(buffer);
+        work.changed.notify_all();
+    }
+
+    fn enqueue(&self) {
+        implementation(self).lock().status = MTLCommandBufferStatus::Enqueued;
+    }
+
+    fn setLabel(&self, _label: Option<&NSString>) {}
+
+    fn status(&self) -> MTLCommandBufferStatus {
+        implementation(self).lock().status
+    }
+
+    fn error(&self) -> Option<Retained<NSError>> {
+        let error = implementation(self).lock().error.clone();
+        error.map(|error| autoreleased(NSError::new(error)))
+    }
+
+    fn waitUntilCompleted(&self) {
+        TOTALS.host_waits(1);
+        let buffer = implementation(self);
+        buffer.work.lock().waiting += 1;
+        buffer.work.changed.notify_all();
+        let mut state = buffer.lock();
+        while state.status.0 < MTLCommandBufferStatus::Completed.0 {
+            state = buffer.finished.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(state);
+        buffer.work.lock().waiting -= 1;
+    }
+
+    fn device(&self) -> Object<dyn MTLDevice> {
+        the_device()
+    }
+
+    unsafe fn addCompletedHandler(
+        &self,
+        block: *mut Block<NonNull<ProtocolObject<dyn MTLCommandBuffer>>>,
+    ) {
+        // SAFETY: the caller's block lives until this method returns; it is copied as Metal does.
+        let handler = unsafe { &*block }.copy();
+        implementation(self).lock().handlers.push(handler);
+    }
+}
