@@ -1,7 +1,7 @@
 //! Choosing a device without ever panicking where there is none.
 
 use crate::error::{Error, Result};
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 
 /// Which device a model is loaded to.
 ///
@@ -100,6 +100,28 @@ pub(crate) fn scoped<T: Send>(device: &Device, work: impl FnOnce() -> T + Send) 
     } else {
         autorelease(work)
     }
+}
+
+/// Runs one step of work as [`scoped`] does, and waits until the device has done all of it.
+///
+/// A GPU reports a failure to who waits. Candle's readback waits for its own commands only, so what
+/// failed before them would show as wrong numbers; and on Metal it keeps what orders the commands of
+/// a step until such a wait.
+pub(crate) fn completed<T: Send>(
+    device: &Device,
+    work: impl FnOnce() -> Result<T> + Send,
+) -> Result<T> {
+    scoped(device, || {
+        let result = work();
+        // First, because an error of `work` may follow from the device's.
+        device.synchronize()?;
+        result
+    })
+}
+
+/// The numbers of a vector, on the host.
+pub(crate) fn to_host(vector: &Tensor) -> Result<Vec<f32>> {
+    completed(vector.device(), || Ok(vector.to_vec1()?))
 }
 
 #[cfg(any(feature = "metal", target_os = "macos", target_os = "ios"))]

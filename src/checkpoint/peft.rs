@@ -4,6 +4,7 @@
 //! `base_model.model.{module}.lora_A.weight` (rank, in) and `.lora_B.weight` (out, rank).
 
 use super::atomic::Staged;
+use crate::backend::device::to_host;
 use crate::error::{Error, Result};
 use crate::models::adapter::{LoRAAdapter, LoRAConfig, Slot, slots};
 use crate::models::{Model, Projection, SafetensorsCheckpoint, TensorSpec, json};
@@ -30,7 +31,7 @@ impl LoRAAdapter {
 
     pub(super) fn write(&self, staged: &Staged) -> Result<()> {
         staged.write(CONFIG, &pretty(&config_json(self)))?;
-        let weights = self.weights().to_vec1::<f32>()?;
+        let weights = to_host(self.weights())?;
         let bytes: Vec<u8> = weights.iter().flat_map(|w| w.to_le_bytes()).collect();
         let mut views = Vec::with_capacity(2 * self.slots().len());
         for slot in self.slots() {

@@ -2,6 +2,7 @@
 
 use super::atomic::Staged;
 use super::peft::pretty;
+use crate::backend::device::to_host;
 use crate::error::{Error, Result};
 use crate::models::{LoRAAdapter, Model, SafetensorsCheckpoint, TensorSpec, json};
 use candle_core::{DType, Tensor};
@@ -44,7 +45,7 @@ impl Checkpoint {
         let staged = Staged::new(directory)?;
         self.adapter.write(&staged)?;
         let bytes = |tensor: &Tensor| -> Result<Vec<u8>> {
-            let numbers = tensor.to_vec1::<f32>()?;
+            let numbers = to_host(tensor)?;
             Ok(numbers.iter().flat_map(|x| x.to_le_bytes()).collect())
         };
         let (first, second) = (bytes(&self.first_moment)?, bytes(&self.second_moment)?);

@@ -305,7 +305,7 @@ impl Generator {
                 logits = Some(self.step(part)?);
             } else {
                 let device = self.model.device().clone();
-                device::scoped(&device, || self.forward(part))?;
+                device::completed(&device, || self.forward(part))?;
             }
         }
         Ok(logits)
@@ -314,7 +314,7 @@ impl Generator {
     /// Computes `tokens` and gives the logits after the last of them.
     fn step(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         let device = self.model.device().clone();
-        device::scoped(&device, || {
+        device::completed(&device, || {
             let hidden = self.forward(tokens)?;
             let last = hidden.narrow(1, tokens.len() - 1, 1)?.flatten_to(1)?;
             Ok(self

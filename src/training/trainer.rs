@@ -285,7 +285,8 @@ impl LoRATrainer {
             self.options.steps,
         );
         let device = self.model.device().clone();
-        let grad_norm = device::scoped(&device, || self.update(&gradient, count, learning_rate))?;
+        let grad_norm =
+            device::completed(&device, || self.update(&gradient, count, learning_rate))?;
         Ok(StepReport {
             step: self.step_count(),
             total_steps: self.options.steps,
@@ -350,7 +351,7 @@ impl LoRATrainer {
                     .fold(self.options.seed, |seed, &n| mix(seed, n as u64)),
             }),
         };
-        device::scoped(self.model.device(), || {
+        device::completed(self.model.device(), || {
             let target_tokens = batch.target_tokens();
             let batch = self.upload(&batch)?;
             let (loss, gradient) =
@@ -399,10 +400,10 @@ impl LoRATrainer {
             let samples: Vec<_> = samples.iter().collect();
             let batch = Batch::new(&samples)?;
             count += batch.target_tokens();
-            loss += device::scoped(self.model.device(), || {
+            loss += device::completed(self.model.device(), || {
                 let batch = self.upload(&batch)?;
                 let loss = self.model.decoder().loss(&batch, Some(&self.adapter))?;
-                Ok::<_, Error>(f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?))
+                Ok(f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?))
             })?;
         }
         let loss = loss / ratio(count, 1);

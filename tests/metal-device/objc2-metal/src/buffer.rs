@@ -2,14 +2,14 @@
 
 use crate::MTLResourceOptions;
 use objc2::runtime::ProtocolObject;
-use objc2::software::counters::TOTALS;
+use objc2::software::counters::{ALLOCATED, TOTALS};
 use objc2::software::settings;
 use objc2_foundation::{NSRange, NSString};
 use std::alloc::{Layout, alloc, dealloc};
 use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::slice;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 /// What kernels find beside a buffer: as floats NaN, as indices far out of range.
 const POISON: u8 = 0xFF;
@@ -17,13 +17,6 @@ const POISON: u8 = 0xFF;
 const GUARD: usize = 4096;
 /// More than any element needs.
 const ALIGNMENT: usize = 256;
-
-/// The bytes of all buffers.
-static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
-
-pub(crate) fn allocated() -> usize {
-    ALLOCATED.load(Relaxed)
-}
 
 pub trait MTLAllocation {}
 

@@ -1,6 +1,6 @@
 //! The device: there is one, and it makes everything else.
 
-use crate::buffer::{Buffer, allocated};
+use crate::buffer::Buffer;
 use crate::library::{Function, Library, Pipeline};
 use crate::queue::Queue;
 use crate::{
@@ -10,11 +10,12 @@ use crate::{
 };
 use objc2::rc::{Retained, autoreleased};
 use objc2::runtime::ProtocolObject;
-use objc2::software::counters::TOTALS;
+use objc2::software::counters::{ALLOCATED, TOTALS};
 use objc2_foundation::{NSArray, NSError, NSString};
 use std::collections::HashSet;
 use std::ffi::c_void;
 use std::ptr::NonNull;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// What a machine of 16 GB reports.
@@ -122,7 +123,7 @@ impl MTLDevice for ProtocolObject<dyn MTLDevice> {
     }
 
     fn currentAllocatedSize(&self) -> usize {
-        allocated()
+        ALLOCATED.load(Relaxed)
     }
 
     fn architecture(&self) -> Retained<MTLArchitecture> {

@@ -189,10 +189,8 @@ impl BufferState {
 
 /// Runs command buffers that are in flight together.
 fn run(batch: &[Arc<CommandBuffer>]) {
-    let (order, lost_after) = {
-        let settings = settings();
-        (settings.order, settings.lost_after)
-    };
+    let settings = settings().clone();
+    let order = settings.order;
     // What a command buffer holds is let go when it is done, as Metal does.
     let recordings: Vec<(&CommandBuffer, Shared)> = batch
         .iter()
@@ -207,8 +205,11 @@ fn run(batch: &[Arc<CommandBuffer>]) {
         for index in schedule(&all, order) {
             let buffer = recordings[index].0;
             let mut state = buffer.lock();
-            if lost_after.is_some_and(|count| state.number > count) {
+            if settings.lost_after.is_some_and(|count| state.number > count) {
                 state.fail("the device was lost (simulated)");
+            }
+            if settings.fail == Some(state.number) {
+                state.fail("a command buffer failed (simulated)");
             }
             if state.error.is_none()
                 && let Err(error) = run_one(all[index], order)

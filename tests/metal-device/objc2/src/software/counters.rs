@@ -1,7 +1,10 @@
 //! What the device was asked to do since the process started.
 
 use std::ops::Sub;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+/// The bytes of all buffers that are alive.
+pub static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {

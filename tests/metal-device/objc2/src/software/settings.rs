@@ -28,6 +28,8 @@ pub struct Settings {
     pub memory: Option<usize>,
     /// `METAL_DEVICE_LOST_AFTER`: the number of command buffers after which the device is lost.
     pub lost_after: Option<u64>,
+    /// `METAL_DEVICE_FAIL`: the number of the one command buffer that fails, from 1.
+    pub fail: Option<u64>,
     /// `METAL_DEVICE_NAME`: the architecture, from which candle chooses the tiles of matrix products.
     pub architecture: String,
     /// `METAL_DEVICE_TRACE`: whether each kernel is named on stderr when it runs.
@@ -58,6 +60,7 @@ impl Settings {
             poison: variable("METAL_DEVICE_POISON") != Some(0_u8),
             memory: variable("METAL_DEVICE_MEMORY"),
             lost_after: variable("METAL_DEVICE_LOST_AFTER"),
+            fail: variable("METAL_DEVICE_FAIL"),
             architecture: variable("METAL_DEVICE_NAME").unwrap_or_else(|| "applegpu_g13g".to_owned()),
             trace: variable("METAL_DEVICE_TRACE") == Some(1_u8),
         }

@@ -1,0 +1,94 @@
+//! A device that fails: whatever happens on it arrives as an error of the call that needed it.
+
+use super::{TINY, exclusive, greedy, model, trainer};
+use metal_candle::backend::DeviceKind;
+use metal_candle::{ErrorKind, Generator, ModelLoader, Result};
+use objc2::software::counters::ALLOCATED;
+use objc2::software::{counters, settings};
+use std::ops::ControlFlow;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// Asserts that each command buffer of `work` that fails makes it fail, and gives how many there are.
+fn assert_each_failure_arrives(mut work: impl FnMut() -> Result<()>) -> u64 {
+    work().unwrap();
+    let before = counters().command_buffers;
+    work().unwrap();
+    let count = counters().command_buffers - before;
+    for number in 1..=count {
+        settings().fail = Some(counters().command_buffers + number);
+        let error = work().expect_err(&format!("command buffer {number} of {count}"));
+        assert_eq!(error.kind(), ErrorKind::Backend);
+        let message = error.to_string();
+        assert!(message.contains("a command buffer failed"), "{message}");
+        settings().fail = None;
+    }
+    work().unwrap();
+    count
+}
+
+#[test]
+fn every_command_buffer_of_a_generation_may_fail() {
+    let _device = exclusive();
+    let model = model(TINY);
+    let mut generator = Generator::new(&model);
+    let prompt: Vec<u32> = (0..20).collect();
+    let count = assert_each_failure_arrives(|| {
+        let on_chunk = |_: &_| ControlFlow::Continue(());
+        let generation = generator.generate_from_ids(&prompt, &greedy(3), on_chunk)?;
+        assert_eq!(generation.tokens.len(), 3);
+        Ok(())
+    });
+    assert!(count > 3, "{count} command buffers");
+}
+
+#[test]
+fn every_command_buffer_of_a_training_step_may_fail() {
+    let _device = exclusive();
+    let model = model(TINY);
+    let count = assert_each_failure_arrives(|| {
+        let mut trainer = trainer(&model, 1);
+        trainer.step()?;
+        trainer.adapter().save(tempfile::tempdir().unwrap().path())
+    });
+    assert!(count > 3, "{count} command buffers");
+}
+
+#[test]
+fn a_lost_device_is_an_error_ever_after() {
+    let _device = exclusive();
+    let model = model(TINY);
+    let mut generator = Generator::new(&model);
+    settings().lost_after = Some(counters().command_buffers + 1);
+    for _ in 0..2 {
+        let on_chunk = |_: &_| ControlFlow::Continue(());
+        let result = generator.generate_from_ids(&[1, 2], &greedy(2), on_chunk);
+        let message = result.unwrap_err().to_string();
+        assert!(message.contains("the device was lost"), "{message}");
+    }
+}
+
+#[test]
+fn memory_that_is_short_is_an_error_and_not_the_end() {
+    let _device = exclusive();
+    let load = || {
+        ModelLoader::new()
+            .with_device(DeviceKind::Metal)
+            .load(TINY)
+            .map(drop)
+    };
+    let held = ALLOCATED.load(Relaxed);
+    settings().memory = Some(held + 16_384);
+    let error = load().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Backend);
+    assert!(error.to_string().contains("Buffer"), "{error}");
+    settings().memory = None;
+    load().unwrap();
+
+    let model = model(TINY);
+    let mut trainer = trainer(&model, 4);
+    trainer.step().unwrap();
+    settings().memory = Some(0);
+    assert_eq!(trainer.step().unwrap_err().kind(), ErrorKind::Backend);
+    settings().memory = None;
+    trainer.step().unwrap();
+}
