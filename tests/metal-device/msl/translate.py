@@ -44,7 +44,6 @@ WAITING = {
     "simd_and",
     "simd_any",
     "simd_broadcast",
-    "simd_broadcast_first",
     "simd_max",
     "simd_min",
     "simd_or",
