@@ -41,6 +41,8 @@ FLAGS = [
     *("-Xclang", "-fbfloat16-excess-precision=standard"),
     # The return address of a wait tells where in the kernel it is.
     "-fno-optimize-sibling-calls",
+    # The addresses of waits shall follow their order in the source: shim/runtime.cpp resolves by it.
+    *("-mllvm", "-disable-block-placement"),
     # Kernels convert to integers what may be out of range, which Metal saturates and C++ leaves undefined.
     "-fno-strict-float-cast-overflow",
     # Memory of one type is written as another one, as with Metal's compiler.

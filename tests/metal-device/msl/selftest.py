@@ -40,7 +40,10 @@ class Dispatch(ctypes.Structure):
 class Library:
     def __init__(self, path):
         self.library = ctypes.CDLL(path)
-        self.functions = {row.name.decode(): row for row in self.table("msl_functions", Function)}
+        self.functions = {
+            row.name.decode(): Function(row.name, row.entry, row.fibers)  # the table is read-only
+            for row in self.table("msl_functions", Function)
+        }
         self.constants = {row.index: row for row in self.table("msl_constants", Constant)}
 
     def table(self, name, kind):

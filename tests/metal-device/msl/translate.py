@@ -82,7 +82,8 @@ def translate(text, function=None):
         try:
             program.add(tokens[start:end])
         except TranslateError as error:
-            raise TranslateError(f"{place(tokens, start)}: {error}") from None
+            at = place(tokens, next_word(tokens, start - 1))
+            raise TranslateError(f"{at}: {error}") from None
     return program.output(function)
 
 
@@ -299,7 +300,8 @@ class Program:
         cpp = rewrite([token for token in tokens if token != "kernel"])
         if not is_template:
             self.add_entry(host or name, [name], name, ())
-            cpp = ["static "] + cpp
+            first = next_word(cpp, -1)
+            cpp = cpp[:first] + ["static "] + cpp[first:]
         self.keep(cpp, found, name, is_kernel=True)
 
     def parameters_at(self, tokens, name):

@@ -49,15 +49,16 @@ struct SimdGroup {
   Resolve resolve[SIMD_WIDTH];
   // Masks of lanes. A lane in none of them has returned from the kernel.
   uint32_t ready, in_operation, in_matrix, in_barrier;
-  // A ring: operations[i % MATRIX_OPERATIONS], of which all before `matrices_done` are computed.
+  // A ring: operation i is operations[i % MATRIX_OPERATIONS]; all before `matrices_done` are computed.
   MatrixOperation operations[MATRIX_OPERATIONS];
-  uint32_t matrices_done, matrix_arrivals;
+  uint32_t matrices_done;
 };
 
 struct Thread {
   Position position;
   uint32_t index, lane, simdgroup_index;
   uint32_t matrices;  // how many operations on simdgroup matrices it has asked for
+  uint32_t awaits_matrices;  // how many must be done before it goes on
   SimdGroup* simdgroup;
   Group* group;
   void* stack_pointer;
@@ -76,7 +77,7 @@ extern __attribute__((tls_model("initial-exec"))) thread_local Thread* current;
 MSL_WAITS void threadgroup_wait();
 MSL_WAITS void simdgroup_wait();
 MSL_WAITS void operation_wait(const void* site, Resolve resolve);
-MSL_WAITS void matrix_wait();
+MSL_WAITS void matrix_wait(uint32_t operations);
 
 // The memory of a variable of the threadgroup; `id` tells variables apart.
 void* threadgroup_memory(const void* id, size_t size, const char* name);

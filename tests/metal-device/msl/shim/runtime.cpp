@@ -154,6 +154,7 @@ struct Worker : Group {
   void run_serial();
   void run_fibers();
   void run_simdgroup(SimdGroup& simdgroup);
+  uint32_t lanes_with_matrices(const SimdGroup& simdgroup);
   void resolve_operation(SimdGroup& simdgroup);
   bool open_barrier(uint32_t simdgroup_count);
   void prepare(Thread& thread, uint32_t index, void (*main)());
@@ -274,7 +275,7 @@ void Worker::prepare(Thread& thread, uint32_t index, void (*main)()) {
   // Stacks at equal distances would all use the same few lines of the cache.
   uint32_t colour = index * 7 % 32 * 128;
   char* top = stacks + STACK_BYTES * (index + 1) - 256 - colour;
-  thread = {position_of(index, size), index, index % SIMD_WIDTH, index / SIMD_WIDTH, 0,
+  thread = {position_of(index, size), index, index % SIMD_WIDTH, index / SIMD_WIDTH, 0, 0,
             &simdgroup, this, new_stack(top, main)};
   simdgroup.ready |= 1u << thread.lane;
 }
@@ -328,9 +329,7 @@ void Worker::run_fibers() {
   for (uint32_t i = 0; i < simdgroup_count; i++) {
     SimdGroup& simdgroup = simdgroups[i];
     simdgroup.ready = simdgroup.in_operation = simdgroup.in_matrix = simdgroup.in_barrier = 0;
-    if (simdgroup.matrix_arrivals)
-      for (MatrixOperation& operation : simdgroup.operations) operation.arrived = 0;
-    simdgroup.matrices_done = simdgroup.matrix_arrivals = 0;
+    simdgroup.matrices_done = 0;
   }
   for (uint32_t i = 0; i < count; i++) prepare(threads[i], i, fiber_main);
   do {
@@ -344,17 +343,28 @@ void Worker::run_simdgroup(SimdGroup& simdgroup) {
   while (!error) {
     if (simdgroup.ready) {
       switch_to(first[__builtin_ctz(simdgroup.ready)]);
-    } else if (simdgroup.in_matrix && simdgroup.matrix_arrivals == 0) {
-      simdgroup.ready = simdgroup.in_matrix;
-      simdgroup.in_matrix = 0;
+    } else if (uint32_t done = lanes_with_matrices(simdgroup)) {
+      simdgroup.ready = done;
+      simdgroup.in_matrix &= ~done;
     } else if (simdgroup.in_operation) {
       resolve_operation(simdgroup);
-    } else if (simdgroup.matrix_arrivals) {
+    } else if (simdgroup.operations[simdgroup.matrices_done % MATRIX_OPERATIONS].arrived) {
       error = "simdgroup_matrix operation with inactive lanes";
     } else {
       return;
     }
   }
+}
+
+// The lanes that wait for simdgroup matrices which are computed by now.
+uint32_t Worker::lanes_with_matrices(const SimdGroup& simdgroup) {
+  uint32_t lanes = 0;
+  const Thread* first = &threads[(&simdgroup - simdgroups) * SIMD_WIDTH];
+  for (uint32_t left = simdgroup.in_matrix; left; left &= left - 1) {
+    uint32_t lane = __builtin_ctz(left);
+    if (first[lane].awaits_matrices <= simdgroup.matrices_done) lanes |= 1u << lane;
+  }
+  return lanes;
 }
 
 // Resolves the operation with the lowest address: a lane in it may still come to a later one, where
@@ -432,7 +442,10 @@ void operation_wait(const void* site, Resolve resolve) {
   wait_in(&SimdGroup::in_operation, site);
 }
 
-void matrix_wait() { wait_in(&SimdGroup::in_matrix, nullptr); }
+void matrix_wait(uint32_t operations) {
+  current->awaits_matrices = operations;
+  wait_in(&SimdGroup::in_matrix, nullptr);
+}
 
 void* threadgroup_memory(const void* id, size_t bytes, const char* name) {
   Worker& running = worker();
@@ -458,6 +471,9 @@ int32_t msl_run(const MslFunction* function, const MslDispatch* dispatch, uint64
     const msl::Position& at = worker->position;
     snprintf(error, error_size, "kernel `%s`, threadgroup (%u, %u, %u): %s", function->name, at.x, at.y,
              at.z, worker->error);
+    // Operations that only some lanes have asked for shall not be continued by the next dispatch.
+    for (msl::SimdGroup& simdgroup : worker->simdgroups)
+      for (msl::MatrixOperation& operation : simdgroup.operations) operation.arrived = 0;
   }
   msl::give_worker(worker);
   return failed;

@@ -33,7 +33,8 @@ void resolve_reduce(Slot* slots, uint32_t active) {
   T result = read<T>(slots[lane]);
   while (++lane < SIMD_WIDTH)
     if (is_active(active, lane)) result = Combine::of(result, read<T>(slots[lane]));
-  for (lane = 0; lane < SIMD_WIDTH; lane++) __builtin_memcpy(slots[lane].bytes, &result, sizeof(T));
+  for (lane = 0; lane < SIMD_WIDTH; lane++)
+    if (is_active(active, lane)) __builtin_memcpy(slots[lane].bytes, &result, sizeof(T));
 }
 
 // Each lane gets what the lanes before it, and with `inclusive` the lane itself, give together.
@@ -56,6 +57,7 @@ void resolve_shuffle(Slot* slots, uint32_t active) {
   for (uint32_t lane = 0; lane < SIMD_WIDTH; lane++)
     if (is_active(active, lane)) values[lane] = read<T>(slots[lane]);
   for (uint32_t lane = 0; lane < SIMD_WIDTH; lane++) {
+    if (!is_active(active, lane)) continue;
     uint32_t source = Source::of(lane, slots[lane].argument);
     __builtin_memcpy(slots[lane].bytes, &values[source % SIMD_WIDTH], sizeof(T));
   }

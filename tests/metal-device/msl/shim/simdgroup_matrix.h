@@ -19,7 +19,8 @@ typedef float Row __attribute__((ext_vector_type(8)));
 inline MatrixOperation& next_matrix_operation(const void* site) {
   SimdGroup& simdgroup = *current->simdgroup;
   if (!current->group->fibers) fault("simdgroup_matrix operation in a kernel that runs without fibers");
-  while (current->matrices - simdgroup.matrices_done == MATRIX_OPERATIONS) matrix_wait();
+  if (current->matrices - simdgroup.matrices_done == MATRIX_OPERATIONS)
+    matrix_wait(current->matrices - MATRIX_OPERATIONS + 1);
   MatrixOperation& operation = simdgroup.operations[current->matrices++ % MATRIX_OPERATIONS];
   if (operation.arrived == 0) {
     operation.site = site;
@@ -27,7 +28,6 @@ inline MatrixOperation& next_matrix_operation(const void* site) {
   } else if (operation.site != site) {
     fault("the lanes of a simdgroup are at different simdgroup_matrix operations");
   }
-  simdgroup.matrix_arrivals++;
   return operation;
 }
 
@@ -83,7 +83,7 @@ class simdgroup_matrix {
 
   // Waits for the operations which have this matrix as their result.
   METAL_FUNC void settle() const {
-    while (pending) msl::matrix_wait();
+    if (pending) msl::matrix_wait(msl::current->matrices);
   }
 
   template <typename D, typename A, typename B>
@@ -160,7 +160,6 @@ MSL_WAITS void msl_multiply(simdgroup_matrix<D, 8, 8>& d, const simdgroup_matrix
   }
   operation.arrived = 0;
   msl::current->simdgroup->matrices_done++;
-  msl::current->simdgroup->matrix_arrivals -= msl::SIMD_WIDTH;
 }
 
 template <typename D, typename A, typename B, typename C>
