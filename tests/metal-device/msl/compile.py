@@ -48,6 +48,13 @@ FLAGS = [
     # Memory of one type is written as another one, as with Metal's compiler.
     "-fno-strict-aliasing",
 ]
+# A division by zero, which Metal leaves undefined, is a fault of the kernel and not a signal.
+CHECKS = [
+    "-fsanitize=integer-divide-by-zero",
+    "-fno-sanitize-recover=integer-divide-by-zero",
+    "-fsanitize-minimal-runtime",
+    "-fno-sanitize-link-runtime",
+]
 if platform.machine() == "x86_64":
     FLAGS.append("-march=x86-64-v3")  # has instructions that convert between half and float
 
@@ -78,7 +85,7 @@ def support_folder(beside):
     """
     names = sorted(os.listdir(SHIM))
     digest = hashlib.sha256(
-        repr((beside, FLAGS, optimisation(), os.environ.get("METAL_DEVICE_CLANG"))).encode()
+        repr((beside, FLAGS, CHECKS, optimisation(), os.environ.get("METAL_DEVICE_CLANG"))).encode()
     )
     for name in names:
         with open(os.path.join(SHIM, name), "rb") as file:
@@ -108,7 +115,7 @@ def precompiled_header(support):
     if not os.path.exists(header):
         handle, temporary = tempfile.mkstemp(suffix=".pch", dir=support)
         os.close(handle)
-        clang(*FLAGS, optimisation(), "-x", "c++-header", os.path.join(support, "shim.h"), "-o", temporary)
+        clang(*FLAGS, *CHECKS, optimisation(), "-x", "c++-header", os.path.join(support, "shim.h"), "-o", temporary)
         os.rename(temporary, header)
     return header
 
@@ -130,6 +137,7 @@ def compile_source(source, output, function, folder):
     try:
         clang(
             *FLAGS,
+            *CHECKS,
             optimisation(),
             "-include-pch",
             precompiled_header(support),

@@ -460,6 +460,9 @@ void* threadgroup_memory(const void* id, size_t bytes, const char* name) {
 
 }  // namespace msl
 
+// What the compiler calls instead of dividing by zero.
+extern "C" void __ubsan_handle_divrem_overflow_minimal_abort() { msl::fault("integer division by zero"); }
+
 int32_t msl_run(const MslFunction* function, const MslDispatch* dispatch, uint64_t first,
                 uint64_t last, uint64_t* diverged, char* error, uint64_t error_size) {
   msl::Worker* worker = msl::take_worker();
