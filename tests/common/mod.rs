@@ -23,7 +23,23 @@ pub fn read_json(path: &Path) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-/// Loads a model in f32 on the CPU, as the references were computed.
+/// The device that the tests run on: that of `METAL_CANDLE_TEST_DEVICE`, `cpu` where it is not set.
+pub fn device() -> DeviceKind {
+    let name = std::env::var("METAL_CANDLE_TEST_DEVICE");
+    DeviceKind::from_name(name.as_deref().unwrap_or("cpu")).unwrap()
+}
+
+/// How many of a long run's steps to take: all, but a few on a device made of software, which is
+/// some hundred times slower.
+pub fn affordable(steps: usize) -> usize {
+    if cfg!(software_metal) {
+        steps.min(2)
+    } else {
+        steps
+    }
+}
+
+/// Loads a model in f32, as the references were computed.
 pub fn load_f32(path: impl AsRef<Path>) -> Model {
     load_as(path, DTypePolicy::F32)
 }
@@ -116,10 +132,15 @@ pub fn assert_extract(what: &str, found: &[f64], expected: &Value, tolerance: f6
     assert_statistics(what, found, expected);
 }
 
-/// Loads a model in the given dtype on the CPU.
+/// Loads a model in the given dtype on the device under test.
 pub fn load_as(path: impl AsRef<Path>, dtype: DTypePolicy) -> Model {
+    load_on(device(), path, dtype)
+}
+
+/// Loads a model in the given dtype on the given device.
+pub fn load_on(device: DeviceKind, path: impl AsRef<Path>, dtype: DTypePolicy) -> Model {
     ModelLoader::new()
-        .with_device(DeviceKind::Cpu)
+        .with_device(device)
         .with_dtype(dtype)
         .load(path)
         .unwrap()

@@ -3,12 +3,7 @@ use crate::backend::testing::{Layout, on_both};
 
 /// Keys and values come from the decoder's split of heads, from a cache, or contiguous. Queries and
 /// gradients are made contiguous by the operation itself.
-const LAYOUTS: [Layout; 4] = [
-    Layout::Whole,
-    Layout::Offset,
-    Layout::Cached,
-    Layout::Split,
-];
+const LAYOUTS: [Layout; 4] = [Layout::Whole, Layout::Offset, Layout::Cached, Layout::Split];
 
 struct Case {
     batch: usize,
