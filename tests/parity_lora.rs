@@ -3,7 +3,8 @@
 mod common;
 
 use common::{
-    TINY_CODER, affordable, all_logits, assert_extract, expected, fixture, ids, load_f32, read_json, to_f64,
+    TINY_CODER, affordable, all_logits, assert_extract, expected, fixture, ids, load_f32,
+    read_json, to_f64,
 };
 use metal_candle::training::{AdamWOptions, LrSchedule, Sample};
 use metal_candle::{
