@@ -8,6 +8,7 @@ mod common;
 use candle_core::Tensor;
 use common::{
     TINY_CODER, all_logits, assert_close, copy_of, fixture, load_as, load_on, rows, to_f64,
+    trained_adapter,
 };
 use metal_candle::backend::device::describe;
 use metal_candle::backend::{DTypePolicy, DeviceKind};
@@ -59,34 +60,6 @@ fn greedy(max_tokens: usize) -> GenerateOptions {
         ignore_eos: true,
         ..GenerateOptions::default()
     }
-}
-
-/// The folder of an adapter whose A and B are both away from zero, as after some training.
-fn trained_adapter(path: &Path) -> tempfile::TempDir {
-    let config = LoRAConfig {
-        rank: 2,
-        alpha: 4.0,
-        ..LoRAConfig::default()
-    };
-    let folder = tempfile::tempdir().unwrap();
-    let adapter = LoRAAdapter::new(config, &on_cpu(path), 3).unwrap();
-    adapter.save(folder.path()).unwrap();
-    let file = folder.path().join(WEIGHTS);
-    let cpu = candle_core::Device::Cpu;
-    let mut tensors = candle_core::safetensors::load(&file, &cpu).unwrap();
-    for (name, tensor) in &mut tensors {
-        if name.contains("lora_B") {
-            let shape = tensor.dims().to_vec();
-            let count = u32::try_from(tensor.elem_count()).unwrap();
-            // Neither equal nor of one sign: sines of steps of one radian.
-            let values = Tensor::arange(0, count, &cpu).unwrap();
-            let values = values.to_dtype(candle_core::DType::F32).unwrap();
-            let values = (values.sin().unwrap() * 0.2).unwrap();
-            *tensor = values.reshape(shape).unwrap();
-        }
-    }
-    candle_core::safetensors::save(&tensors, file).unwrap();
-    folder
 }
 
 #[test]
