@@ -13,6 +13,7 @@ use std::path::Path;
 const WEIGHTS: &str = "model.safetensors";
 const TENSOR: &str = "model.layers.1.mlp.up_proj.weight";
 
+/// On the CPU: what is wrong with a directory is found before a device is opened.
 fn load(path: impl AsRef<Path>) -> Result<Model> {
     ModelLoader::new().with_device(DeviceKind::Cpu).load(path)
 }

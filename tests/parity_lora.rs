@@ -3,7 +3,8 @@
 mod common;
 
 use common::{
-    TINY_CODER, all_logits, assert_extract, expected, fixture, ids, load_f32, read_json, to_f64,
+    TINY_CODER, affordable, all_logits, assert_extract, expected, fixture, ids, load_f32,
+    read_json, to_f64,
 };
 use metal_candle::training::{AdamWOptions, LrSchedule, Sample};
 use metal_candle::{
@@ -155,7 +156,8 @@ fn tensors(path: &Path) -> BTreeMap<String, Vec<f64>> {
         .collect()
 }
 
-fn assert_training_agrees(name: &str, grad_checkpoint: bool) -> LoRAAdapter {
+/// The adapter at the end of the run, where all of its steps are affordable.
+fn assert_training_agrees(name: &str, grad_checkpoint: bool) -> Option<LoRAAdapter> {
     let model = load_f32(TINY_CODER);
     let reference = expected(&format!("lora/{name}"));
     let rows = Dataset::from_samples(samples(reference["batches"].as_str().unwrap())).unwrap();
@@ -166,7 +168,8 @@ fn assert_training_agrees(name: &str, grad_checkpoint: bool) -> LoRAAdapter {
     let adapter = start(&reference, &model);
     let mut trainer =
         LoRATrainer::from_adapter(&model, rows, None, options.clone(), adapter).unwrap();
-    for step in 0..options.steps {
+    let steps = affordable(options.steps);
+    for step in 0..steps {
         let report = trainer.step().unwrap();
         let expect = |key: &str| reference[key][step].as_f64().unwrap();
         let what = format!("{name}, step {step}");
@@ -188,6 +191,9 @@ fn assert_training_agrees(name: &str, grad_checkpoint: bool) -> LoRAAdapter {
             "{what}"
         );
     }
+    if steps < options.steps {
+        return None;
+    }
     let found = norms(trainer.adapter());
     let expected = reference["final_tensor_l2"].as_object().unwrap();
     assert_eq!(found.len(), expected.len());
@@ -198,15 +204,16 @@ fn assert_training_agrees(name: &str, grad_checkpoint: bool) -> LoRAAdapter {
     off.sort_by(f64::total_cmp);
     // Catches a missing weight decay.
     assert!(off[off.len() / 2] < 5e-5, "{name}: {}", off[off.len() / 2]);
-    trainer.adapter().clone()
+    Some(trainer.adapter().clone())
 }
 
 // Checkpointing gives the same bits, so each run is compared with it or without it.
 
 #[test]
 fn training_agrees_on_plain_rows() {
-    let adapter = assert_training_agrees("train_plain", false);
-    assert_final_adapter_agrees(&adapter, "train_plain");
+    if let Some(adapter) = assert_training_agrees("train_plain", false) {
+        assert_final_adapter_agrees(&adapter, "train_plain");
+    }
 }
 
 #[test]

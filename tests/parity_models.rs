@@ -143,6 +143,7 @@ fn perplexity_agrees() {
         input
     );
     let logits = all_logits(&model, &input, None);
+    let logits = logits.to_device(&candle_core::Device::Cpu).unwrap();
     let log_softmax = candle_nn::ops::log_softmax(&logits, 1)
         .unwrap()
         .to_vec2::<f32>()

@@ -71,6 +71,7 @@ fn weights(directory: &Path) -> Vec<u8> {
     std::fs::read(directory.join("adapter_model.safetensors")).unwrap()
 }
 
+/// To the last bit on every device: none adds in an order that depends on anything but shapes.
 #[test]
 fn a_run_resumed_at_any_step_is_the_same_run() {
     let model = small();

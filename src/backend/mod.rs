@@ -9,6 +9,8 @@ mod kernels;
 pub(crate) mod mapped_file;
 pub mod memory;
 pub mod ops;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use candle_core::{DType, Device, Tensor};
 pub use device::DeviceKind;

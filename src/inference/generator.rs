@@ -343,3 +343,44 @@ fn rate(tokens: usize, elapsed: Duration) -> f64 {
         0.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::testing::{device_kind, model, tolerance};
+    use crate::backend::{DTypePolicy, DeviceKind};
+    use candle_core::DType;
+
+    /// The sampler must see the last position's logits only, out of those of all positions on the
+    /// device, and all of them.
+    #[test]
+    fn a_step_reads_the_logits_of_the_last_token() {
+        let prompt = [5, 17, 100, 42, 7];
+        for name in ["qwen2_untied_gqa", "qwen2_tied"] {
+            let reference = model(name, DeviceKind::Cpu, DTypePolicy::F32);
+            let expected = {
+                let tokens = Tensor::new(&[prompt], reference.device()).unwrap();
+                let decoder = reference.decoder();
+                let hidden = decoder.forward(&tokens, None, None).unwrap();
+                let logits = decoder.logits(&hidden.squeeze(0).unwrap()).unwrap();
+                logits.to_vec2::<f32>().unwrap()
+            };
+            let size = expected.iter().flatten().fold(0f32, |m, x| m.max(x.abs()));
+            for (policy, dtype) in [
+                (DTypePolicy::F32, DType::F32),
+                (DTypePolicy::F16, DType::F16),
+                (DTypePolicy::Bf16, DType::BF16),
+            ] {
+                let mut generator = Generator::new(&model(name, device_kind(), policy));
+                for (from, to) in [(0, 3), (3, 4), (4, 5)] {
+                    let found = generator.step(&prompt[from..to]).unwrap();
+                    assert_eq!(found.len(), reference.config().vocab_size);
+                    for (a, b) in found.iter().zip(&expected[to - 1]) {
+                        let gap = f64::from((a - b).abs() / size);
+                        assert!(gap < tolerance(dtype), "{name} {dtype:?} {to}: {a} {b}");
+                    }
+                }
+            }
+        }
+    }
+}

@@ -305,6 +305,61 @@ fn views(config: &LoRAConfig, slots: &[Slot], weights: &Tensor) -> Result<Vec<La
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::testing::{device_kind, model, read};
+    use crate::backend::{DTypePolicy, DeviceKind};
+    use candle_core::Device;
+
+    fn adapter(device: DeviceKind, dtype: DTypePolicy) -> LoRAAdapter {
+        let config = LoRAConfig {
+            rank: 3,
+            ..LoRAConfig::default()
+        };
+        LoRAAdapter::new(config, &model("qwen2_tied", device, dtype), 5).unwrap()
+    }
+
+    /// Asserts that A and B of every slot are the numbers at its place in `weights`.
+    fn assert_views(adapter: &LoRAAdapter, weights: &[f64]) {
+        assert_eq!(read(adapter.weights()), weights);
+        let mut end = 0;
+        for slot in adapter.slots() {
+            assert_eq!(slot.offset, end);
+            end += slot.len();
+            let pair = adapter.layer(slot.layer).unwrap()[slot.projection as usize].as_ref();
+            let LowRankPair { a, b, .. } = pair.unwrap();
+            assert_eq!(a.dims(), &[slot.rank, slot.input]);
+            assert_eq!(b.dims(), &[slot.output, slot.rank]);
+            let middle = slot.offset + slot.rank * slot.input;
+            assert_eq!(read(a), weights[slot.offset..middle], "{}", slot.module());
+            assert_eq!(read(b), weights[middle..end], "{}", slot.module());
+        }
+        assert_eq!(end, adapter.parameter_count());
+    }
+
+    #[test]
+    fn matrices_are_views_of_the_weights_on_every_device() {
+        let here = adapter(DeviceKind::Cpu, DTypePolicy::F32);
+        // An adapter is f32 beside a model of 16 bits, too.
+        for dtype in [DTypePolicy::F32, DTypePolicy::Bf16] {
+            let there = adapter(device_kind(), dtype);
+            assert_eq!(there.weights().dtype(), DType::F32);
+            assert_views(&there, &read(here.weights()));
+        }
+    }
+
+    #[test]
+    #[allow(clippy::cast_precision_loss, reason = "counts far below 2^24")]
+    fn new_weights_are_not_those_of_a_clone() {
+        let mut adapter = adapter(device_kind(), DTypePolicy::F32);
+        let (clone, old) = (adapter.clone(), read(adapter.weights()));
+        let new: Vec<f32> = (0..old.len()).map(|i| i as f32).collect();
+        let new = Tensor::new(new, &Device::Cpu).unwrap();
+        let device = adapter.weights().device().clone();
+        adapter
+            .set_weights(new.to_device(&device).unwrap())
+            .unwrap();
+        assert_views(&adapter, &read(&new));
+        assert_views(&clone, &old);
+    }
 
     #[test]
     fn options_out_of_range_are_named() {

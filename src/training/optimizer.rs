@@ -130,7 +130,9 @@ impl AdamW {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
+    use crate::backend::ops::gradcheck::random;
+    use crate::backend::testing::{assert_agree, device, read, tolerance};
+    use candle_core::{DType, Device};
 
     /// PyTorch's AdamW, a number at a time in f64.
     fn reference(options: AdamWOptions, mut weight: f64, gradients: &[f64], lr: f64) -> f64 {
@@ -156,11 +158,11 @@ mod tests {
         };
         let columns = [[0.5, -0.25, 0.125], [1e-3, 2e-3, -4.0], [0.0, 0.0, 1.0]];
         let start = [1.0, -2.0, 0.5];
-        let mut weights = Tensor::new(&[1f32, -2.0, 0.5], &Device::Cpu).unwrap();
+        let mut weights = Tensor::new(&[1f32, -2.0, 0.5], device()).unwrap();
         let mut adam = AdamW::new(options, &weights).unwrap();
         for step in 0..3 {
             let gradient: Vec<f32> = columns.iter().map(|g| g[step] as f32).collect();
-            let gradient = Tensor::new(gradient, &Device::Cpu).unwrap();
+            let gradient = Tensor::new(gradient, device()).unwrap();
             weights = adam.step(&weights, &gradient, 0.01).unwrap();
         }
         for ((found, start), gradients) in weights
@@ -175,6 +177,36 @@ mod tests {
                 (f64::from(*found) - expected).abs() < 1e-6,
                 "{found} {expected}"
             );
+        }
+    }
+
+    #[test]
+    fn every_device_takes_the_same_steps() {
+        for len in [1, 33, 1025, 6144] {
+            let run = |device: &Device| {
+                let number = |seed| random(&[len], seed).to_device(device).unwrap();
+                let mut weights = number(1);
+                let mut adam = AdamW::new(AdamWOptions::default(), &weights).unwrap();
+                let start = weights.clone();
+                for step in 0..5 {
+                    // From large to so small that eps counts, and out of a longer vector.
+                    let gradient = Tensor::cat(&[number(9), number(10 + step)], 0).unwrap();
+                    let scale = 10f64.powi(-3 * i32::try_from(step).unwrap());
+                    let gradient = (gradient.narrow(0, len, len).unwrap() * scale).unwrap();
+                    weights = adam.step(&weights, &gradient, 1e-2).unwrap();
+                }
+                // A step makes new weights; the old ones may still be in use.
+                assert_eq!(read(&start), read(&random(&[len], 1)));
+                [
+                    ("weights", weights),
+                    ("first moment", adam.first),
+                    ("second moment", adam.second),
+                ]
+            };
+            for ((what, found), (_, expected)) in run(device()).iter().zip(&run(&Device::Cpu)) {
+                let what = format!("{len}: {what}");
+                assert_agree(&what, found, expected, tolerance(DType::F32));
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! Data sets for the C programs, and inputs that are broken in one way each.
 
+use metal_candle::backend::DeviceKind;
 use metal_candle::{LoRAAdapter, LoRAConfig, ModelLoader};
 use serde_json::{Value, json};
 use std::fs;
@@ -79,7 +80,11 @@ pub fn broken() -> TempDir {
     .unwrap();
     fs::write(root.join("bad_tokenizer/tokenizer.json"), "{}").unwrap();
 
-    let model = ModelLoader::new().load(SMALL_MODEL).unwrap();
+    // Only to write a file, which is the same from every device.
+    let model = ModelLoader::new()
+        .with_device(DeviceKind::Cpu)
+        .load(SMALL_MODEL)
+        .unwrap();
     let config = LoRAConfig {
         rank: 2,
         ..LoRAConfig::default()

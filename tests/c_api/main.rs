@@ -5,6 +5,7 @@
 mod inputs;
 mod program;
 
+use metal_candle::backend::DeviceKind;
 use metal_candle::{GenerateOptions, Generator, ModelLoader};
 use program::{Program, assert_success, compiler};
 use std::collections::BTreeMap;
@@ -23,7 +24,11 @@ fn is_light() -> bool {
 
 /// The greedy tokens that Rust gives for the prompt, one a line, as the C programs print them.
 fn greedy_lines(max_tokens: usize) -> String {
-    let model = ModelLoader::new().load(MODEL).unwrap();
+    // The device and dtype that the C programs get without asking for any.
+    let model = ModelLoader::new()
+        .with_device(DeviceKind::Auto)
+        .load(MODEL)
+        .unwrap();
     let options = GenerateOptions {
         max_tokens,
         ..GenerateOptions::default()

@@ -4,7 +4,7 @@
 use candle_core::{DType, Device, Tensor};
 use metal_candle::backend::{DTypePolicy, DeviceKind};
 use metal_candle::training::Sample;
-use metal_candle::{Dataset, Model, ModelLoader};
+use metal_candle::{Dataset, LoRAAdapter, LoRAConfig, Model, ModelLoader};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,23 @@ pub fn read_json(path: &Path) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-/// Loads a model in f32 on the CPU, as the references were computed.
+/// The device that the tests run on: that of `METAL_CANDLE_TEST_DEVICE`, `cpu` where it is not set.
+pub fn device() -> DeviceKind {
+    let name = std::env::var("METAL_CANDLE_TEST_DEVICE");
+    DeviceKind::from_name(name.as_deref().unwrap_or("cpu")).unwrap()
+}
+
+/// How many of a long run's steps to take: all, but a few on a device made of software, which is
+/// some hundred times slower.
+pub fn affordable(steps: usize) -> usize {
+    if cfg!(software_metal) {
+        steps.min(2)
+    } else {
+        steps
+    }
+}
+
+/// Loads a model in f32, as the references were computed.
 pub fn load_f32(path: impl AsRef<Path>) -> Model {
     load_as(path, DTypePolicy::F32)
 }
@@ -46,11 +62,7 @@ pub fn numbers(value: &Value) -> Vec<f64> {
 }
 
 /// The logits of every position, (n, vocabulary).
-pub fn all_logits(
-    model: &Model,
-    ids: &[u32],
-    adapter: Option<&metal_candle::LoRAAdapter>,
-) -> Tensor {
+pub fn all_logits(model: &Model, ids: &[u32], adapter: Option<&LoRAAdapter>) -> Tensor {
     let tokens = Tensor::new(ids, model.device())
         .unwrap()
         .unsqueeze(0)
@@ -116,13 +128,46 @@ pub fn assert_extract(what: &str, found: &[f64], expected: &Value, tolerance: f6
     assert_statistics(what, found, expected);
 }
 
-/// Loads a model in the given dtype on the CPU.
+/// Loads a model in the given dtype on the device under test.
 pub fn load_as(path: impl AsRef<Path>, dtype: DTypePolicy) -> Model {
+    load_on(device(), path, dtype)
+}
+
+/// Loads a model in the given dtype on the given device.
+pub fn load_on(device: DeviceKind, path: impl AsRef<Path>, dtype: DTypePolicy) -> Model {
     ModelLoader::new()
-        .with_device(DeviceKind::Cpu)
+        .with_device(device)
         .with_dtype(dtype)
         .load(path)
         .unwrap()
+}
+
+/// The folder of an adapter whose A and B are both away from zero, as after some training.
+pub fn trained_adapter(path: &Path) -> tempfile::TempDir {
+    let config = LoRAConfig {
+        rank: 2,
+        alpha: 4.0,
+        ..LoRAConfig::default()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let model = load_on(DeviceKind::Cpu, path, DTypePolicy::F32);
+    let adapter = LoRAAdapter::new(config, &model, 3).unwrap();
+    adapter.save(folder.path()).unwrap();
+    let file = folder.path().join("adapter_model.safetensors");
+    let mut tensors = candle_core::safetensors::load(&file, &Device::Cpu).unwrap();
+    for (name, tensor) in &mut tensors {
+        if name.contains("lora_B") {
+            let shape = tensor.dims().to_vec();
+            let count = u32::try_from(tensor.elem_count()).unwrap();
+            // Neither equal nor of one sign: sines of steps of one radian.
+            let values = Tensor::arange(0, count, &Device::Cpu).unwrap();
+            let values = values.to_dtype(DType::F32).unwrap();
+            let values = (values.sin().unwrap() * 0.2).unwrap();
+            *tensor = values.reshape(shape).unwrap();
+        }
+    }
+    candle_core::safetensors::save(&tensors, file).unwrap();
+    folder
 }
 
 /// Rows of 5 to 12 tokens below 190 that every small fixture model has, some with a prompt.

@@ -20,4 +20,6 @@ pub mod rope;
 pub mod swiglu;
 
 #[cfg(test)]
+mod device_tests;
+#[cfg(test)]
 pub(crate) mod gradcheck;

@@ -266,8 +266,9 @@ fn flatten(adapter: &LoRAAdapter, gradients: &[LayerGradients]) -> candle_core::
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::testing::{self, device_kind, read};
     use crate::backend::{DTypePolicy, DeviceKind};
-    use crate::models::{LoRAConfig, Model, ModelLoader};
+    use crate::models::{LoRAConfig, Model};
     use candle_core::Device;
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
@@ -281,18 +282,15 @@ mod tests {
     }
 
     #[allow(clippy::cast_possible_truncation, reason = "rounding is meant")]
-    fn tensor(values: &[f64]) -> Tensor {
+    fn tensor(values: &[f64], device: &Device) -> Tensor {
         let values: Vec<f32> = values.iter().map(|&x| x as f32).collect();
-        Tensor::new(values, &Device::Cpu).unwrap()
+        Tensor::new(values, device).unwrap()
     }
 
     /// A model, an adapter whose A and B are both away from zero, and a batch.
-    fn case(name: &str) -> (Model, LoRAAdapter, TokenBatch) {
-        let model = ModelLoader::new()
-            .with_device(DeviceKind::Cpu)
-            .with_dtype(DTypePolicy::F32)
-            .load(format!("tests/fixtures/models/{name}"))
-            .unwrap();
+    fn case(name: &str, device: DeviceKind) -> (Model, LoRAAdapter, TokenBatch) {
+        let model = testing::model(name, device, DTypePolicy::F32);
+        let device = model.device();
         let config = LoRAConfig {
             rank: 2,
             alpha: 4.0,
@@ -303,15 +301,15 @@ mod tests {
             .iter()
             .map(|x| x * 0.2)
             .collect();
-        adapter.set_weights(tensor(&weights)).unwrap();
+        adapter.set_weights(tensor(&weights, device)).unwrap();
         // Few targets keep the rounding of the sum small; they lie beyond the sliding window.
         let (rows, width) = (2, 12);
         let ids: Vec<u32> = (0..rows * width).map(|i| (i * 37 + 11) % 190).collect();
         let shape = (rows as usize, width as usize);
         let batch = TokenBatch {
-            tokens: Tensor::from_vec(ids, shape, &Device::Cpu).unwrap(),
-            positions: Tensor::new(&[4u32, 10, 17, 22], &Device::Cpu).unwrap(),
-            targets: Tensor::new(&[3u32, 150, 60, 99], &Device::Cpu).unwrap(),
+            tokens: Tensor::from_vec(ids, shape, device).unwrap(),
+            positions: Tensor::new(&[4u32, 10, 17, 22], device).unwrap(),
+            targets: Tensor::new(&[3u32, 150, 60, 99], device).unwrap(),
         };
         (model, adapter, batch)
     }
@@ -341,11 +339,12 @@ mod tests {
         values.iter().map(|x| x * x).sum::<f64>().sqrt()
     }
 
+    /// On the CPU, for it takes a thousand forwards; other devices are held to the CPU below.
     #[test]
     fn every_matrix_gets_the_gradient_that_differences_give() {
         const STEP: f64 = 1e-2;
         for (name, dropout) in MODELS.into_iter().flat_map(|m| [(m, None), (m, Some(5))]) {
-            let (model, adapter, batch) = case(name);
+            let (model, adapter, batch) = case(name, DeviceKind::Cpu);
             let options = options(false, dropout);
             let (loss, gradient) = evaluate(&model, &adapter, &batch, &options);
             if dropout.is_none() {
@@ -382,7 +381,7 @@ mod tests {
                             *weight += step * d;
                         }
                         let mut adapter = adapter.clone();
-                        adapter.set_weights(tensor(&weights)).unwrap();
+                        adapter.set_weights(tensor(&weights, &Device::Cpu)).unwrap();
                         evaluate(&model, &adapter, &batch, &options).0
                     };
                     let found = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
@@ -399,7 +398,7 @@ mod tests {
     #[test]
     fn checkpointing_changes_no_bit() {
         for name in MODELS {
-            let (model, adapter, batch) = case(name);
+            let (model, adapter, batch) = case(name, device_kind());
             let gradient = |checkpoint, dropout| {
                 evaluate(&model, &adapter, &batch, &options(checkpoint, dropout))
             };
@@ -407,6 +406,37 @@ mod tests {
             assert_eq!(gradient(false, Some(5)), gradient(true, Some(5)), "{name}");
             assert_ne!(gradient(false, None), gradient(false, Some(5)), "{name}");
             assert_ne!(gradient(false, Some(6)), gradient(false, Some(5)), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_device_gives_the_same_gradient() {
+        // One key head in a batch besides.
+        for name in MODELS.into_iter().chain(["qwen2_untied_f16"]) {
+            for dropout in [None, Some(5)] {
+                let run = |device| {
+                    let (model, adapter, batch) = case(name, device);
+                    let (loss, gradient) =
+                        evaluate(&model, &adapter, &batch, &options(false, dropout));
+                    (loss, gradient, read(adapter.weights()), adapter)
+                };
+                let (expected_loss, expected, expected_weights, adapter) = run(DeviceKind::Cpu);
+                let (loss, found, weights, _) = run(device_kind());
+                assert_eq!(weights, expected_weights);
+                assert!((loss - expected_loss).abs() < 1e-5 * expected_loss);
+                for slot in adapter.slots() {
+                    let middle = slot.offset + slot.rank * slot.input;
+                    for range in [slot.offset..middle, middle..slot.offset + slot.len()] {
+                        let (found, expected) = (&found[range.clone()], &expected[range.clone()]);
+                        let size = expected.iter().fold(0f32, |max, x| max.max(x.abs()));
+                        assert!(size > 0.0, "{name}, {}", slot.module());
+                        for (a, b) in found.iter().zip(expected) {
+                            let what = format!("{name}, {dropout:?}, {} {range:?}", slot.module());
+                            assert!((a - b).abs() <= 1e-4 * size, "{what}: {a} {b} of {size}");
+                        }
+                    }
+                }
+            }
         }
     }
 }
