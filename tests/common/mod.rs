@@ -32,7 +32,7 @@ pub fn device() -> DeviceKind {
 /// How many of a long run's steps to take: all, but a few on a device made of software, which is
 /// some hundred times slower.
 pub fn affordable(steps: usize) -> usize {
-    if cfg!(software_metal) {
+    if cfg!(all(feature = "metal", not(target_vendor = "apple"))) {
         steps.min(2)
     } else {
         steps
