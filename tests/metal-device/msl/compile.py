@@ -108,7 +108,7 @@ def precompiled_header(support):
     if not os.path.exists(header):
         handle, temporary = tempfile.mkstemp(suffix=".pch", dir=support)
         os.close(handle)
-        clang(*FLAGS, optimisation(), "-x", "c++-header", os.path.join(support, "shim.h"), "-o", temporary)
+        clang(*FLAGS, "-fvisibility=hidden", optimisation(), "-x", "c++-header", os.path.join(support, "shim.h"), "-o", temporary)
         os.rename(temporary, header)
     return header
 
@@ -131,6 +131,7 @@ def compile_source(source, output, function, folder):
         clang(
             *FLAGS,
             optimisation(),
+            "-fvisibility=hidden",
             "-include-pch",
             precompiled_header(support),
             "-I",
