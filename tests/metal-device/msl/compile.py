@@ -48,15 +48,17 @@ FLAGS = [
     # Memory of one type is written as another one, as with Metal's compiler.
     "-fno-strict-aliasing",
 ]
-# A division by zero, which Metal leaves undefined, is a fault of the kernel and not a signal.
-CHECKS = [
+if platform.machine() == "x86_64":
+    FLAGS.append("-march=x86-64-v3")  # has instructions that convert between half and float
+
+KERNEL_FLAGS = [
+    "-fvisibility=hidden",
+    # A division by zero, which Metal leaves undefined, is a fault of the kernel and not a signal.
     "-fsanitize=integer-divide-by-zero",
     "-fno-sanitize-recover=integer-divide-by-zero",
     "-fsanitize-minimal-runtime",
     "-fno-sanitize-link-runtime",
 ]
-if platform.machine() == "x86_64":
-    FLAGS.append("-march=x86-64-v3")  # has instructions that convert between half and float
 
 
 class CompileError(Exception):
@@ -85,7 +87,7 @@ def support_folder(beside):
     """
     names = sorted(os.listdir(SHIM))
     digest = hashlib.sha256(
-        repr((beside, FLAGS, CHECKS, optimisation(), os.environ.get("METAL_DEVICE_CLANG"))).encode()
+        repr((beside, FLAGS, KERNEL_FLAGS, optimisation(), os.environ.get("METAL_DEVICE_CLANG"))).encode()
     )
     for name in names:
         with open(os.path.join(SHIM, name), "rb") as file:
@@ -115,7 +117,7 @@ def precompiled_header(support):
     if not os.path.exists(header):
         handle, temporary = tempfile.mkstemp(suffix=".pch", dir=support)
         os.close(handle)
-        clang(*FLAGS, *CHECKS, optimisation(), "-x", "c++-header", os.path.join(support, "shim.h"), "-o", temporary)
+        clang(*FLAGS, *KERNEL_FLAGS, optimisation(), "-x", "c++-header", os.path.join(support, "shim.h"), "-o", temporary)
         os.rename(temporary, header)
     return header
 
@@ -137,7 +139,7 @@ def compile_source(source, output, function, folder):
     try:
         clang(
             *FLAGS,
-            *CHECKS,
+            *KERNEL_FLAGS,
             optimisation(),
             "-include-pch",
             precompiled_header(support),

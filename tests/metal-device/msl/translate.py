@@ -67,8 +67,9 @@ WAITING = {
 
 UNROLL = re.compile(r"\s*#\s*pragma (?:clang loop unroll|unroll)")
 
-# tokens: as C++; names: the words in it; defines: what it defines, or None.
-Statement = namedtuple("Statement", "tokens names defines is_kernel")
+# tokens: as C++; names: the words in it; defines: what it defines, or None; is_plain_kernel: whether it
+# is a kernel and no template.
+Statement = namedtuple("Statement", "tokens names defines is_plain_kernel")
 # host: the name by which the host asks for it; expression: the kernel or its instantiation.
 Entry = namedtuple("Entry", "host expression kernel names")
 
@@ -231,8 +232,8 @@ class Program:
         else:
             self.keep(rewrite(tokens), found, defined_name(head(tokens)))
 
-    def keep(self, tokens, names=(), defines=None, is_kernel=False):
-        self.statements.append(Statement(tokens, set(names), defines, is_kernel))
+    def keep(self, tokens, names=(), defines=None, is_plain_kernel=False):
+        self.statements.append(Statement(tokens, set(names), defines, is_plain_kernel))
 
     def add_constant(self, tokens, found, number):
         """A function constant becomes a variable, which the host sets before each dispatch."""
@@ -302,7 +303,7 @@ class Program:
             self.add_entry(host or name, [name], name, ())
             first = next_word(cpp, -1)
             cpp = cpp[:first] + ["static "] + cpp[first:]
-        self.keep(cpp, found, name, is_kernel=True)
+        self.keep(cpp, found, name, is_plain_kernel=not is_template)
 
     def parameters_at(self, tokens, name):
         for index, token in enumerate(tokens):
@@ -337,8 +338,12 @@ class Program:
         names = {entry.host: self.reachable(entry) for entry in entries}
         out = ['#include "shim.h"\n']
         for statement in self.statements:
-            # The body of a kernel that is not asked for would only cost time.
-            wanted = function is None or not statement.is_kernel or statement.defines in names[function]
+            # The body of a kernel that is not asked for would only cost time, if it is no template.
+            wanted = (
+                function is None
+                or not statement.is_plain_kernel
+                or statement.defines in names[function]
+            )
             out.append("".join(statement.tokens if wanted else blank(statement.tokens)))
         out.append("\n")
         rows = []

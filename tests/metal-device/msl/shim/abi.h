@@ -24,8 +24,8 @@ typedef struct {
 } MslDispatch;
 
 // Both tables end with a null name.
-extern const MslFunction msl_functions[];
-extern const MslConstant msl_constants[];
+__attribute__((visibility("default"))) extern const MslFunction msl_functions[];
+__attribute__((visibility("default"))) extern const MslConstant msl_constants[];
 
 // Runs the threadgroups [first, last) on the calling thread. Returns 0, or 1 with a message in `error`.
 // Adds to `diverged` the number of times that threads of a simdgroup, or of a threadgroup at a barrier,

@@ -33,9 +33,11 @@ struct Slot {
 // Computes an operation of a simdgroup for all its active lanes at once.
 typedef void (*Resolve)(Slot* slots, uint32_t active);
 
+typedef float Pair __attribute__((ext_vector_type(2)));
+
 // A multiplication of simdgroup matrices that some lanes have asked for already: see simdgroup_matrix.h.
 struct MatrixOperation {
-  float a[8][8], b[8][8], c[8][8];
+  Pair a[SIMD_WIDTH], b[SIMD_WIDTH], c[SIMD_WIDTH];  // each lane's part
   void* result[SIMD_WIDTH];
   uint32_t accumulates;  // the lanes whose part of c is the one of the result
   uint32_t arrived;
@@ -65,7 +67,7 @@ struct Thread {
 };
 
 // Fibers never change their OS thread, so that a compiler may keep the address of `current`.
-extern __attribute__((tls_model("initial-exec"))) thread_local Thread* current;
+extern __attribute__((tls_model("initial-exec"))) __thread Thread* current;
 
 // Ends the dispatch with an error.
 [[noreturn]] void fault(const char* message);

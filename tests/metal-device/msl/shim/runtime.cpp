@@ -97,7 +97,7 @@ static void* new_stack(char* top, void (*entry)()) {
 
 namespace msl {
 
-thread_local Thread* current;
+__thread Thread* current;
 
 namespace {
 

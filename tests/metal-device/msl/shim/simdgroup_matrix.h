@@ -9,11 +9,10 @@
 
 namespace msl {
 
-METAL_FUNC uint32_t matrix_row(uint32_t lane) { return (lane / 4 & 4) + lane / 2 % 4; }
-METAL_FUNC uint32_t matrix_column(uint32_t lane) { return (lane / 4 & 2) * 2 + lane % 2 * 2; }
-
-typedef float Pair __attribute__((ext_vector_type(2)));
-typedef float Row __attribute__((ext_vector_type(8)));
+METAL_FUNC constexpr uint32_t matrix_row(uint32_t lane) { return (lane / 4 & 4) + lane / 2 % 4; }
+METAL_FUNC constexpr uint32_t matrix_column(uint32_t lane) {
+  return (lane / 4 & 2) * 2 + lane % 2 * 2;
+}
 
 // The operation that the thread has to add its part to.
 inline MatrixOperation& next_matrix_operation(const void* site) {
@@ -31,20 +30,40 @@ inline MatrixOperation& next_matrix_operation(const void* site) {
   return operation;
 }
 
-METAL_FUNC void store_pair(float (&matrix)[8][8], uint32_t row, uint32_t column, Pair pair) {
-  __builtin_memcpy(&matrix[row][column], &pair, sizeof(pair));
+struct alignas(32) Matrix {
+  float at[8][8];
+};
+
+METAL_FUNC void gather(Matrix& matrix, const Pair (&parts)[SIMD_WIDTH]) {
+#pragma clang loop unroll(full)
+  for (uint32_t lane = 0; lane < SIMD_WIDTH; lane++)
+    __builtin_memcpy(&matrix.at[matrix_row(lane)][matrix_column(lane)], &parts[lane], sizeof(Pair));
 }
 
-// Computes c += a * b, a column of a after the other, as a sequence of roundings in float.
+METAL_FUNC void scatter(const Matrix& matrix, Pair (&parts)[SIMD_WIDTH]) {
+#pragma clang loop unroll(full)
+  for (uint32_t lane = 0; lane < SIMD_WIDTH; lane++)
+    __builtin_memcpy(&parts[lane], &matrix.at[matrix_row(lane)][matrix_column(lane)], sizeof(Pair));
+}
+
+// Computes c += a * b, where each element is a sum in the order of the columns of a, rounded every time.
 inline void multiply_accumulate(MatrixOperation& operation) {
-  Row b[8];
-  __builtin_memcpy(b, operation.b, sizeof(b));
-  for (int row = 0; row < 8; row++) {
-    Row sum;
-    __builtin_memcpy(&sum, operation.c[row], sizeof(sum));
-    for (int k = 0; k < 8; k++) sum += b[k] * operation.a[row][k];
-    __builtin_memcpy(operation.c[row], &sum, sizeof(sum));
+  typedef float Row __attribute__((ext_vector_type(8)));
+  Matrix a, b, c;
+  gather(a, operation.a);
+  gather(b, operation.b);
+  gather(c, operation.c);
+  Row sums[8];
+  __builtin_memcpy(sums, &c, sizeof(c));
+#pragma clang loop unroll(full)
+  for (int k = 0; k < 8; k++) {
+    Row row;
+    __builtin_memcpy(&row, b.at[k], sizeof(row));
+#pragma clang loop unroll(full)
+    for (int i = 0; i < 8; i++) sums[i] += a.at[i][k] * row;
   }
+  __builtin_memcpy(&c, sums, sizeof(c));
+  scatter(c, operation.c);
 }
 
 }  // namespace msl
@@ -131,32 +150,28 @@ template <typename D, typename A, typename B>
 MSL_WAITS void msl_multiply(simdgroup_matrix<D, 8, 8>& d, const simdgroup_matrix<A, 8, 8>& a,
                             const simdgroup_matrix<B, 8, 8>& b, bool accumulates, msl::Pair c) {
   uint32_t lane = msl::current->lane;
-  uint32_t row = msl::matrix_row(lane), column = msl::matrix_column(lane);
   const vec<A, 2>& a_part = a.thread_elements();
   const vec<B, 2>& b_part = b.thread_elements();
   msl::MatrixOperation& operation = msl::next_matrix_operation(__builtin_return_address(0));
-  msl::store_pair(operation.a, row, column, {float(a_part[0]), float(a_part[1])});
-  msl::store_pair(operation.b, row, column, {float(b_part[0]), float(b_part[1])});
-  msl::store_pair(operation.c, row, column, c);
+  operation.a[lane] = {float(a_part[0]), float(a_part[1])};
+  operation.b[lane] = {float(b_part[0]), float(b_part[1])};
+  operation.c[lane] = c;
   operation.accumulates |= uint32_t(accumulates) << lane;
   operation.result[lane] = &d;
   d.pending++;
   if (++operation.arrived < msl::SIMD_WIDTH) return;
 
-  auto result = [&](uint32_t of) -> auto& {
-    return *static_cast<simdgroup_matrix<D, 8, 8>*>(operation.result[of]);
-  };
+  typedef simdgroup_matrix<D, 8, 8> Result;
   for (uint32_t i = 0; i < msl::SIMD_WIDTH; i++) {
-    if (!(operation.accumulates >> i & 1)) continue;
-    vec<D, 2> e = result(i).elements;
-    msl::store_pair(operation.c, msl::matrix_row(i), msl::matrix_column(i), {float(e[0]), float(e[1])});
+    const vec<D, 2>& old = static_cast<Result*>(operation.result[i])->elements;
+    if (operation.accumulates >> i & 1) operation.c[i] = {float(old[0]), float(old[1])};
   }
   msl::multiply_accumulate(operation);
   for (uint32_t i = 0; i < msl::SIMD_WIDTH; i++) {
-    const float* c = &operation.c[msl::matrix_row(i)][msl::matrix_column(i)];
-    result(i).elements[0] = D(c[0]);
-    result(i).elements[1] = D(c[1]);
-    result(i).pending--;
+    Result& result = *static_cast<Result*>(operation.result[i]);
+    result.elements[0] = D(operation.c[i][0]);
+    result.elements[1] = D(operation.c[i][1]);
+    result.pending--;
   }
   operation.arrived = 0;
   msl::current->simdgroup->matrices_done++;
