@@ -2,6 +2,13 @@
 
 use crate::error::{Error, Result};
 use candle_core::{Device, Tensor};
+#[cfg(any(
+    feature = "cuda",
+    feature = "metal",
+    target_os = "macos",
+    target_os = "ios"
+))]
+use parking_lot::Mutex;
 
 /// Which device a model is loaded to.
 ///
@@ -134,10 +141,37 @@ fn autorelease<T>(work: impl FnOnce() -> T) -> T {
     work()
 }
 
+#[cfg(any(feature = "metal", target_os = "macos", target_os = "ios"))]
+fn open_metal() -> std::result::Result<Device, String> {
+    static SHARED: Mutex<Option<Device>> = Mutex::new(None);
+    open_shared(&SHARED, new_metal)
+}
+
+/// Opens a device once in a process: kernels are compiled and memory is pooled per device, and
+/// tensors of two do not mix. One that was lost, or that a panic left locked, is opened anew.
+#[cfg(any(
+    feature = "cuda",
+    feature = "metal",
+    target_os = "macos",
+    target_os = "ios"
+))]
+fn open_shared(
+    shared: &Mutex<Option<Device>>,
+    open: impl FnOnce() -> std::result::Result<Device, String>,
+) -> std::result::Result<Device, String> {
+    let mut shared = shared.lock();
+    if let Some(device) = shared.as_ref().filter(|device| device.synchronize().is_ok()) {
+        return Ok(device.clone());
+    }
+    let device = open()?;
+    *shared = Some(device.clone());
+    Ok(device)
+}
+
 /// Candle's constructor panics without a GPU, and on systems before macOS 15 where the class that it
 /// looks up does not exist. So both are asked for first.
 #[cfg(any(feature = "metal", target_os = "macos", target_os = "ios"))]
-fn open_metal() -> std::result::Result<Device, String> {
+fn new_metal() -> std::result::Result<Device, String> {
     if objc2::runtime::AnyClass::get(c"MTLResidencySetDescriptor").is_none() {
         return Err("Metal needs macOS 15 or iOS 18".to_owned());
     }
@@ -152,9 +186,15 @@ fn open_metal() -> std::result::Result<Device, String> {
     Err("this build has no Metal backend".to_owned())
 }
 
-/// Candle's constructor panics where the driver library cannot be loaded, so that is tried first.
 #[cfg(feature = "cuda")]
 fn open_cuda() -> std::result::Result<Device, String> {
+    static SHARED: Mutex<Option<Device>> = Mutex::new(None);
+    open_shared(&SHARED, new_cuda)
+}
+
+/// Candle's constructor panics where the driver library cannot be loaded, so that is tried first.
+#[cfg(feature = "cuda")]
+fn new_cuda() -> std::result::Result<Device, String> {
     use candle_core::cuda_backend::cudarc::driver::sys;
     #[allow(unsafe_code, reason = "the probe is a foreign function")]
     // SAFETY: only tries to open the driver library by its own name; no pointer is involved.

@@ -136,9 +136,13 @@ impl DecoderLayer {
 
     /// (tokens, heads · d) to (batch, heads, n, d).
     pub(super) fn split(&self, x: &Tensor, heads: usize, pass: &Pass) -> Result<Tensor> {
+        let shape = (pass.batch, heads, pass.len, self.head_dim);
         x.reshape((pass.batch, pass.len, heads, self.head_dim))?
             .transpose(1, 2)?
-            .contiguous()
+            .contiguous()?
+            // One head is contiguous as it is, but with strides of the wrong dimension for Metal's
+            // matrix product, which takes the last but two for that of the batch.
+            .reshape(shape)
     }
 }
 

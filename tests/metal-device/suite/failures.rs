@@ -76,8 +76,8 @@ fn memory_that_is_short_is_an_error_and_not_the_end() {
             .load(TINY)
             .map(drop)
     };
-    let held = ALLOCATED.load(Relaxed);
-    settings().memory = Some(held + 16_384);
+    load().unwrap();
+    settings().memory = Some(ALLOCATED.load(Relaxed) + 16_384);
     let error = load().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Backend);
     assert!(error.to_string().contains("Buffer"), "{error}");

@@ -39,8 +39,9 @@ impl Drop for Exclusive {
     }
 }
 
+/// A device that no other test has.
 fn metal() -> Device {
-    DeviceKind::Metal.open().unwrap()
+    Device::new_metal(0).unwrap()
 }
 
 /// A model of two layers, or another of the project's, on the device in f32.

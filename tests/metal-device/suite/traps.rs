@@ -43,11 +43,14 @@ fn a_sort_of_more_than_1024() {
 /// Asserts that a computation on a transposed matrix, which the CPU refuses, is wrong on the device.
 fn assert_transposed_is_wrong(compute: impl Fn(&Tensor) -> Result<Tensor>) {
     let _device = exclusive();
-    let transposed = |device| numbers(&[5, 4], device).t().unwrap();
+    let transposed = |device: &Device| numbers(&[5, 4], device).t().unwrap();
     assert!(compute(&transposed(&Device::Cpu)).is_err());
     let right = compute(&transposed(&Device::Cpu).contiguous().unwrap()).unwrap();
-    let found = compute(&transposed(&metal())).unwrap();
-    assert_ne!(to_vec(&found), to_vec(&right), "the trap is gone");
+    let device = metal();
+    let found = compute(&transposed(&device));
+    // A kernel that takes the number of elements for that of dimensions may also divide by zero.
+    let is_right = device.synchronize().is_ok() && to_vec(&found.unwrap()) == to_vec(&right);
+    assert!(!is_right, "the trap is gone");
 }
 
 #[test]
@@ -202,22 +205,6 @@ fn gradients_that_fused_operations_lose() {
     };
     assert!(composed.iter().all(|&op| has_gradient(op)));
     assert!(!fused.iter().any(|&op| has_gradient(op)));
-}
-
-#[test]
-fn a_sum_in_sixteen_bits() {
-    let mean = |dtype| {
-        move |device: &Device| {
-            let terms = (numbers(&[1, 4096], device) + 1.0)?;
-            let terms = if device.is_cpu() {
-                terms
-            } else {
-                terms.to_dtype(dtype)?
-            };
-            terms.sum(D::Minus1)?.to_dtype(DType::F32)? / 4096.0
-        }
-    };
-    assert_trap(mean(DType::BF16), mean(DType::F32));
 }
 
 #[test]
