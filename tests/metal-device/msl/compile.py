@@ -21,8 +21,10 @@ import subprocess
 import sys
 import tempfile
 
-from tokens import TranslateError
-from translate import translate
+sys.dont_write_bytecode = True  # the sources' folder stays as it is
+
+from tokens import TranslateError  # noqa: E402
+from translate import translate  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SHIM = os.path.join(HERE, "shim")
@@ -41,7 +43,7 @@ FLAGS = [
     *("-Xclang", "-fbfloat16-excess-precision=standard"),
     # The return address of a wait tells where in the kernel it is.
     "-fno-optimize-sibling-calls",
-    # The addresses of waits shall follow their order in the source: shim/runtime.cpp resolves by it.
+    # And the addresses of waits shall follow their order in the source: shim/runtime.cpp resolves by it.
     *("-mllvm", "-disable-block-placement"),
     # Kernels convert to integers what may be out of range, which Metal saturates and C++ leaves undefined.
     "-fno-strict-float-cast-overflow",
@@ -50,6 +52,8 @@ FLAGS = [
 ]
 if platform.machine() == "x86_64":
     FLAGS.append("-march=x86-64-v3")  # has instructions that convert between half and float
+# A library exports its two tables only.
+LIBRARY_FLAGS = [*FLAGS, "-fvisibility=hidden"]
 
 
 class CompileError(Exception):
@@ -78,7 +82,7 @@ def support_folder(beside):
     """
     names = sorted(os.listdir(SHIM))
     digest = hashlib.sha256(
-        repr((beside, FLAGS, optimisation(), os.environ.get("METAL_DEVICE_CLANG"))).encode()
+        repr((beside, LIBRARY_FLAGS, optimisation(), os.environ.get("METAL_DEVICE_CLANG"))).encode()
     )
     for name in names:
         with open(os.path.join(SHIM, name), "rb") as file:
@@ -108,7 +112,13 @@ def precompiled_header(support):
     if not os.path.exists(header):
         handle, temporary = tempfile.mkstemp(suffix=".pch", dir=support)
         os.close(handle)
-        clang(*FLAGS, "-fvisibility=hidden", optimisation(), "-x", "c++-header", os.path.join(support, "shim.h"), "-o", temporary)
+        # A cache that was restored from an archive has other times: contents are compared by size alone.
+        clang(
+            *LIBRARY_FLAGS,
+            *("-Xclang", "-fno-pch-timestamp"),
+            optimisation(),
+            *("-x", "c++-header", os.path.join(support, "shim.h"), "-o", temporary),
+        )
         os.rename(temporary, header)
     return header
 
@@ -120,7 +130,11 @@ def compile_source(source, output, function, folder):
     support = support_folder(beside)
     preprocessed = os.path.join(folder, "preprocessed.cpp")
     translated = os.path.join(folder, "translated.cpp")
-    clang("-E", "-x", "c++", "-std=c++17", "-nostdinc", "-undef", "-w", "-I", INCLUDE, source, "-o", preprocessed)
+    clang(
+        *("-E", "-x", "c++", "-std=c++17", "-w"),
+        *("-nostdinc", "-undef", "-I", INCLUDE),
+        *(source, "-o", preprocessed),
+    )
     with open(preprocessed) as file:
         text = translate(file.read(), function)
     with open(translated, "w") as file:
@@ -129,20 +143,12 @@ def compile_source(source, output, function, folder):
     os.close(handle)
     try:
         clang(
-            *FLAGS,
+            *LIBRARY_FLAGS,
             optimisation(),
-            "-fvisibility=hidden",
-            "-include-pch",
-            precompiled_header(support),
-            "-I",
-            support,
-            "-shared",
-            translated,
-            "-o",
-            temporary,
-            "-nostdlib++",
-            "-L" + support,
-            "-lmsl_runtime",
+            *("-include-pch", precompiled_header(support)),
+            *("-I", support),
+            *("-shared", translated, "-o", temporary),
+            *("-nostdlib++", "-L" + support, "-lmsl_runtime"),
             "-Wl,-rpath,$ORIGIN/" + os.path.basename(support),
         )
         os.chmod(temporary, 0o755)

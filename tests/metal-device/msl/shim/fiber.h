@@ -40,7 +40,7 @@ struct MatrixOperation {
   Pair a[SIMD_WIDTH], b[SIMD_WIDTH], c[SIMD_WIDTH];  // each lane's part
   void* result[SIMD_WIDTH];
   uint32_t accumulates;  // the lanes whose part of c is the one of the result
-  uint32_t arrived;
+  uint32_t arrived = 0;
   const void* site;
 };
 constexpr uint32_t MATRIX_OPERATIONS = 64;

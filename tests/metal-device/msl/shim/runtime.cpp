@@ -140,6 +140,7 @@ struct Worker : Group {
 
   Entry entry;
   const char* error;
+  char message[128];
   uint64_t diverged;
   // The allotments of the host and the kernel's own variables, in the order of their addresses.
   Variable variables[MAX_VARIABLES];
@@ -313,7 +314,6 @@ void Worker::run_threadgroup(uint64_t id) {
   if (error) return;
   const char* name = overwritten();
   if (!name) return;
-  static thread_local char message[128];
   snprintf(message, sizeof(message), "a write past the end of threadgroup memory `%s`", name);
   error = message;
 }

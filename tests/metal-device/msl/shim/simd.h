@@ -73,10 +73,10 @@ void resolve_shuffle(Slot* slots, uint32_t active) {
     static METAL_FUNC T first();       \
   };
 MSL_COMBINE(Sum, a + b)
-MSL_COMBINE(Product, a* b)
+MSL_COMBINE(Product, a * b)
 MSL_COMBINE(Min, metal::min(a, b))
 MSL_COMBINE(Max, metal::max(a, b))
-MSL_COMBINE(And, a& b)
+MSL_COMBINE(And, a & b)
 MSL_COMBINE(Or, a | b)
 MSL_COMBINE(Xor, a ^ b)
 #undef MSL_COMBINE
