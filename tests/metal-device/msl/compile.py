@@ -3,9 +3,9 @@
 
 usage: compile.py SOURCE.metal OUTPUT.so [--function HOST_NAME]
 
-With --function, only that entry point is compiled. What all libraries have in common, the runtime and
-the precompiled headers, is made at the first call and kept in a folder beside the output, where the
-library looks for it. Several processes may do this at once.
+With --function, only that entry point is compiled. What all libraries have in common, the runtime
+and the precompiled headers, is made at the first call and kept in a folder beside the output, where
+the library looks for it. Several processes may do this at once.
 
 environment:
   METAL_DEVICE_CLANG  the compiler (clang++-19)
@@ -36,16 +36,16 @@ FLAGS = [
     "-w",
     "-fno-exceptions",
     "-fno-rtti",
-    # Strictness: nothing is computed more precisely than written. Only bfloat is, as in Metal: in float,
-    # and rounded by the assignment.
+    # Strictness: nothing is computed more precisely than written. Only bfloat is, as in Metal: in
+    # float, and rounded by the assignment.
     "-ffp-contract=off",
     *("-Xclang", "-ffloat16-excess-precision=none"),
     *("-Xclang", "-fbfloat16-excess-precision=standard"),
     # The return address of a wait tells where in the kernel it is.
     "-fno-optimize-sibling-calls",
-    # And the addresses of waits shall follow their order in the source: shim/runtime.cpp resolves by it.
+    # And the addresses of waits shall follow their order in the source: the runtime resolves by it.
     *("-mllvm", "-disable-block-placement"),
-    # Kernels convert to integers what may be out of range, which Metal saturates and C++ leaves undefined.
+    # A conversion of what an integer cannot hold saturates on GPUs, and is undefined in C++.
     "-fno-strict-float-cast-overflow",
     # Memory of one type is written as another one, as with Metal's compiler.
     "-fno-strict-aliasing",
@@ -77,8 +77,8 @@ def optimisation():
 def support_folder(beside):
     """The folder with the runtime and the precompiled headers for these sources and flags.
 
-    Its name has a hash of all that goes into them, its own place included: a precompiled header refers
-    to the files which it was made of. It has its own copy of them for the same reason.
+    Its name has a hash of all that goes into them, its own place included: a precompiled header
+    refers to the files which it was made of. It has its own copy of them for the same reason.
     """
     names = sorted(os.listdir(SHIM))
     digest = hashlib.sha256(
@@ -107,12 +107,12 @@ def support_folder(beside):
 
 
 def precompiled_header(support):
-    """The headers in compiled form. They are made where they stay, because their paths are in them."""
+    """The headers in compiled form, made where they stay, because their paths are in it."""
     header = os.path.join(support, "shim.pch")
     if not os.path.exists(header):
         handle, temporary = tempfile.mkstemp(suffix=".pch", dir=support)
         os.close(handle)
-        # A cache that was restored from an archive has other times: contents are compared by size alone.
+        # The times of files are not compared: those of a cache from an archive may be others.
         clang(
             *LIBRARY_FLAGS,
             *("-Xclang", "-fno-pch-timestamp"),
