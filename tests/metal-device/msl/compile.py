@@ -23,8 +23,8 @@ import tempfile
 
 sys.dont_write_bytecode = True  # the sources' folder stays as it is
 
-from tokens import TranslateError  # noqa: E402
-from translate import translate  # noqa: E402
+from tokens import TranslateError
+from translate import translate
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SHIM = os.path.join(HERE, "shim")

@@ -67,8 +67,8 @@ WAITING = {
 
 UNROLL = re.compile(r"\s*#\s*pragma (?:clang loop unroll|unroll)")
 
-# tokens: as C++; names: the words in it; defines: what it defines, or None; is_plain_kernel: whether
-# it is a kernel and no template.
+# tokens: as C++; names: the words in it; defines: what it defines, or None; is_plain_kernel:
+# whether it is a kernel and no template.
 Statement = namedtuple("Statement", "tokens names defines is_plain_kernel")
 # host: the name by which the host asks for it; expression: the kernel or its instantiation.
 Entry = namedtuple("Entry", "host expression kernel names")
@@ -356,9 +356,7 @@ class Program:
                 )
             bindings = ", ".join(self.kernels[entry.kernel])
             call = f"msl::call(dispatch, &{entry.expression}, msl::Parameters<{bindings}>{{}});"
-            out.append(
-                f"static void entry_{number}(const MslDispatch& dispatch) {{ {call} }}\n"
-            )
+            out.append(f"static void entry_{number}(const MslDispatch& dispatch) {{ {call} }}\n")
             fibers = int(bool(names[entry.host] & WAITING))
             rows.append(f"{{{c_string(entry.host)}, (void*)entry_{number}, {fibers}}}")
         out.append(table("MslFunction msl_functions", rows + ["{nullptr, nullptr, 0}"]))
