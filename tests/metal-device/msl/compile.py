@@ -110,16 +110,16 @@ def precompiled_header(support):
     """The headers in compiled form, made where they stay, because their paths are in it."""
     header = os.path.join(support, "shim.pch")
     if not os.path.exists(header):
-        handle, temporary = tempfile.mkstemp(suffix=".pch", dir=support)
-        os.close(handle)
-        # The times of files are not compared: those of a cache from an archive may be others.
-        clang(
-            *LIBRARY_FLAGS,
-            *("-Xclang", "-fno-pch-timestamp"),
-            optimisation(),
-            *("-x", "c++-header", os.path.join(support, "shim.h"), "-o", temporary),
-        )
-        os.rename(temporary, header)
+        with tempfile.TemporaryDirectory(prefix="pch-", dir=support) as folder:
+            temporary = os.path.join(folder, "shim.pch")
+            # The times of files are not compared: those of a cache from an archive may be others.
+            clang(
+                *LIBRARY_FLAGS,
+                *("-Xclang", "-fno-pch-timestamp"),
+                optimisation(),
+                *("-x", "c++-header", os.path.join(support, "shim.h"), "-o", temporary),
+            )
+            os.replace(temporary, header)
     return header
 
 
