@@ -3,9 +3,9 @@
 
 usage: compile.py SOURCE.metal OUTPUT.so [--function HOST_NAME]
 
-With --function, only that entry point is compiled. What all libraries have in common, the runtime and
-the precompiled headers, is made at the first call and kept in a folder beside the output, where the
-library looks for it. Several processes may do this at once.
+With --function, only that entry point is compiled. What all libraries have in common, the runtime
+and the precompiled headers, is made at the first call and kept in a folder beside the output, where
+the library looks for it. Several processes may do this at once.
 
 environment:
   METAL_DEVICE_CLANG  the compiler (clang++-19)
@@ -21,6 +21,8 @@ import subprocess
 import sys
 import tempfile
 
+sys.dont_write_bytecode = True  # the sources' folder stays as it is
+
 from tokens import TranslateError
 from translate import translate
 
@@ -34,24 +36,25 @@ FLAGS = [
     "-w",
     "-fno-exceptions",
     "-fno-rtti",
-    # Strictness: nothing is computed more precisely than written. Only bfloat is, as in Metal: in float,
-    # and rounded by the assignment.
+    # Strictness: nothing is computed more precisely than written. Only bfloat is, as in Metal: in
+    # float, and rounded by the assignment.
     "-ffp-contract=off",
     *("-Xclang", "-ffloat16-excess-precision=none"),
     *("-Xclang", "-fbfloat16-excess-precision=standard"),
     # The return address of a wait tells where in the kernel it is.
     "-fno-optimize-sibling-calls",
-    # The addresses of waits shall follow their order in the source: shim/runtime.cpp resolves by it.
+    # And the addresses of waits shall follow their order in the source: the runtime resolves by it.
     *("-mllvm", "-disable-block-placement"),
-    # Kernels convert to integers what may be out of range, which Metal saturates and C++ leaves undefined.
+    # A conversion of what an integer cannot hold saturates on GPUs, and is undefined in C++.
     "-fno-strict-float-cast-overflow",
     # Memory of one type is written as another one, as with Metal's compiler.
     "-fno-strict-aliasing",
 ]
 if platform.machine() == "x86_64":
     FLAGS.append("-march=x86-64-v3")  # has instructions that convert between half and float
-
-KERNEL_FLAGS = [
+LIBRARY_FLAGS = [
+    *FLAGS,
+    # A library exports its two tables only.
     "-fvisibility=hidden",
     # A division by zero, which Metal leaves undefined, is a fault of the kernel and not a signal.
     "-fsanitize=integer-divide-by-zero",
@@ -82,12 +85,12 @@ def optimisation():
 def support_folder(beside):
     """The folder with the runtime and the precompiled headers for these sources and flags.
 
-    Its name has a hash of all that goes into them, its own place included: a precompiled header refers
-    to the files which it was made of. It has its own copy of them for the same reason.
+    Its name has a hash of all that goes into them, its own place included: a precompiled header
+    refers to the files which it was made of. It has its own copy of them for the same reason.
     """
     names = sorted(os.listdir(SHIM))
     digest = hashlib.sha256(
-        repr((beside, FLAGS, KERNEL_FLAGS, optimisation(), os.environ.get("METAL_DEVICE_CLANG"))).encode()
+        repr((beside, LIBRARY_FLAGS, optimisation(), os.environ.get("METAL_DEVICE_CLANG"))).encode()
     )
     for name in names:
         with open(os.path.join(SHIM, name), "rb") as file:
@@ -112,13 +115,19 @@ def support_folder(beside):
 
 
 def precompiled_header(support):
-    """The headers in compiled form. They are made where they stay, because their paths are in them."""
+    """The headers in compiled form, made where they stay, because their paths are in it."""
     header = os.path.join(support, "shim.pch")
     if not os.path.exists(header):
-        handle, temporary = tempfile.mkstemp(suffix=".pch", dir=support)
-        os.close(handle)
-        clang(*FLAGS, *KERNEL_FLAGS, optimisation(), "-x", "c++-header", os.path.join(support, "shim.h"), "-o", temporary)
-        os.rename(temporary, header)
+        with tempfile.TemporaryDirectory(prefix="pch-", dir=support) as folder:
+            temporary = os.path.join(folder, "shim.pch")
+            # The times of files are not compared: those of a cache from an archive may be others.
+            clang(
+                *LIBRARY_FLAGS,
+                *("-Xclang", "-fno-pch-timestamp"),
+                optimisation(),
+                *("-x", "c++-header", os.path.join(support, "shim.h"), "-o", temporary),
+            )
+            os.replace(temporary, header)
     return header
 
 
@@ -129,7 +138,11 @@ def compile_source(source, output, function, folder):
     support = support_folder(beside)
     preprocessed = os.path.join(folder, "preprocessed.cpp")
     translated = os.path.join(folder, "translated.cpp")
-    clang("-E", "-x", "c++", "-std=c++17", "-nostdinc", "-undef", "-w", "-I", INCLUDE, source, "-o", preprocessed)
+    clang(
+        *("-E", "-x", "c++", "-std=c++17", "-w"),
+        *("-nostdinc", "-undef", "-I", INCLUDE),
+        *(source, "-o", preprocessed),
+    )
     with open(preprocessed) as file:
         text = translate(file.read(), function)
     with open(translated, "w") as file:
@@ -138,20 +151,12 @@ def compile_source(source, output, function, folder):
     os.close(handle)
     try:
         clang(
-            *FLAGS,
-            *KERNEL_FLAGS,
+            *LIBRARY_FLAGS,
             optimisation(),
-            "-include-pch",
-            precompiled_header(support),
-            "-I",
-            support,
-            "-shared",
-            translated,
-            "-o",
-            temporary,
-            "-nostdlib++",
-            "-L" + support,
-            "-lmsl_runtime",
+            *("-include-pch", precompiled_header(support)),
+            *("-I", support),
+            *("-shared", translated, "-o", temporary),
+            *("-nostdlib++", "-L" + support, "-lmsl_runtime"),
             "-Wl,-rpath,$ORIGIN/" + os.path.basename(support),
         )
         os.chmod(temporary, 0o755)

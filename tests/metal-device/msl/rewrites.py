@@ -12,7 +12,7 @@ from tokens import (
     is_attribute,
     is_space,
     next_word,
-    place,
+    split_commas,
     words,
 )
 
@@ -65,9 +65,13 @@ class Rewriter:
         if token in ADDRESS_SPACES or token == "constant":
             return self.address_space(index)
         if token == "static_cast" and self.word_after(index) == "<":
-            # clang converts between half and bfloat only by way of float, and never between vectors.
+            # clang converts between half and bfloat only by way of float, and no vectors.
             return ["msl::cast"], index + 1
-        if VECTOR.fullmatch(token) and self.word_after(index) == "(" and self.previous != "operator":
+        if (
+            VECTOR.fullmatch(token)
+            and self.word_after(index) == "("
+            and self.previous != "operator"
+        ):
             # A C++ vector is no class: it has no constructors.
             return [f"msl::make<{token}>"], index + 1
         if token == "(":
@@ -95,20 +99,16 @@ class Rewriter:
     def threadgroup_variable(self, index):
         """`threadgroup T x[N];` in a function: one object for all threads of the threadgroup.
 
-        It becomes a reference into the threadgroup's memory. A type local to the function identifies
-        the variable, so that each instantiation of a template has its own.
+        It becomes a reference into the threadgroup's memory. A type local to the function
+        identifies the variable, so that each instantiation of a template has its own.
         """
         end = index
         while self.tokens[end] != ";":
             end = self.pairs.get(end, end) + 1
             if end >= len(self.tokens) or self.tokens[end] in ("*", "&", "=", "("):
                 return None
-        if "," in self.tokens[index:end]:
-            found = split_depth(self.tokens[index:end])
-            if found:
-                raise TranslateError(
-                    f"{place(self.tokens, index)}: several threadgroup variables in one declaration"
-                )
+        if len(split_commas(self.tokens[index:end])) > 1:
+            raise TranslateError("several threadgroup variables in one declaration")
         name = end
         opening = {close: open_ for open_, close in self.pairs.items()}
         while True:
@@ -121,8 +121,8 @@ class Rewriter:
         extent = "".join(self.run(name + 1, end)).strip()
         name = self.tokens[name]
         text = (
-            f"typedef {kind} {name}_type{extent}; struct {name}_id; {name}_type& {name} ="
-            f' msl::threadgroup_variable<{name}_type, {name}_id>("{name}")'
+            f"typedef {kind} msl_{name}{extent}; struct msl_{name}_id; msl_{name}& {name} ="
+            f' msl::threadgroup_variable<msl_{name}, msl_{name}_id>("{name}")'
         )
         return [text], end
 
@@ -142,16 +142,6 @@ class Rewriter:
         ):
             return [f"msl::Convert<{self.tokens[kind]}>{{}}->*"], close + 1
         return ["("], index + 1
-
-
-def split_depth(tokens):
-    """Whether a comma stands outside of all brackets and template lists."""
-    depth = 0
-    for token in tokens:
-        depth += (token in ("(", "[", "{", "<")) - (token in (")", "]", "}", ">"))
-        if token == "," and depth == 0:
-            return True
-    return False
 
 
 def single_default_constructors(tokens):

@@ -96,11 +96,15 @@ def ints(*values):
 
 
 def halves(*values):
-    return (ctypes.c_uint16 * len(values))(*(struct.unpack("<H", struct.pack("<e", x))[0] for x in values))
+    return (ctypes.c_uint16 * len(values))(
+        *(struct.unpack("<H", struct.pack("<e", x))[0] for x in values)
+    )
 
 
 def bfloats(*values):
-    return (ctypes.c_uint16 * len(values))(*(struct.unpack("<I", struct.pack("<f", x))[0] >> 16 for x in values))
+    return (ctypes.c_uint16 * len(values))(
+        *(struct.unpack("<I", struct.pack("<f", x))[0] >> 16 for x in values)
+    )
 
 
 def compile_metal(source, output, *more):
@@ -174,7 +178,8 @@ class SelfTest(unittest.TestCase):
         diverged, message = self.all.run("inactive_lanes", [floats(*[0] * 64)], 32, 32)
         self.assertEqual(
             message,
-            "kernel `inactive_lanes`, threadgroup (0, 0, 0): simdgroup_matrix operation with inactive lanes",
+            "kernel `inactive_lanes`, threadgroup (0, 0, 0):"
+            " simdgroup_matrix operation with inactive lanes",
         )
         # And the next dispatch does not suffer from it.
         self.test_simdgroup_matrices()
@@ -214,7 +219,9 @@ class SelfTest(unittest.TestCase):
         self.assertEqual(self.all.run("past_the_host", buffers, 4, 4, (16, 16)), (0, ""))
         self.assertEqual(list(output), [5] * 4 + [0] * 4)
         for allotments in ((16, 32), (32, 16)):
-            self.assertIn("past the end", self.all.run("past_the_host", buffers, 8, 8, allotments)[1])
+            self.assertIn(
+                "past the end", self.all.run("past_the_host", buffers, 8, 8, allotments)[1]
+            )
 
     def test_uninitialised_memory_is_nan(self):
         output = floats(*[0] * 4)
@@ -266,7 +273,10 @@ class SelfTest(unittest.TestCase):
     def test_errors_name_the_place(self):
         source = os.path.join(self.folder.name, "broken.metal")
         for text, message in (
-            ("kernel void f(device int *x [[buffer(0)]]) {\n  x[0] = undeclared;\n}\n", "broken.metal:2:10"),
+            (
+                "kernel void f(device int *x [[buffer(0)]]) {\n  x[0] = undeclared;\n}\n",
+                "broken.metal:2:10",
+            ),
             ("int a;\nkernel void f(int x) {}\n", "broken.metal:2: kernel parameter `int x`"),
             ("int a;\n\nkernel void f(device int *x) {\n", "broken.metal:3: `{` is never closed"),
         ):

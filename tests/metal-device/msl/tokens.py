@@ -1,8 +1,8 @@
 """Tokens of preprocessed Metal source, and the few questions about them that need no grammar.
 
-A token is a string; all of them joined give the text back. Spaces and linemarkers (`# 12 "x.metal"`)
-are tokens as well, so that the translated file keeps the line numbers of the source and the compiler's
-messages point into it.
+A token is a string; all of them joined give the text back. Spaces and linemarkers, as `# 12
+"x.metal"`, are tokens as well, so that the translated file keeps the line numbers of the source and
+the compiler's messages point into it.
 """
 
 import re

@@ -1,8 +1,8 @@
 """Metal source, already preprocessed, to C++ for the headers in `shim/`.
 
-Only statements at namespace scope are looked at: kernels, their instantiations, function constants, and
-definitions that differ in an address space alone. Types are never parsed; the C++ compiler deduces them
-from the address of a kernel (`msl::call` in shim/bind.h).
+Only statements at namespace scope are looked at: kernels, their instantiations, function constants,
+and definitions that differ in an address space alone. Types are never parsed; the C++ compiler
+deduces them from the address of a kernel (`msl::call` in shim/bind.h).
 """
 
 import re
@@ -67,8 +67,8 @@ WAITING = {
 
 UNROLL = re.compile(r"\s*#\s*pragma (?:clang loop unroll|unroll)")
 
-# tokens: as C++; names: the words in it; defines: what it defines, or None; is_plain_kernel: whether it
-# is a kernel and no template.
+# tokens: as C++; names: the words in it; defines: what it defines, or None; is_plain_kernel:
+# whether it is a kernel and no template.
 Statement = namedtuple("Statement", "tokens names defines is_plain_kernel")
 # host: the name by which the host asks for it; expression: the kernel or its instantiation.
 Entry = namedtuple("Entry", "host expression kernel names")
@@ -77,7 +77,7 @@ Entry = namedtuple("Entry", "host expression kernel names")
 def translate(text, function=None):
     """The C++ for preprocessed Metal source; with `function`, only for that entry point."""
     program = Program()
-    # Unrolled loops take up to three times as long to compile, and the fibers run no faster by them.
+    # Unrolled loops take up to three times as long to compile, and run no faster here.
     tokens = [token for token in tokenize(text) if not UNROLL.match(token)]
     for start, end in statements(tokens):
         try:
@@ -103,7 +103,7 @@ def statements(tokens):
 
 
 def head(tokens):
-    """The words of a statement before its body, without attributes and the template's parameters."""
+    """The words of a statement before its body, without attributes and template parameters."""
     found = words(split_attributes(tokens)[0])
     if found[:2] == ["template", "<"]:
         found = found[closing_angle(found, 1) + 1 :]
@@ -133,7 +133,7 @@ def is_definition(tokens):
 
 
 def defined_name(start):
-    """The name that a statement with these first words defines, as far as it can have waiting code."""
+    """The name that a statement with this head defines, if it can have code that waits."""
     if not start:
         return None
     if start[0] in ("struct", "class", "union"):
@@ -315,7 +315,9 @@ class Program:
         expression = " ".join(words(expression))
         known = self.entries.setdefault(host, Entry(host, expression, kernel, set(names)))
         if known.expression != expression:
-            raise TranslateError(f"entry point `{host}` is both {known.expression} and {expression}")
+            raise TranslateError(
+                f"entry point `{host}` is both {known.expression} and {expression}"
+            )
 
     def reachable(self, entry):
         """All names that an entry point can use: its own words and those of what they define."""
@@ -349,12 +351,12 @@ class Program:
         rows = []
         for number, entry in enumerate(entries):
             if entry.kernel not in self.kernels:
-                raise TranslateError(f"`{entry.host}` instantiates `{entry.kernel}`: no such kernel")
+                raise TranslateError(
+                    f"`{entry.host}` instantiates `{entry.kernel}`: no such kernel"
+                )
             bindings = ", ".join(self.kernels[entry.kernel])
-            out.append(
-                f"static void entry_{number}(const MslDispatch& dispatch)"
-                f" {{ msl::call(dispatch, &{entry.expression}, msl::Parameters<{bindings}>{{}}); }}\n"
-            )
+            call = f"msl::call(dispatch, &{entry.expression}, msl::Parameters<{bindings}>{{}});"
+            out.append(f"static void entry_{number}(const MslDispatch& dispatch) {{ {call} }}\n")
             fibers = int(bool(names[entry.host] & WAITING))
             rows.append(f"{{{c_string(entry.host)}, (void*)entry_{number}, {fibers}}}")
         out.append(table("MslFunction msl_functions", rows + ["{nullptr, nullptr, 0}"]))

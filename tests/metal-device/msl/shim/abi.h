@@ -27,9 +27,9 @@ typedef struct {
 __attribute__((visibility("default"))) extern const MslFunction msl_functions[];
 __attribute__((visibility("default"))) extern const MslConstant msl_constants[];
 
-// Runs the threadgroups [first, last) on the calling thread. Returns 0, or 1 with a message in `error`.
-// Adds to `diverged` the number of times that threads of a simdgroup, or of a threadgroup at a barrier,
-// waited at different places.
+// Runs the threadgroups [first, last) on the calling thread. Returns 0, or 1 with a message in
+// `error`. Adds to `diverged` the number of times that threads of a simdgroup, or of a threadgroup
+// at a barrier, waited at different places.
 int32_t msl_run(const MslFunction* function, const MslDispatch* dispatch, uint64_t first,
                 uint64_t last, uint64_t* diverged, char* error, uint64_t error_size);
 }

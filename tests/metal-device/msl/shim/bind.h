@@ -1,4 +1,5 @@
-// Passes its arguments to a kernel. The translator says where each comes from; its type is the kernel's.
+// Passes its arguments to a kernel. The translator says where each comes from; its type is the
+// kernel's.
 #pragma once
 #include "fiber.h"
 

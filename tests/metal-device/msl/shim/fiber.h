@@ -1,5 +1,5 @@
-// The threads of a threadgroup as the code of a kernel sees them. Each is a fiber, so that it can wait for
-// others in the middle of a function; ../shim/runtime.cpp switches between them.
+// The threads of a threadgroup as the code of a kernel sees them. Each is a fiber, so that it can
+// wait for others in the middle of a function; ../shim/runtime.cpp switches between them.
 #pragma once
 #include "abi.h"
 #include "types.h"
@@ -35,12 +35,13 @@ typedef void (*Resolve)(Slot* slots, uint32_t active);
 
 typedef float Pair __attribute__((ext_vector_type(2)));
 
-// A multiplication of simdgroup matrices that some lanes have asked for already: see simdgroup_matrix.h.
+// A multiplication of simdgroup matrices that some lanes have asked for already: see
+// simdgroup_matrix.h.
 struct MatrixOperation {
   Pair a[SIMD_WIDTH], b[SIMD_WIDTH], c[SIMD_WIDTH];  // each lane's part
   void* result[SIMD_WIDTH];
   uint32_t accumulates;  // the lanes whose part of c is the one of the result
-  uint32_t arrived;
+  uint32_t arrived = 0;
   const void* site;
 };
 constexpr uint32_t MATRIX_OPERATIONS = 64;
@@ -51,7 +52,8 @@ struct SimdGroup {
   Resolve resolve[SIMD_WIDTH];
   // Masks of lanes. A lane in none of them has returned from the kernel.
   uint32_t ready, in_operation, in_matrix, in_barrier;
-  // A ring: operation i is operations[i % MATRIX_OPERATIONS]; all before `matrices_done` are computed.
+  // A ring: operation i is operations[i % MATRIX_OPERATIONS]; all before `matrices_done` are
+  // computed.
   MatrixOperation operations[MATRIX_OPERATIONS];
   uint32_t matrices_done;
 };
@@ -59,7 +61,7 @@ struct SimdGroup {
 struct Thread {
   Position position;
   uint32_t index, lane, simdgroup_index;
-  uint32_t matrices;  // how many operations on simdgroup matrices it has asked for
+  uint32_t matrices;         // how many operations on simdgroup matrices it has asked for
   uint32_t awaits_matrices;  // how many must be done before it goes on
   SimdGroup* simdgroup;
   Group* group;
@@ -72,8 +74,8 @@ extern __attribute__((tls_model("initial-exec"))) __thread Thread* current;
 // Ends the dispatch with an error.
 [[noreturn]] void fault(const char* message);
 
-// A wait is `convergent` so that the optimiser keeps one call of it one call: its return address, the
-// site, is how threads are recognised to wait for the same thing.
+// A wait is `convergent` so that the optimiser keeps one call of it one call: its return address,
+// the site, is how threads are recognised to wait for the same thing.
 #define MSL_WAITS __attribute__((noinline, convergent))
 
 MSL_WAITS void threadgroup_wait();

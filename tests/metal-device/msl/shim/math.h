@@ -4,18 +4,18 @@
 
 namespace metal {
 
-#define MSL_FUNCTION(NAME, EXPRESSION)                                                         \
-  METAL_FUNC float NAME(float x) { return EXPRESSION; }                                        \
-  METAL_FUNC half NAME(half x) { return half(NAME(float(x))); }                                \
-  METAL_FUNC bfloat NAME(bfloat x) { return bfloat(NAME(float(x))); }                          \
+#define MSL_FUNCTION(NAME, EXPRESSION)                                                           \
+  METAL_FUNC float NAME(float x) { return EXPRESSION; }                                          \
+  METAL_FUNC half NAME(half x) { return half(NAME(float(x))); }                                  \
+  METAL_FUNC bfloat NAME(bfloat x) { return bfloat(NAME(float(x))); }                            \
   template <typename T, typename = std::enable_if_t<msl::is_vector<T> || std::is_integral_v<T>>> \
-  METAL_FUNC auto NAME(T x) {                                                                  \
-    if constexpr (msl::is_vector<T>) {                                                         \
-      for (int i = 0; i < msl::Vector<T>::size; i++) x[i] = NAME(msl::Element<T>(x[i]));       \
-      return x;                                                                                \
-    } else {                                                                                   \
-      return NAME(float(x));                                                                   \
-    }                                                                                          \
+  METAL_FUNC auto NAME(T x) {                                                                    \
+    if constexpr (msl::is_vector<T>) {                                                           \
+      for (int i = 0; i < msl::Vector<T>::size; i++) x[i] = NAME(msl::Element<T>(x[i]));         \
+      return x;                                                                                  \
+    } else {                                                                                     \
+      return NAME(float(x));                                                                     \
+    }                                                                                            \
   }
 
 MSL_FUNCTION(acos, __builtin_acosf(x))
@@ -82,7 +82,8 @@ METAL_FUNC std::enable_if_t<std::is_integral_v<T>, T> abs(T x) {
 template <typename T>
 METAL_FUNC T min(T a, T b) {
   if constexpr (msl::is_vector<T>) {
-    for (int i = 0; i < msl::Vector<T>::size; i++) a[i] = min(msl::Element<T>(a[i]), msl::Element<T>(b[i]));
+    for (int i = 0; i < msl::Vector<T>::size; i++)
+      a[i] = min(msl::Element<T>(a[i]), msl::Element<T>(b[i]));
     return a;
   } else {
     return a != a || b < a ? b : a;
@@ -91,7 +92,8 @@ METAL_FUNC T min(T a, T b) {
 template <typename T>
 METAL_FUNC T max(T a, T b) {
   if constexpr (msl::is_vector<T>) {
-    for (int i = 0; i < msl::Vector<T>::size; i++) a[i] = max(msl::Element<T>(a[i]), msl::Element<T>(b[i]));
+    for (int i = 0; i < msl::Vector<T>::size; i++)
+      a[i] = max(msl::Element<T>(a[i]), msl::Element<T>(b[i]));
     return a;
   } else {
     return a != a || b > a ? b : a;

@@ -1,8 +1,8 @@
 // Runs the threadgroups of a dispatch. Compiled once, and shared by all compiled libraries.
 //
-// Each thread of a threadgroup is a fiber with a stack of its own. Within a simdgroup one fiber runs until
-// it has to wait, then the next; when all of them wait, what they wait for is resolved. A threadgroup
-// barrier lets all simdgroups go on when every thread has reached it or has returned.
+// Each thread of a threadgroup is a fiber with a stack of its own. Within a simdgroup one fiber
+// runs until it has to wait, then the next; when all of them wait, what they wait for is resolved.
+// A threadgroup barrier lets all simdgroups go on when every thread has reached it or has returned.
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -11,89 +11,7 @@
 #include <new>
 
 #include "fiber.h"
-
-// Saves the registers that a function must preserve, and restores those of another stack.
-extern "C" void msl_switch(void** save, void* restore);
-
-#if defined(__x86_64__)
-constexpr int SAVED_REGISTERS = 6;
-asm(R"(
-  .text
-  .hidden msl_switch
-  .global msl_switch
-  .type msl_switch, @function
-msl_switch:
-  pushq %rbp
-  pushq %rbx
-  pushq %r12
-  pushq %r13
-  pushq %r14
-  pushq %r15
-  movq %rsp, (%rdi)
-  movq %rsi, %rsp
-  popq %r15
-  popq %r14
-  popq %r13
-  popq %r12
-  popq %rbx
-  popq %rbp
-  ret
-)");
-
-// A stack from which msl_switch returns into `entry`.
-static void* new_stack(char* top, void (*entry)()) {
-  void** stack = reinterpret_cast<void**>(top);
-  *--stack = nullptr;  // keeps the alignment which the entry of a function expects
-  *--stack = reinterpret_cast<void*>(entry);
-  for (int i = 0; i < SAVED_REGISTERS; i++) *--stack = nullptr;
-  return stack;
-}
-#elif defined(__aarch64__)
-// Written by the calling convention's rules, but not tested: there was no such machine at hand.
-constexpr int SAVED_REGISTERS = 20;
-asm(R"(
-  .text
-  .hidden msl_switch
-  .global msl_switch
-  .type msl_switch, %function
-msl_switch:
-  sub sp, sp, #160
-  stp x19, x20, [sp, #0]
-  stp x21, x22, [sp, #16]
-  stp x23, x24, [sp, #32]
-  stp x25, x26, [sp, #48]
-  stp x27, x28, [sp, #64]
-  stp x29, x30, [sp, #80]
-  stp d8, d9, [sp, #96]
-  stp d10, d11, [sp, #112]
-  stp d12, d13, [sp, #128]
-  stp d14, d15, [sp, #144]
-  mov x9, sp
-  str x9, [x0]
-  mov sp, x1
-  ldp x19, x20, [sp, #0]
-  ldp x21, x22, [sp, #16]
-  ldp x23, x24, [sp, #32]
-  ldp x25, x26, [sp, #48]
-  ldp x27, x28, [sp, #64]
-  ldp x29, x30, [sp, #80]
-  ldp d8, d9, [sp, #96]
-  ldp d10, d11, [sp, #112]
-  ldp d12, d13, [sp, #128]
-  ldp d14, d15, [sp, #144]
-  add sp, sp, #160
-  ret
-)");
-
-static void* new_stack(char* top, void (*entry)()) {
-  void** stack = reinterpret_cast<void**>(top) - SAVED_REGISTERS;
-  memset(stack, 0, SAVED_REGISTERS * sizeof(void*));
-  stack[11] = reinterpret_cast<void*>(entry);  // x30, the return address
-  return stack;
-}
-#else
-#error "the switch between fibers is written for x86-64 and aarch64"
-#endif
+#include "fiber_switch.h"
 
 namespace msl {
 
@@ -140,6 +58,7 @@ struct Worker : Group {
 
   Entry entry;
   const char* error;
+  char message[128];
   uint64_t diverged;
   // The allotments of the host and the kernel's own variables, in the order of their addresses.
   Variable variables[MAX_VARIABLES];
@@ -193,7 +112,8 @@ void fiber_main() {
   __builtin_trap();
 }
 
-// A kernel whose threads never wait runs them all on one fiber; `current` is the same object for all.
+// A kernel whose threads never wait runs them all on one fiber; `current` is the same object for
+// all.
 void serial_main() {
   Thread& thread = *current;
   uint32_t count = volume(thread.group->size);
@@ -275,8 +195,15 @@ void Worker::prepare(Thread& thread, uint32_t index, void (*main)()) {
   // Stacks at equal distances would all use the same few lines of the cache.
   uint32_t colour = index * 7 % 32 * 128;
   char* top = stacks + STACK_BYTES * (index + 1) - 256 - colour;
-  thread = {position_of(index, size), index, index % SIMD_WIDTH, index / SIMD_WIDTH, 0, 0,
-            &simdgroup, this, new_stack(top, main)};
+  thread = {position_of(index, size),
+            index,
+            index % SIMD_WIDTH,
+            index / SIMD_WIDTH,
+            0,
+            0,
+            &simdgroup,
+            this,
+            new_stack(top, main)};
   simdgroup.ready |= 1u << thread.lane;
 }
 
@@ -313,7 +240,6 @@ void Worker::run_threadgroup(uint64_t id) {
   if (error) return;
   const char* name = overwritten();
   if (!name) return;
-  static thread_local char message[128];
   snprintf(message, sizeof(message), "a write past the end of threadgroup memory `%s`", name);
   error = message;
 }
@@ -452,7 +378,8 @@ void* threadgroup_memory(const void* id, size_t bytes, const char* name) {
   for (uint32_t i = 0; i < running.variable_count; i++)
     if (running.variables[i].id == id) return running.arena + running.variables[i].offset;
   running.threadgroup_bytes += aligned(bytes);
-  if (running.threadgroup_bytes > MAX_THREADGROUP_BYTES) fault("more than 32 KB of threadgroup memory");
+  if (running.threadgroup_bytes > MAX_THREADGROUP_BYTES)
+    fault("more than 32 KB of threadgroup memory");
   if (running.variable_count == MAX_VARIABLES) fault("too many threadgroup variables");
   running.add_variable(id, name, bytes);
   return running.arena + running.variables[running.variable_count - 1].offset;
@@ -472,8 +399,8 @@ int32_t msl_run(const MslFunction* function, const MslDispatch* dispatch, uint64
   bool failed = worker->error;
   if (failed) {
     const msl::Position& at = worker->position;
-    snprintf(error, error_size, "kernel `%s`, threadgroup (%u, %u, %u): %s", function->name, at.x, at.y,
-             at.z, worker->error);
+    snprintf(error, error_size, "kernel `%s`, threadgroup (%u, %u, %u): %s", function->name, at.x,
+             at.y, at.z, worker->error);
     // Operations that only some lanes have asked for shall not be continued by the next dispatch.
     for (msl::SimdGroup& simdgroup : worker->simdgroups)
       for (msl::MatrixOperation& operation : simdgroup.operations) operation.arrived = 0;

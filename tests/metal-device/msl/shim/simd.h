@@ -1,5 +1,6 @@
-// Operations among the lanes of a simdgroup. They take in the lanes that wait at the same place; reading
-// from another lane, which Metal leaves undefined, gives a value of bits all set (a NaN, or -1).
+// Operations among the lanes of a simdgroup. They take in the lanes that wait at the same place;
+// reading from another lane, which Metal leaves undefined, gives a value of bits all set (a NaN, or
+// -1).
 #pragma once
 #include "fiber.h"
 #include "math.h"
@@ -24,7 +25,9 @@ T read(const Slot& slot) {
   return value;
 }
 
-inline bool is_active(uint32_t active, uint32_t lane) { return lane < SIMD_WIDTH && active >> lane & 1; }
+inline bool is_active(uint32_t active, uint32_t lane) {
+  return lane < SIMD_WIDTH && active >> lane & 1;
+}
 
 // All active lanes get the sum, or what else Combine computes of two values.
 template <typename T, typename Combine>
@@ -94,7 +97,9 @@ struct Exactly {
 };
 // The shuffles up and down do not wrap: a lane without a source keeps its value.
 struct Down {
-  static uint32_t of(uint32_t lane, uint32_t by) { return lane + by < SIMD_WIDTH ? lane + by : lane; }
+  static uint32_t of(uint32_t lane, uint32_t by) {
+    return lane + by < SIMD_WIDTH ? lane + by : lane;
+  }
 };
 struct Up {
   static uint32_t of(uint32_t lane, uint32_t by) { return lane >= by ? lane - by : lane; }
@@ -107,10 +112,10 @@ struct Toggle {
 
 namespace metal {
 
-#define MSL_OPERATION(NAME, ...)                                 \
-  template <typename T>                                          \
-  METAL_FUNC T NAME(T value) {                                   \
-    return msl::simd_operation<T, __VA_ARGS__>(value, 0);        \
+#define MSL_OPERATION(NAME, ...)                          \
+  template <typename T>                                   \
+  METAL_FUNC T NAME(T value) {                            \
+    return msl::simd_operation<T, __VA_ARGS__>(value, 0); \
   }
 MSL_OPERATION(simd_sum, msl::resolve_reduce<T, msl::Sum>)
 MSL_OPERATION(simd_product, msl::resolve_reduce<T, msl::Product>)
@@ -125,10 +130,10 @@ MSL_OPERATION(simd_prefix_exclusive_product, msl::resolve_prefix<T, msl::Product
 MSL_OPERATION(simd_prefix_inclusive_product, msl::resolve_prefix<T, msl::Product, true>)
 #undef MSL_OPERATION
 
-#define MSL_SHUFFLE(NAME, SOURCE)                                                           \
-  template <typename T>                                                                     \
-  METAL_FUNC T NAME(T value, ushort argument) {                                             \
-    return msl::simd_operation<T, msl::resolve_shuffle<T, msl::SOURCE>>(value, argument);   \
+#define MSL_SHUFFLE(NAME, SOURCE)                                                         \
+  template <typename T>                                                                   \
+  METAL_FUNC T NAME(T value, ushort argument) {                                           \
+    return msl::simd_operation<T, msl::resolve_shuffle<T, msl::SOURCE>>(value, argument); \
   }
 MSL_SHUFFLE(simd_shuffle, Exactly)
 MSL_SHUFFLE(simd_broadcast, Exactly)

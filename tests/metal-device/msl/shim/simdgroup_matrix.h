@@ -1,9 +1,9 @@
-// Matrices of 8 x 8 spread over a simdgroup: each lane holds two adjacent elements of a row, at the place
-// where Apple's GPUs have them.
+// Matrices of 8 x 8 spread over a simdgroup: each lane holds two adjacent elements of a row, at the
+// place where Apple's GPUs have them.
 //
-// A multiplication needs all lanes, but no lane needs its result at once. So a lane only leaves its part
-// in a queue and goes on; the last one computes. A lane waits when it reads a matrix that is still to be
-// computed, which saves most of the switches between the fibers.
+// A multiplication needs all lanes, but no lane needs its result at once. So a lane only leaves its
+// part in a queue and goes on; the last one computes. A lane waits when it reads a matrix that is
+// still to be computed, which saves most of the switches between the fibers.
 #pragma once
 #include "fiber.h"
 
@@ -17,7 +17,8 @@ METAL_FUNC constexpr uint32_t matrix_column(uint32_t lane) {
 // The operation that the thread has to add its part to.
 inline MatrixOperation& next_matrix_operation(const void* site) {
   SimdGroup& simdgroup = *current->simdgroup;
-  if (!current->group->fibers) fault("simdgroup_matrix operation in a kernel that runs without fibers");
+  if (!current->group->fibers)
+    fault("simdgroup_matrix operation in a kernel that runs without fibers");
   if (current->matrices - simdgroup.matrices_done == MATRIX_OPERATIONS)
     matrix_wait(current->matrices - MATRIX_OPERATIONS + 1);
   MatrixOperation& operation = simdgroup.operations[current->matrices++ % MATRIX_OPERATIONS];
@@ -46,7 +47,8 @@ METAL_FUNC void scatter(const Matrix& matrix, Pair (&parts)[SIMD_WIDTH]) {
     __builtin_memcpy(&parts[lane], &matrix.at[matrix_row(lane)][matrix_column(lane)], sizeof(Pair));
 }
 
-// Computes c += a * b, where each element is a sum in the order of the columns of a, rounded every time.
+// Computes c += a * b, where each element is a sum in the order of the columns of a, rounded every
+// time.
 inline void multiply_accumulate(MatrixOperation& operation) {
   typedef float Row __attribute__((ext_vector_type(8)));
   Matrix a, b, c;
@@ -132,17 +134,19 @@ METAL_FUNC void simdgroup_load(simdgroup_matrix<T, 8, 8>& matrix, const U* sourc
   uint row = msl::matrix_row(msl::current->lane), column = msl::matrix_column(msl::current->lane);
   vec<T, 2>& elements = matrix.thread_elements();
   for (uint i = 0; i < 2; i++)
-    elements[i] = T(transpose ? source[(column + i) * stride + row] : source[row * stride + column + i]);
+    elements[i] =
+        T(transpose ? source[(column + i) * stride + row] : source[row * stride + column + i]);
 }
 
 template <typename T, typename U>
-METAL_FUNC void simdgroup_store(const simdgroup_matrix<T, 8, 8>& matrix, U* target, ulong stride = 8,
-                                ulong2 origin = 0, bool transpose = false) {
+METAL_FUNC void simdgroup_store(const simdgroup_matrix<T, 8, 8>& matrix, U* target,
+                                ulong stride = 8, ulong2 origin = 0, bool transpose = false) {
   target += origin.y * stride + origin.x;
   uint row = msl::matrix_row(msl::current->lane), column = msl::matrix_column(msl::current->lane);
   const vec<T, 2>& elements = matrix.thread_elements();
   for (uint i = 0; i < 2; i++)
-    (transpose ? target[(column + i) * stride + row] : target[row * stride + column + i]) = U(elements[i]);
+    (transpose ? target[(column + i) * stride + row] : target[row * stride + column + i]) =
+        U(elements[i]);
 }
 
 // d = a * b + c, where c is d itself with `accumulates`.

@@ -27,9 +27,9 @@ extern "C" __attribute__((weak, visibility("hidden"))) bfloat __truncdfbf2(doubl
   return __truncsfbf2(float(value));
 }
 
-#define MSL_VECTORS(T)                                 \
-  typedef T T##2 __attribute__((ext_vector_type(2)));  \
-  typedef T T##3 __attribute__((ext_vector_type(3)));  \
+#define MSL_VECTORS(T)                                \
+  typedef T T##2 __attribute__((ext_vector_type(2))); \
+  typedef T T##3 __attribute__((ext_vector_type(3))); \
   typedef T T##4 __attribute__((ext_vector_type(4)));
 MSL_VECTORS(bool)
 MSL_VECTORS(char)

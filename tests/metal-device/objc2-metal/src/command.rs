@@ -65,9 +65,7 @@ impl Command {
     /// Runs the command. An error says what is wrong with it.
     pub(crate) fn run(&self) -> Result<(), String> {
         match self {
-            Self::Dispatch(dispatch) => dispatch
-                .run()
-                .map_err(|error| format!("kernel {}: {error}", dispatch.pipeline.function.name)),
+            Self::Dispatch(dispatch) => dispatch.run(),
             Self::Copy { from, to, size } => {
                 let source = from.buffer.range(from.offset, *size);
                 let target = to.buffer.range(to.offset, *size);
@@ -104,7 +102,8 @@ impl Dispatch {
             {
                 buffer.repair();
                 return Err(format!(
-                    "wrote outside the buffer of {} bytes at index {index}",
+                    "kernel `{}` wrote outside the buffer of {} bytes at index {index}",
+                    function.name,
                     buffer.length()
                 ));
             }

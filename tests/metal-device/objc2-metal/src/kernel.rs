@@ -125,7 +125,7 @@ impl Kernels {
     pub(crate) fn run(&self, dispatch: &Dispatch) -> Result<(), String> {
         let function = &dispatch.pipeline.function;
         let entry = self.functions[&function.name];
-        let raw = raw(dispatch)?;
+        let raw = raw(dispatch).map_err(|error| format!("kernel `{}`: {error}", function.name))?;
         let count: usize = dispatch.threadgroups.iter().product();
         let _specialised = (!self.constants.is_empty()).then(|| {
             let guard = self.specialised.lock().unwrap_or_else(PoisonError::into_inner);
