@@ -9,6 +9,7 @@ use candle_core::{Device, Tensor};
     target_os = "ios"
 ))]
 use parking_lot::Mutex;
+use parking_lot::ReentrantMutex;
 
 /// Which device a model is loaded to.
 ///
@@ -100,12 +101,17 @@ pub fn describe(device: &Device) -> &'static str {
 ///
 /// On the CPU that is a thread of the pool that computes: from outside, each operation would wait
 /// for the pool to wake and to answer. On Apple's systems it is an autorelease pool, without which
-/// memory grows by a little with every operation.
+/// memory grows by a little with every operation. And Metal takes one step at a time: a thread that
+/// waits for the device makes candle forget what orders the commands that another thread encodes.
 pub(crate) fn scoped<T: Send>(device: &Device, work: impl FnOnce() -> T + Send) -> T {
-    if device.is_cpu() {
-        rayon::scope(|_| work())
-    } else {
-        autorelease(work)
+    static METAL: ReentrantMutex<()> = ReentrantMutex::new(());
+    match device {
+        Device::Cpu => rayon::scope(|_| work()),
+        Device::Cuda(_) => work(),
+        Device::Metal(_) => {
+            let _turn = METAL.lock();
+            autorelease(work)
+        }
     }
 }
 
@@ -160,7 +166,10 @@ fn open_shared(
     open: impl FnOnce() -> std::result::Result<Device, String>,
 ) -> std::result::Result<Device, String> {
     let mut shared = shared.lock();
-    if let Some(device) = shared.as_ref().filter(|device| device.synchronize().is_ok()) {
+    if let Some(device) = shared
+        .as_ref()
+        .filter(|device| device.synchronize().is_ok())
+    {
         return Ok(device.clone());
     }
     let device = open()?;

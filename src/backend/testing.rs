@@ -108,7 +108,8 @@ fn lay(x: &Tensor, layout: Layout) -> Result<Tensor> {
             .transpose(1, 2)?
             .force_contiguous()?
             .transpose(1, 2)?
-            .contiguous(),
+            .contiguous()?
+            .reshape(x.shape()),
         _ => Ok(x.clone()),
     }
 }

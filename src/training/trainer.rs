@@ -93,7 +93,9 @@ impl LoRATrainer {
         adapter: LoRAAdapter,
     ) -> Result<Self> {
         options.lora = adapter.config().clone();
-        let optimizer = AdamW::new(options.adamw, adapter.weights())?;
+        let optimizer = device::completed(model.device(), || {
+            AdamW::new(options.adamw, adapter.weights())
+        })?;
         Self::assemble(model, train, validation, options, adapter, optimizer)
     }
 

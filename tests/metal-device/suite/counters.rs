@@ -31,6 +31,7 @@ fn steps() -> Counters {
     let model = model(TINY_CODER);
     let mut seen = vec![];
     trainer(&model, 3)
+        .unwrap()
         .train(|event| {
             if matches!(event, TrainEvent::Step(_)) {
                 seen.push(counters());

@@ -36,6 +36,7 @@ fn steps_leave_nothing_behind() {
     let model = model(TINY);
     let mut seen = vec![];
     trainer(&model, 12)
+        .unwrap()
         .train(|event| {
             if matches!(event, TrainEvent::Step(_)) {
                 seen.push(live());

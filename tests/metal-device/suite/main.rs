@@ -13,7 +13,7 @@ use candle_core::{Device, Tensor};
 use metal_candle::backend::{DTypePolicy, DeviceKind};
 use metal_candle::training::Sample;
 use metal_candle::{
-    Dataset, GenerateOptions, LoRAConfig, LoRATrainer, Model, ModelLoader, TrainOptions,
+    Dataset, GenerateOptions, LoRAConfig, LoRATrainer, Model, ModelLoader, Result, TrainOptions,
 };
 use objc2::software::{Settings, settings};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -63,7 +63,7 @@ fn greedy(max_tokens: usize) -> GenerateOptions {
     }
 }
 
-fn trainer(model: &Model, steps: usize) -> LoRATrainer {
+fn trainer(model: &Model, steps: usize) -> Result<LoRATrainer> {
     let sample = |row: u32| Sample {
         input_ids: (0..16).map(|place| (row * 31 + place * 7) % 190).collect(),
         prompt_len: 0,
@@ -81,7 +81,7 @@ fn trainer(model: &Model, steps: usize) -> LoRATrainer {
         save_every: 0,
         ..TrainOptions::default()
     };
-    LoRATrainer::new(model, rows, None, options).unwrap()
+    LoRATrainer::new(model, rows, None, options)
 }
 
 fn to_vec(tensor: &Tensor) -> Vec<f32> {

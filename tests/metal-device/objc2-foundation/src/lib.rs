@@ -30,7 +30,10 @@ pub struct NSString(CString);
 
 impl NSString {
     /// A string of the text up to its first NUL.
-    #[allow(clippy::should_implement_trait, reason = "the name is the real crate's")]
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "the name is the real crate's"
+    )]
     #[must_use]
     pub fn from_str(text: &str) -> Retained<Self> {
         let text = text.split('\0').next().unwrap_or_default();

@@ -53,7 +53,9 @@ impl Buffer {
         let before = ALLOCATED.fetch_add(length, Relaxed);
         let fits = limit.is_none_or(|limit| before + length <= limit);
         // SAFETY: the layout has the size of two guards at least.
-        let start = fits.then(|| NonNull::new(unsafe { alloc(layout) })).flatten();
+        let start = fits
+            .then(|| NonNull::new(unsafe { alloc(layout) }))
+            .flatten();
         let Some(start) = start else {
             ALLOCATED.fetch_sub(length, Relaxed);
             return None;
@@ -137,7 +139,10 @@ impl MTLResource for ProtocolObject<dyn MTLBuffer> {
 impl MTLBuffer for ProtocolObject<dyn MTLBuffer> {
     fn contents(&self) -> NonNull<c_void> {
         let buffer = self.implementation::<Buffer>();
-        assert!(!buffer.is_private, "the host reads or writes a private buffer");
+        assert!(
+            !buffer.is_private,
+            "the host reads or writes a private buffer"
+        );
         buffer.contents().cast()
     }
 

@@ -31,7 +31,11 @@ impl Binding {
     pub(crate) fn address(&self) -> *mut c_void {
         static ZEROS: OnceLock<Vec<u64>> = OnceLock::new();
         match self {
-            Self::Unbound => ZEROS.get_or_init(|| vec![0; 8192]).as_ptr().cast_mut().cast(),
+            Self::Unbound => ZEROS
+                .get_or_init(|| vec![0; 8192])
+                .as_ptr()
+                .cast_mut()
+                .cast(),
             // The offset was checked when the buffer was bound.
             Self::Buffer(buffer, offset) => buffer.contents().as_ptr().wrapping_add(*offset).cast(),
             Self::Bytes(words) => words.as_ptr().cast_mut().cast(),

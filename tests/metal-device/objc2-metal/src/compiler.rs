@@ -33,8 +33,12 @@ impl Unit {
 
     /// The path of the shared library, which is made unless it is there.
     pub(crate) fn compile(&self, source: &str) -> Result<PathBuf, String> {
-        self.try_compile(source)
-            .map_err(|error| format!("compiling {}: {error}", self.function.as_deref().unwrap_or("a library")))
+        self.try_compile(source).map_err(|error| {
+            format!(
+                "compiling {}: {error}",
+                self.function.as_deref().unwrap_or("a library")
+            )
+        })
     }
 
     fn try_compile(&self, source: &str) -> Result<PathBuf, String> {
@@ -53,11 +57,16 @@ impl Unit {
         let metal = file("metal");
         fs::write(&metal, source).map_err(|error| error.to_string())?;
         let mut command = Command::new("python3");
-        command.arg(folder().join("compile.py")).arg(&metal).arg(&library);
+        command
+            .arg(folder().join("compile.py"))
+            .arg(&metal)
+            .arg(&library);
         if let Some(function) = &self.function {
             command.args(["--function", function]);
         }
-        let output = command.output().map_err(|error| format!("python3: {error}"))?;
+        let output = command
+            .output()
+            .map_err(|error| format!("python3: {error}"))?;
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).into_owned());
         }

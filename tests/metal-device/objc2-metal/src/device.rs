@@ -94,7 +94,11 @@ impl MTLDevice for ProtocolObject<dyn MTLDevice> {
         let buffer = Buffer::new(length, options)?;
         TOTALS.uploaded_bytes(length);
         // SAFETY: the caller has `length` bytes there, and the buffer was made for as many.
-        unsafe { buffer.contents().copy_from_nonoverlapping(bytes.cast(), length) };
+        unsafe {
+            buffer
+                .contents()
+                .copy_from_nonoverlapping(bytes.cast(), length)
+        };
         Some(ProtocolObject::new(buffer))
     }
 

@@ -2,10 +2,10 @@
 
 use crate::buffer::Buffer;
 use crate::command::{Binding, Command, Dispatch, Place};
+use crate::device::Fence;
 use crate::kernel::SLOTS;
 use crate::library::Pipeline;
 use crate::{MTLBarrierScope, MTLBuffer, MTLComputePipelineState, MTLFence, MTLSize};
-use crate::device::Fence;
 use objc2::runtime::ProtocolObject;
 use objc2::software::counters::TOTALS;
 use objc2_foundation::{NSRange, NSString};
@@ -175,7 +175,10 @@ pub trait MTLBlitCommandEncoder {
 
 impl MTLCommandEncoder for ProtocolObject<dyn MTLComputeCommandEncoder> {
     fn endEncoding(&self) {
-        self.implementation::<ComputeEncoder>().recording.lock().has_ended = true;
+        self.implementation::<ComputeEncoder>()
+            .recording
+            .lock()
+            .has_ended = true;
     }
 
     fn setLabel(&self, _label: Option<&NSString>) {}
@@ -203,7 +206,8 @@ impl MTLComputeCommandEncoder for ProtocolObject<dyn MTLComputeCommandEncoder> {
         for ((groups, threads), size) in threadgroups.iter_mut().zip(threads).zip(size) {
             *groups = threads.div_ceil(size.max(1));
         }
-        self.implementation::<ComputeEncoder>().dispatch(threads, threadgroups, size);
+        self.implementation::<ComputeEncoder>()
+            .dispatch(threads, threadgroups, size);
     }
 
     fn dispatchThreadgroups_threadsPerThreadgroup(&self, threadgroups: MTLSize, size: MTLSize) {
@@ -212,12 +216,16 @@ impl MTLComputeCommandEncoder for ProtocolObject<dyn MTLComputeCommandEncoder> {
         for (threads, size) in threads.iter_mut().zip(size) {
             *threads *= size;
         }
-        self.implementation::<ComputeEncoder>().dispatch(threads, threadgroups, size);
+        self.implementation::<ComputeEncoder>()
+            .dispatch(threads, threadgroups, size);
     }
 
     fn memoryBarrierWithScope(&self, _scope: MTLBarrierScope) {
         TOTALS.barriers(1);
-        self.implementation::<ComputeEncoder>().recording.lock().barrier();
+        self.implementation::<ComputeEncoder>()
+            .recording
+            .lock()
+            .barrier();
     }
 
     unsafe fn setBuffer_offset_atIndex(
@@ -295,7 +303,10 @@ impl BlitEncoder {
 
 impl MTLCommandEncoder for ProtocolObject<dyn MTLBlitCommandEncoder> {
     fn endEncoding(&self) {
-        self.implementation::<BlitEncoder>().recording.lock().has_ended = true;
+        self.implementation::<BlitEncoder>()
+            .recording
+            .lock()
+            .has_ended = true;
     }
 
     fn setLabel(&self, _label: Option<&NSString>) {}
@@ -307,11 +318,17 @@ impl MTLCommandEncoder for ProtocolObject<dyn MTLBlitCommandEncoder> {
 
 impl MTLBlitCommandEncoder for ProtocolObject<dyn MTLBlitCommandEncoder> {
     fn waitForFence(&self, fence: &ProtocolObject<dyn MTLFence>) {
-        wait(&mut self.implementation::<BlitEncoder>().recording.clone(), fence);
+        wait(
+            &mut self.implementation::<BlitEncoder>().recording.clone(),
+            fence,
+        );
     }
 
     fn updateFence(&self, fence: &ProtocolObject<dyn MTLFence>) {
-        update(&mut self.implementation::<BlitEncoder>().recording.clone(), fence);
+        update(
+            &mut self.implementation::<BlitEncoder>().recording.clone(),
+            fence,
+        );
     }
 
     unsafe fn copyFromBuffer_sourceOffset_toBuffer_destinationOffset_size(
@@ -324,8 +341,14 @@ impl MTLBlitCommandEncoder for ProtocolObject<dyn MTLBlitCommandEncoder> {
     ) {
         TOTALS.copied_bytes(size);
         self.implementation::<BlitEncoder>().push(Command::Copy {
-            from: Place { buffer: source.implementation(), offset: source_offset },
-            to: Place { buffer: destination.implementation(), offset: destination_offset },
+            from: Place {
+                buffer: source.implementation(),
+                offset: source_offset,
+            },
+            to: Place {
+                buffer: destination.implementation(),
+                offset: destination_offset,
+            },
             size,
         });
     }
@@ -338,7 +361,10 @@ impl MTLBlitCommandEncoder for ProtocolObject<dyn MTLBlitCommandEncoder> {
     ) {
         TOTALS.filled_bytes(range.length);
         self.implementation::<BlitEncoder>().push(Command::Fill {
-            to: Place { buffer: buffer.implementation(), offset: range.location },
+            to: Place {
+                buffer: buffer.implementation(),
+                offset: range.location,
+            },
             size: range.length,
             value,
         });

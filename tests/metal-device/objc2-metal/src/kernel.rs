@@ -83,13 +83,19 @@ impl Kernels {
         let library = unsafe { dlopen(name.as_ptr(), RTLD_NOW | RTLD_LOCAL) };
         if library.is_null() {
             // SAFETY: a failed dlopen leaves a message.
-            return Err(unsafe { CStr::from_ptr(dlerror()) }.to_string_lossy().into_owned());
+            return Err(unsafe { CStr::from_ptr(dlerror()) }
+                .to_string_lossy()
+                .into_owned());
         }
         let symbol = |name: &CStr| {
             // SAFETY: the handle is that of an open library.
             let address = unsafe { dlsym(library, name.as_ptr()) };
             if address.is_null() {
-                return Err(format!("{} has no {}", path.display(), name.to_string_lossy()));
+                return Err(format!(
+                    "{} has no {}",
+                    path.display(),
+                    name.to_string_lossy()
+                ));
             }
             Ok(address)
         };
@@ -128,7 +134,10 @@ impl Kernels {
         let raw = raw(dispatch).map_err(|error| format!("kernel `{}`: {error}", function.name))?;
         let count: usize = dispatch.threadgroups.iter().product();
         let _specialised = (!self.constants.is_empty()).then(|| {
-            let guard = self.specialised.lock().unwrap_or_else(PoisonError::into_inner);
+            let guard = self
+                .specialised
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             self.set_constants(&function.constants);
             guard
         });
@@ -136,7 +145,9 @@ impl Kernels {
         let threads = if count * group < SHARED {
             1
         } else {
-            thread::available_parallelism().map_or(1, usize::from).min(count)
+            thread::available_parallelism()
+                .map_or(1, usize::from)
+                .min(count)
         };
         let job = Job {
             run: self.run,
@@ -154,7 +165,10 @@ impl Kernels {
             }
             job.work();
         });
-        let fault = job.fault.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let fault = job
+            .fault
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
         fault.map_or(Ok(()), Err)
     }
 
@@ -162,10 +176,17 @@ impl Kernels {
         for &constant in &self.constants {
             // SAFETY: the entry describes a variable of its size; the lock is held.
             unsafe {
-                let MslConstant { index, address, size, .. } = *constant;
+                let MslConstant {
+                    index,
+                    address,
+                    size,
+                    ..
+                } = *constant;
                 let size = size as usize;
                 address.write_bytes(0, size);
-                let value = values.iter().find(|(at, _)| i32::try_from(*at) == Ok(index));
+                let value = values
+                    .iter()
+                    .find(|(at, _)| i32::try_from(*at) == Ok(index));
                 if let Some((_, bytes)) = value {
                     address.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len().min(size));
                 }
@@ -179,7 +200,10 @@ impl Kernels {
 /// # Safety
 ///
 /// The table ends with an entry for which `name` gives null.
-unsafe fn entries<T>(mut table: *const T, name: impl Fn(*const T) -> *const c_char) -> Vec<*const T> {
+unsafe fn entries<T>(
+    mut table: *const T,
+    name: impl Fn(*const T) -> *const c_char,
+) -> Vec<*const T> {
     let mut found = Vec::new();
     while !name(table).is_null() {
         found.push(table);
@@ -193,7 +217,9 @@ unsafe fn entries<T>(mut table: *const T, name: impl Fn(*const T) -> *const c_ch
 fn raw(dispatch: &Dispatch) -> Result<MslDispatch, String> {
     let group: usize = dispatch.threads_per_threadgroup.iter().product();
     if !(1..=MAX_THREADS).contains(&group) {
-        return Err(format!("a threadgroup of {group} threads; 1 to {MAX_THREADS} are possible"));
+        return Err(format!(
+            "a threadgroup of {group} threads; 1 to {MAX_THREADS} are possible"
+        ));
     }
     let mut offsets = [0; SLOTS];
     let mut top = 0;
@@ -202,7 +228,9 @@ fn raw(dispatch: &Dispatch) -> Result<MslDispatch, String> {
         top += length.next_multiple_of(THREADGROUP_ALIGNMENT);
     }
     if top > THREADGROUP_MEMORY {
-        return Err(format!("{top} bytes of threadgroup memory; there are {THREADGROUP_MEMORY}"));
+        return Err(format!(
+            "{top} bytes of threadgroup memory; there are {THREADGROUP_MEMORY}"
+        ));
     }
     let three = |[x, y, z]: [usize; 3]| Ok::<_, String>([small(x)?, small(y)?, small(z)?]);
     let mut buffers = [ptr::null_mut(); SLOTS];

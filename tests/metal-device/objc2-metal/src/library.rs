@@ -62,7 +62,10 @@ impl MTLFunctionConstantValues {
     }
 
     fn get(&self) -> Constants {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 

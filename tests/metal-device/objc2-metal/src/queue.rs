@@ -93,7 +93,10 @@ impl Work {
             if state.is_closed {
                 return None;
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -196,16 +199,24 @@ fn run(batch: &[Arc<CommandBuffer>]) {
         .iter()
         .flat_map(|buffer| {
             let recordings = std::mem::take(&mut buffer.lock().recordings);
-            recordings.into_iter().map(|recording| (&**buffer, recording))
+            recordings
+                .into_iter()
+                .map(|recording| (&**buffer, recording))
         })
         .collect();
     {
-        let locked: Vec<_> = recordings.iter().map(|(_, recording)| recording.lock()).collect();
+        let locked: Vec<_> = recordings
+            .iter()
+            .map(|(_, recording)| recording.lock())
+            .collect();
         let all: Vec<&Recording> = locked.iter().map(|recording| &**recording).collect();
         for index in schedule(&all, order) {
             let buffer = recordings[index].0;
             let mut state = buffer.lock();
-            if settings.lost_after.is_some_and(|count| state.number > count) {
+            if settings
+                .lost_after
+                .is_some_and(|count| state.number > count)
+            {
                 state.fail("the device was lost (simulated)");
             }
             if settings.fail == Some(state.number) {
@@ -282,7 +293,11 @@ impl MTLCommandBuffer for ProtocolObject<dyn MTLCommandBuffer> {
             if state.status.0 >= MTLCommandBufferStatus::Committed.0 {
                 return state.fail("a second commit");
             }
-            if state.recordings.iter().any(|recording| !recording.lock().has_ended()) {
+            if state
+                .recordings
+                .iter()
+                .any(|recording| !recording.lock().has_ended())
+            {
                 state.fail("commit before an encoder ended");
             }
             state.status = MTLCommandBufferStatus::Committed;
@@ -316,7 +331,10 @@ impl MTLCommandBuffer for ProtocolObject<dyn MTLCommandBuffer> {
         buffer.work.changed.notify_all();
         let mut state = buffer.lock();
         while state.status.0 < MTLCommandBufferStatus::Completed.0 {
-            state = buffer.finished.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = buffer
+                .finished
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         drop(state);
         buffer.work.lock().waiting -= 1;

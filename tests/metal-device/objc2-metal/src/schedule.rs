@@ -33,10 +33,17 @@ pub(crate) fn schedule(recordings: &[&Recording], order: Order) -> Vec<usize> {
 fn predecessors(recordings: &[&Recording], index: usize) -> Vec<usize> {
     let last_update = |fence| {
         recordings[..index].iter().rposition(|recording| {
-            recording.updates.iter().any(|updated| Arc::ptr_eq(updated, fence))
+            recording
+                .updates
+                .iter()
+                .any(|updated| Arc::ptr_eq(updated, fence))
         })
     };
-    recordings[index].waits.iter().filter_map(last_update).collect()
+    recordings[index]
+        .waits
+        .iter()
+        .filter_map(last_update)
+        .collect()
 }
 
 #[cfg(test)]
@@ -54,7 +61,11 @@ mod tests {
 
     #[test]
     fn without_fences_the_last_comes_first() {
-        let recordings = [recording(&[], &[]), recording(&[], &[]), recording(&[], &[])];
+        let recordings = [
+            recording(&[], &[]),
+            recording(&[], &[]),
+            recording(&[], &[]),
+        ];
         let recordings: Vec<_> = recordings.iter().collect();
         assert_eq!(schedule(&recordings, Order::Reversed), [2, 1, 0]);
         assert_eq!(schedule(&recordings, Order::Encoded), [0, 1, 2]);

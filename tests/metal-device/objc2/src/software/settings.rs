@@ -61,7 +61,8 @@ impl Settings {
             memory: variable("METAL_DEVICE_MEMORY"),
             lost_after: variable("METAL_DEVICE_LOST_AFTER"),
             fail: variable("METAL_DEVICE_FAIL"),
-            architecture: variable("METAL_DEVICE_NAME").unwrap_or_else(|| "applegpu_g13g".to_owned()),
+            architecture: variable("METAL_DEVICE_NAME")
+                .unwrap_or_else(|| "applegpu_g13g".to_owned()),
             trace: variable("METAL_DEVICE_TRACE") == Some(1_u8),
         }
     }
