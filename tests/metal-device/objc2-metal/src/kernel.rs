@@ -17,7 +17,7 @@ use std::thread;
 /// How many buffers and threadgroup allotments a kernel can have.
 pub(crate) const SLOTS: usize = 31;
 /// Threads from which a grid is worth a second thread of the CPU.
-const SHARED: usize = 8192;
+const SHARED: usize = 2048;
 /// The longest message of a fault.
 const MESSAGE: usize = 512;
 /// Metal's limit, of static and dynamic threadgroup memory together.
