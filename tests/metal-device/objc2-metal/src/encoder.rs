@@ -30,7 +30,7 @@ pub(crate) struct Recording {
     pub(crate) groups: Vec<Vec<Command>>,
     /// Use that Metal forbids; the first of it.
     pub(crate) fault: Option<String>,
-    has_ended: bool,
+    pub(crate) has_ended: bool,
 }
 
 impl Recording {
@@ -52,10 +52,6 @@ impl Recording {
         if !is_allowed {
             self.fault.get_or_insert_with(fault);
         }
-    }
-
-    pub(crate) fn has_ended(&self) -> bool {
-        self.has_ended
     }
 }
 

@@ -161,7 +161,7 @@ impl CommandBuffer {
         let recording = Shared::default();
         let mut state = self.lock();
         if let Some(last) = state.recordings.last()
-            && !last.lock().has_ended()
+            && !last.lock().has_ended
         {
             state.fail("an encoder before the last one ended");
         }
@@ -296,7 +296,7 @@ impl MTLCommandBuffer for ProtocolObject<dyn MTLCommandBuffer> {
             if state
                 .recordings
                 .iter()
-                .any(|recording| !recording.lock().has_ended())
+                .any(|recording| !recording.lock().has_ended)
             {
                 state.fail("commit before an encoder ended");
             }
