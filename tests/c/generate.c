@@ -220,6 +220,8 @@ int main(int argc, char **argv) {
     CHECK(mcandle_model_context_length(model) == 2048);
     CHECK(mcandle_model_vocab_size(model) == 6144);
     CHECK(mcandle_model_device(model) != MCANDLE_DEVICE_AUTO);
+    CHECK((mcandle_model_device(model) == MCANDLE_DEVICE_METAL) ==
+          mcandle_device_is_available(MCANDLE_DEVICE_METAL));
     CHECK(mcandle_model_dtype(model) != MCANDLE_DTYPE_AUTO);
     SUCCEEDS(mcandle_model_tokenizer(model, &tokenizer, error));
     SUCCEEDS(mcandle_generator_new(model, &generator, error));

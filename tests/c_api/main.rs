@@ -86,6 +86,39 @@ fn complete() {
     }
 }
 
+/// What a device fails at reaches the C program as an error.
+#[cfg(all(feature = "metal", not(target_vendor = "apple")))]
+#[test]
+fn metal_by_name_and_lost() {
+    let program = Program::build("examples-c/complete.c");
+    let arguments = [
+        "--model",
+        MODEL,
+        "--device",
+        "metal",
+        "--max-tokens",
+        "4",
+        "--ids",
+        PROMPT,
+    ];
+    assert_eq!(program.run(&arguments), greedy_lines(4));
+    for (variable, value, reason) in [
+        ("METAL_DEVICE_LOST_AFTER", "4", "the device was lost"),
+        ("METAL_DEVICE_FAIL", "5", "a command buffer failed"),
+        ("METAL_DEVICE_MEMORY", "1000000", "Buffer"),
+    ] {
+        let mut command = program.command();
+        let output = command
+            .env(variable, value)
+            .args(arguments)
+            .output()
+            .unwrap();
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{variable}: {message}");
+        assert!(message.contains(reason), "{variable}: {message}");
+    }
+}
+
 /// The arguments of a run on a data folder, whose adapter goes to `name` in it.
 fn finetune_arguments(data: &Path, name: &str, steps: usize, more: &[&str]) -> Vec<String> {
     let path = |path: &Path| path.to_str().unwrap().to_owned();

@@ -24,8 +24,8 @@ cargo=(cargo)
 for crate in block2 objc2 objc2-foundation objc2-metal; do
     cargo+=(--config "patch.crates-io.$crate.path='$device/$crate'")
 done
-# Kernels, not the host's code, take the time of a test. Dependencies that are less optimised build sooner.
-cargo+=(--config 'profile.dev.package."*".opt-level=1')
+# Kernels, not the host's code, take the time of a test: less optimised, it builds sooner.
+cargo+=(--config 'profile.dev.package."*".opt-level=1' --config 'profile.dev.debug=false')
 
 # The folder of a crate's sources, as cargo keeps them. To be called in a package.
 sources_of() {

@@ -52,12 +52,13 @@ first() {
 }
 second() {
     ours --test metal_device --test device --test generation --test resume
-    ours --test c_api -- --exact errors nulls generate train
+    ours --test c_api -- --exact errors nulls generate train metal_by_name_and_lost
 }
 
 python3 "$device/msl/selftest.py"
 (cd "$device/objc2-metal" && cargo test --quiet --lib)
-ours --no-run --lib --tests
+ours --no-run --lib --test parity_models --test training --test adapters --test metal_device --test device \
+    --test generation --test resume --test c_api
 lane first &
 lane second
 wait $!
