@@ -1,6 +1,13 @@
 //! Choosing a device without ever panicking where there is none.
 
 use crate::error::{Error, Result};
+#[cfg(any(
+    feature = "cuda",
+    feature = "metal",
+    target_os = "macos",
+    target_os = "ios"
+))]
+use candle_core::DType;
 use candle_core::{Device, Tensor};
 #[cfg(any(
     feature = "cuda",
@@ -103,6 +110,7 @@ pub fn describe(device: &Device) -> &'static str {
 /// for the pool to wake and to answer. On Apple's systems it is an autorelease pool, without which
 /// memory grows by a little with every operation. And Metal takes one step at a time: a thread that
 /// waits for the device makes candle forget what orders the commands that another thread encodes.
+/// Under that lock nothing is given to the thread pool, whose threads may be waiting for the lock.
 pub(crate) fn scoped<T: Send>(device: &Device, work: impl FnOnce() -> T + Send) -> T {
     static METAL: ReentrantMutex<()> = ReentrantMutex::new(());
     match device {
@@ -165,11 +173,17 @@ fn open_shared(
     shared: &Mutex<Option<Device>>,
     open: impl FnOnce() -> std::result::Result<Device, String>,
 ) -> std::result::Result<Device, String> {
+    let is_alive = |device: &&Device| {
+        scoped(device, || {
+            // Once more after an error, which may be the rest of one that was reported.
+            device.synchronize().or_else(|_| device.synchronize())?;
+            Tensor::zeros(1, DType::U8, device)?;
+            device.synchronize()
+        })
+        .is_ok()
+    };
     let mut shared = shared.lock();
-    if let Some(device) = shared
-        .as_ref()
-        .filter(|device| device.synchronize().is_ok())
-    {
+    if let Some(device) = shared.as_ref().filter(is_alive) {
         return Ok(device.clone());
     }
     let device = open()?;

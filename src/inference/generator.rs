@@ -320,7 +320,7 @@ impl Generator {
             Ok(self
                 .model
                 .decoder()
-                .logits(&last)?
+                .logits_here(&last)?
                 .flatten_all()?
                 .to_vec1()?)
         })
@@ -330,7 +330,7 @@ impl Generator {
         let tokens = Tensor::new(tokens, self.model.device())?.unsqueeze(0)?;
         self.model
             .decoder()
-            .forward(&tokens, Some(&mut self.cache), self.adapter.as_ref())
+            .forward_here(&tokens, Some(&mut self.cache), self.adapter.as_ref())
     }
 }
 

@@ -2,7 +2,6 @@
 
 use super::{Decoder, LoRAAdapter, ModelConfig, Tokenizer};
 use crate::backend::device;
-use crate::backend::device::completed;
 use crate::error::{Error, Result};
 use candle_core::{DType, Device};
 use std::fmt;
@@ -138,7 +137,7 @@ impl Model {
         Ok(Self {
             inner: Arc::new(Inner {
                 path: self.inner.path.clone(),
-                decoder: completed(self.device(), || self.decoder().merge(adapter))?,
+                decoder: device::completed(self.device(), || self.decoder().merge(adapter))?,
                 tokenizer: self.inner.tokenizer.clone(),
                 eos_token_ids: self.inner.eos_token_ids.clone(),
             }),

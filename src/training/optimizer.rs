@@ -63,7 +63,7 @@ impl AdamWOptions {
 }
 
 /// AdamW and its state, in `f32`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct AdamW {
     options: AdamWOptions,
     /// Mean of gradients.

@@ -265,7 +265,7 @@ impl LoRATrainer {
                 target_tokens += share.target_tokens;
                 loss += share.loss;
                 gradient = Some(match gradient {
-                    Some(sum) => (sum + share.gradient)?,
+                    Some(sum) => device::scoped(self.model.device(), || sum + share.gradient)?,
                     None => share.gradient,
                 });
             }
@@ -286,9 +286,12 @@ impl LoRATrainer {
             self.options.warmup_steps,
             self.options.steps,
         );
-        let device = self.model.device().clone();
-        let grad_norm =
-            device::completed(&device, || self.update(&gradient, count, learning_rate))?;
+        // Taken over when the device has done all of it: a step that fails changes nothing.
+        let (grad_norm, weights, optimizer) = device::completed(self.model.device(), || {
+            self.update(&gradient, count, learning_rate)
+        })?;
+        self.adapter.set_weights(weights)?;
+        self.optimizer = optimizer;
         Ok(StepReport {
             step: self.step_count(),
             total_steps: self.options.steps,
@@ -304,9 +307,14 @@ impl LoRATrainer {
         })
     }
 
-    /// Divides the summed gradient by the number of targets, clips it and moves the weights. Gives
-    /// the norm before clipping.
-    fn update(&mut self, gradient: &Tensor, count: f64, learning_rate: f64) -> Result<f64> {
+    /// Divides the summed gradient by the number of targets and clips it. Gives the norm before
+    /// clipping, and weights and optimizer after the step.
+    fn update(
+        &self,
+        gradient: &Tensor,
+        count: f64,
+        learning_rate: f64,
+    ) -> Result<(f64, Tensor, AdamW)> {
         let norm = gradient.sqr()?.sum_all()?.to_scalar::<f32>()?;
         let norm = f64::from(norm).sqrt() / count;
         check_finite("gradient norm", norm, self.step_count())?;
@@ -318,11 +326,9 @@ impl LoRATrainer {
             1.0
         };
         let gradient = (gradient * (clip / count))?;
-        let weights = self
-            .optimizer
-            .step(self.adapter.weights(), &gradient, learning_rate)?;
-        self.adapter.set_weights(weights)?;
-        Ok(norm)
+        let mut optimizer = self.optimizer.clone();
+        let weights = optimizer.step(self.adapter.weights(), &gradient, learning_rate)?;
+        Ok((norm, weights, optimizer))
     }
 
     /// Losses and gradients of a batch, in the order of its rows.

@@ -3,8 +3,11 @@ set -euo pipefail
 device=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$device/../.." && pwd)
 work=${METAL_DEVICE_DIR:-$root/target/metal-device}
+mkdir -p "$work"
+work=$(cd "$work" && pwd)
 
 if ! command -v clang++-19 >/dev/null; then
+    [ "$(id -u)" = 0 ] || { echo "clang 19 is needed: install clang-19" >&2; exit 1; }
     apt-get update -q
     DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends clang-19
 fi
@@ -17,7 +20,10 @@ link_package() {
     for entry in Cargo.toml README.md assets benches examples examples-c include src tests; do
         ln -sfn "$root/$entry" "$1/$entry"
     done
-    cp "$root/Cargo.lock" "$1/"
+    # A lock that cargo has adapted to the stand-ins stays, so that nothing is resolved again.
+    if [ ! -e "$1/Cargo.lock" ] || [ "$root/Cargo.lock" -nt "$1/Cargo.lock" ]; then
+        cp "$root/Cargo.lock" "$1/"
+    fi
 }
 
 cargo=(cargo)

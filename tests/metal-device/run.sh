@@ -26,29 +26,20 @@ needs_zeros=tests::scatter_add
 # Candle's kernels by themselves, by the tests of their crate.
 candle() { (cd "$work/candle-metal-kernels" && "${cargo[@]}" test --lib "$@"); }
 copy_candle() {
-    local copy=$work/candle-metal-kernels
+    local copy=$work/candle-metal-kernels sources
+    sources=$(sources_of candle-metal-kernels)
     rm -rf "$copy"
-    cp -r "$(sources_of candle-metal-kernels)" "$copy"
+    cp -r "$sources" "$copy"
     # Its example would bring a parser of command lines along.
     sed -i '/^\[\[example\]\]/,/^$/d; /^\[dev-dependencies.clap\]/,/^$/d' "$copy/Cargo.toml"
     cp Cargo.lock "$copy/"
 }
 
-# Two at a time, because a device's thread keeps one core busy while its test waits.
-lane() {
-    local log=$work/$1.log
-    if "$1" >"$log" 2>&1; then
-        grep -E '^(test result|     Running)' "$log"
-    else
-        cat "$log"
-        return 1
-    fi
-}
 first() {
-    ours --lib --test parity_models --test training --test adapters
+    ours --lib --test parity_models --test training --test adapters --test parity_lora
     copy_candle
     candle -- "${failing[@]/#/--skip=}" --skip="$needs_zeros"
-    METAL_DEVICE_POISON=0 candle -- "$needs_zeros"
+    METAL_DEVICE_POISON=0 candle -- --exact "$needs_zeros"
 }
 second() {
     ours --test metal_device --test device --test generation --test resume
@@ -57,8 +48,26 @@ second() {
 
 python3 "$device/msl/selftest.py"
 (cd "$device/objc2-metal" && cargo test --quiet --lib)
-ours --no-run --lib --test parity_models --test training --test adapters --test metal_device --test device \
-    --test generation --test resume --test c_api
-lane first &
-lane second
-wait $!
+ours --no-run --lib --test parity_models --test training --test adapters --test parity_lora --test metal_device \
+    --test device --test generation --test resume --test c_api
+
+# Two at a time, because a device's thread keeps one core busy while its test waits.
+first >"$work/first.log" 2>&1 &
+jobs=($!)
+second >"$work/second.log" 2>&1 &
+jobs+=($!)
+failed=0
+for lane in first second; do
+    if wait "${jobs[0]}"; then
+        grep -E '^(test result|     Running)' "$work/$lane.log"
+    else
+        failed=1
+        cat "$work/$lane.log"
+    fi
+    jobs=("${jobs[@]:1}")
+done
+if grep -q '^running 0 tests' "$work/first.log" "$work/second.log"; then
+    echo "a selection of tests selects none"
+    failed=1
+fi
+exit $failed

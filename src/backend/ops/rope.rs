@@ -64,9 +64,11 @@ impl RopeTable {
     )]
     fn build(&self, positions: usize) -> Result<Rotation> {
         let half = self.inv_freq.len();
-        let inv_freq = Tensor::new(self.inv_freq.as_slice(), &Device::Cpu)?.reshape((1, half))?;
-        let position: Vec<f32> = (0..positions).map(|p| p as f32).collect();
-        let angles = Tensor::from_vec(position, (positions, 1), &Device::Cpu)?.matmul(&inv_freq)?;
+        let angles = (0..positions).flat_map(|position| {
+            let frequencies = self.inv_freq.iter();
+            frequencies.map(move |frequency| position as f32 * frequency)
+        });
+        let angles = Tensor::from_vec(angles.collect(), (positions, half), &Device::Cpu)?;
         let finish = |values: Tensor| {
             (values * self.scale)?
                 .to_dtype(self.dtype)?

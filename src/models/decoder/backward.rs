@@ -76,7 +76,7 @@ type LayerGradients = [Option<(Tensor, Tensor)>; 7];
 impl Decoder {
     /// The summed loss of the batch's targets, an `f32` scalar on the device.
     pub(crate) fn loss(&self, batch: &TokenBatch, adapter: Option<&LoRAAdapter>) -> Result<Tensor> {
-        let hidden = self.forward(&batch.tokens, None, adapter)?;
+        let hidden = self.forward_here(&batch.tokens, None, adapter)?;
         let selected = self.select(&hidden.flatten_to(1)?, batch)?;
         let normed = rms_norm(&selected, &self.norm, self.config.rms_norm_eps)?;
         Ok(cross_entropy(&normed, &self.head, &batch.targets)?)

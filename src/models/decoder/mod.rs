@@ -7,7 +7,7 @@ pub(crate) use backward::{Dropout, StepOptions, TokenBatch};
 
 use super::adapter::LoRAAdapter;
 use super::{KvCache, ModelConfig, Projection, rope};
-use crate::backend::device::scoped;
+use crate::backend::device::completed;
 use crate::backend::ops::attention::AttentionPlan;
 use crate::backend::ops::linear::linear;
 use crate::backend::ops::rms_norm::rms_norm;
@@ -148,10 +148,11 @@ impl Decoder {
         cache: Option<&mut KvCache>,
         adapter: Option<&LoRAAdapter>,
     ) -> Result<Tensor> {
-        scoped(&self.device, || self.forward_here(tokens, cache, adapter))
+        completed(&self.device, || self.forward_here(tokens, cache, adapter))
     }
 
-    fn forward_here(
+    /// [`Decoder::forward`] as a part of a step of work.
+    pub(crate) fn forward_here(
         &self,
         tokens: &Tensor,
         mut cache: Option<&mut KvCache>,
@@ -179,10 +180,13 @@ impl Decoder {
     ///
     /// [`Error::Backend`](crate::Error::Backend) when the device fails.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        scoped(&self.device, || {
-            let normed = rms_norm(&hidden.contiguous()?, &self.norm, self.config.rms_norm_eps)?;
-            Ok(linear(&normed, &self.head, None)?.to_dtype(DType::F32)?)
-        })
+        completed(&self.device, || self.logits_here(hidden))
+    }
+
+    /// [`Decoder::logits`] as a part of a step of work.
+    pub(crate) fn logits_here(&self, hidden: &Tensor) -> Result<Tensor> {
+        let normed = rms_norm(&hidden.contiguous()?, &self.norm, self.config.rms_norm_eps)?;
+        Ok(linear(&normed, &self.head, None)?.to_dtype(DType::F32)?)
     }
 
     /// The decoder with the adapter's change added to its weights.

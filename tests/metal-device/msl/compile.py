@@ -78,6 +78,15 @@ def clang(*arguments):
         raise CompileError(result.stderr.strip() or f"{command[0]} failed")
 
 
+def version():
+    """The compiler's version: what another one made is of no use to it."""
+    command = [os.environ.get("METAL_DEVICE_CLANG", "clang++-19"), "--version"]
+    try:
+        return subprocess.run(command, stdout=subprocess.PIPE).stdout
+    except OSError as error:
+        raise CompileError(f"{command[0]}: {error.strerror}") from None
+
+
 def optimisation():
     return "-O" + os.environ.get("METAL_DEVICE_OPT", "1")
 
@@ -90,7 +99,7 @@ def support_folder(beside):
     """
     names = sorted(os.listdir(SHIM))
     digest = hashlib.sha256(
-        repr((beside, LIBRARY_FLAGS, optimisation(), os.environ.get("METAL_DEVICE_CLANG"))).encode()
+        repr((beside, LIBRARY_FLAGS, optimisation(), version())).encode()
     )
     for name in names:
         with open(os.path.join(SHIM, name), "rb") as file:

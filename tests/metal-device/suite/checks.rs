@@ -144,6 +144,33 @@ fn threads_of_a_simdgroup_that_part_ways_are_counted() {
     assert!((counters() - before).divergent_operations > 0);
 }
 
+/// Binds something that Metal does not take, and gives the error.
+fn misuse(bind: impl FnOnce(&ComputeCommandEncoder, &Buffer)) -> String {
+    let device = metal();
+    let (x, y) = operands(&device);
+    dispatch(device.as_metal_device().unwrap(), "increment", |encoder| {
+        encoder.set_input_buffer(0, Some(&storage(&x)), 0);
+        encoder.set_output_buffer(1, Some(&storage(&y)), 0);
+        bind(encoder, &storage(&x));
+    })
+    .unwrap();
+    device.synchronize().unwrap_err().to_string()
+}
+
+#[test]
+fn arguments_have_limits() {
+    let _device = exclusive();
+    let bytes = [0_u8; 5000];
+    let long = misuse(|encoder, _| encoder.set_bytes_directly(2, 5000, bytes.as_ptr().cast()));
+    assert!(long.contains("setBytes of 5000 bytes"), "{long}");
+    let beyond = misuse(|encoder, x| encoder.set_input_buffer(2, Some(x), 257));
+    assert!(beyond.contains("offset 257"), "{beyond}");
+    let index = misuse(|encoder, x| encoder.set_input_buffer(31, Some(x), 0));
+    assert!(index.contains("index 31"), "{index}");
+    let missing = misuse(|encoder, _| encoder.set_output_buffer(1, None, 0));
+    assert!(missing.contains("not bound"), "{missing}");
+}
+
 /// The second kernel reads what the first one writes, which was bound as if it were read too. Candle then
 /// sets no barrier between them.
 #[test]

@@ -26,7 +26,7 @@ fn tokens() -> Counters {
     seen[12] - seen[4]
 }
 
-/// Two steps of two rows of sixteen tokens, after one that warms up.
+/// Two steps of two batches of a row of sixteen tokens, after one that warms up.
 fn steps() -> Counters {
     let model = model(TINY_CODER);
     let mut seen = vec![];
@@ -49,7 +49,7 @@ fn counts_are_those_of_the_file() {
     let parts = [
         ("eight decoded tokens of tiny-coder", tokens()),
         (
-            "two training steps of tiny-coder, 2 rows of 16 tokens",
+            "two training steps of tiny-coder, 2 batches of 16 tokens",
             steps(),
         ),
     ];

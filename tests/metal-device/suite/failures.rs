@@ -15,11 +15,13 @@ fn assert_each_failure_arrives(mut work: impl FnMut() -> Result<()>) -> u64 {
     work().unwrap();
     let count = counters().command_buffers - before;
     for number in 1..=count {
-        settings().fail = Some(counters().command_buffers + number);
+        let failing = counters().command_buffers + number;
+        settings().fail = Some(failing);
         let error = work().expect_err(&format!("command buffer {number} of {count}"));
         assert_eq!(error.kind(), ErrorKind::Backend);
         let message = error.to_string();
-        assert!(message.contains("a command buffer failed"), "{message}");
+        let reason = format!("command buffer {failing} failed");
+        assert!(message.contains(&reason), "no `{reason}` in: {message}");
         settings().fail = None;
     }
     work().unwrap();
@@ -42,7 +44,7 @@ fn every_command_buffer_of_a_generation_may_fail() {
 }
 
 #[test]
-fn every_command_buffer_of_a_training_step_may_fail() {
+fn every_command_buffer_of_a_training_run_may_fail() {
     let _device = exclusive();
     let model = model(TINY);
     let count = assert_each_failure_arrives(|| {
@@ -51,6 +53,25 @@ fn every_command_buffer_of_a_training_step_may_fail() {
         trainer.adapter().save(tempfile::tempdir().unwrap().path())
     });
     assert!(count > 3, "{count} command buffers");
+}
+
+/// A step that fails can be taken again, and the run is the one that never failed.
+#[test]
+fn a_step_that_fails_changes_nothing() {
+    let _device = exclusive();
+    let model = model(TINY);
+    let mut undisturbed = trainer(&model, 6).unwrap();
+    let expected: Vec<f64> = (0..6).map(|_| undisturbed.step().unwrap().loss).collect();
+    let mut trainer = trainer(&model, 6).unwrap();
+    for (number, loss) in (1..).zip(expected) {
+        settings().fail = Some(counters().command_buffers + number);
+        trainer.step().unwrap_err();
+        settings().fail = None;
+        settings().memory = Some(0);
+        assert_eq!(trainer.step().unwrap_err().kind(), ErrorKind::Backend);
+        settings().memory = None;
+        assert_eq!(trainer.step().unwrap().loss.to_bits(), loss.to_bits());
+    }
 }
 
 #[test]
@@ -82,12 +103,24 @@ fn memory_that_is_short_is_an_error_and_not_the_end() {
     assert!(error.to_string().contains("Buffer"), "{error}");
     settings().memory = None;
     load().unwrap();
+}
 
-    let model = model(TINY);
-    let mut trainer = trainer(&model, 4).unwrap();
-    trainer.step().unwrap();
-    settings().memory = Some(0);
-    assert_eq!(trainer.step().unwrap_err().kind(), ErrorKind::Backend);
-    settings().memory = None;
-    trainer.step().unwrap();
+#[test]
+fn a_device_that_came_back_serves_the_next_model() {
+    let _device = exclusive();
+    let model_before = model(TINY);
+    let generate = |model: &_| {
+        let on_chunk = |_: &_| ControlFlow::Continue(());
+        Generator::new(model).generate_from_ids(&[1, 2], &greedy(2), on_chunk)
+    };
+    settings().lost_after = Some(counters().command_buffers);
+    generate(&model_before).unwrap_err();
+    assert!(
+        DeviceKind::Metal
+            .open()
+            .is_ok_and(|device| device.synchronize().is_ok())
+    );
+    settings().lost_after = None;
+    let tokens = generate(&model(TINY)).unwrap().tokens;
+    assert_eq!(generate(&model_before).unwrap().tokens, tokens);
 }

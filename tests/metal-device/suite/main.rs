@@ -7,6 +7,7 @@ mod checks;
 mod counters;
 mod failures;
 mod leaks;
+mod order;
 mod traps;
 
 use candle_core::{Device, Tensor};
@@ -75,7 +76,8 @@ fn trainer(model: &Model, steps: usize) -> Result<LoRATrainer> {
             ..LoRAConfig::default()
         },
         steps,
-        batch_size: 2,
+        batch_size: 1,
+        gradient_accumulation: 2,
         learning_rate: 5e-3,
         eval_every: 0,
         save_every: 0,

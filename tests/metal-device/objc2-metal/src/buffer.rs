@@ -107,7 +107,7 @@ impl Buffer {
     pub(crate) fn is_intact(&self) -> bool {
         let zones = [0, GUARD + self.length];
         zones.iter().all(|&zone| {
-            // SAFETY: both zones are within the allocation, and no command runs that may write there.
+            // SAFETY: both zones are within the allocation.
             let bytes = unsafe { slice::from_raw_parts(self.start.add(zone).as_ptr(), GUARD) };
             bytes.iter().all(|&byte| byte == POISON)
         })

@@ -5,7 +5,10 @@ use crate::kernel::SLOTS;
 use crate::library::Pipeline;
 use objc2::software::settings;
 use std::ffi::c_void;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+
+/// Words that a kernel finds where nothing is bound.
+const UNBOUND: usize = 8192;
 
 /// What a kernel finds at an index.
 #[derive(Clone)]
@@ -28,14 +31,10 @@ impl Binding {
         Self::Bytes(words.chain([0, 0]).collect())
     }
 
-    pub(crate) fn address(&self) -> *mut c_void {
-        static ZEROS: OnceLock<Vec<u64>> = OnceLock::new();
+    /// Where the kernel finds it; `unbound` is where it finds nothing.
+    pub(crate) fn address(&self, unbound: *mut c_void) -> *mut c_void {
         match self {
-            Self::Unbound => ZEROS
-                .get_or_init(|| vec![0; 8192])
-                .as_ptr()
-                .cast_mut()
-                .cast(),
+            Self::Unbound => unbound,
             // The offset was checked when the buffer was bound.
             Self::Buffer(buffer, offset) => buffer.contents().as_ptr().wrapping_add(*offset).cast(),
             Self::Bytes(words) => words.as_ptr().cast_mut().cast(),
@@ -99,7 +98,14 @@ impl Dispatch {
                 function.name, self.threadgroups, self.threads_per_threadgroup
             );
         }
-        function.kernels.run(self)?;
+        let mut unbound = vec![0_u64; UNBOUND];
+        function.kernels.run(self, unbound.as_mut_ptr().cast())?;
+        if unbound.iter().any(|&word| word != 0) {
+            return Err(format!(
+                "kernel `{}` wrote to an argument that is not bound",
+                function.name
+            ));
+        }
         for (index, binding) in self.bindings.iter().enumerate() {
             if let Binding::Buffer(buffer, _) = binding
                 && !buffer.is_intact()

@@ -92,6 +92,12 @@ fn compiler_hash() -> u64 {
     *HASH.get_or_init(|| {
         let mut hasher = DefaultHasher::new();
         env::var("METAL_DEVICE_OPT").ok().hash(&mut hasher);
+        let clang = env::var("METAL_DEVICE_CLANG").unwrap_or_else(|_| "clang++-19".to_owned());
+        let version = Command::new(clang).arg("--version").output();
+        version
+            .map(|output| output.stdout)
+            .unwrap_or_default()
+            .hash(&mut hasher);
         hash_folder(folder(), &mut hasher);
         hasher.finish()
     })

@@ -12,11 +12,12 @@ use objc2::rc::{Retained, autoreleased};
 use objc2::runtime::ProtocolObject;
 use objc2::software::counters::{ALLOCATED, TOTALS};
 use objc2_foundation::{NSArray, NSError, NSString};
-use std::collections::HashSet;
+use std::any::Any;
+use std::collections::HashMap;
 use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// What a machine of 16 GB reports.
 const WORKING_SET: u64 = 10 << 30;
@@ -159,27 +160,30 @@ pub trait MTLResidencySet {
     fn allocationCount(&self) -> usize;
 }
 
-/// The addresses of its allocations.
+type Allocations = HashMap<usize, Arc<dyn Any + Send + Sync>>;
+
+/// Allocations by address, which it keeps alive as Metal does.
 #[derive(Default)]
-struct ResidencySet(Mutex<HashSet<usize>>);
+struct ResidencySet(Mutex<Allocations>);
 
 impl ResidencySet {
-    fn with<T>(&self, work: impl FnOnce(&mut HashSet<usize>) -> T) -> T {
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    fn lock(&self) -> MutexGuard<'_, Allocations> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl MTLResidencySet for ProtocolObject<dyn MTLResidencySet> {
     fn addAllocation(&self, allocation: &ProtocolObject<dyn MTLAllocation>) {
         let address = std::ptr::from_ref(allocation).addr();
-        self.implementation::<ResidencySet>()
-            .with(|set| set.insert(address));
+        let set = self.implementation::<ResidencySet>();
+        set.lock().insert(address, allocation.keep());
     }
 
     fn removeAllocation(&self, allocation: &ProtocolObject<dyn MTLAllocation>) {
         let address = std::ptr::from_ref(allocation).addr();
         self.implementation::<ResidencySet>()
-            .with(|set| set.remove(&address));
+            .lock()
+            .remove(&address);
     }
 
     fn commit(&self) {}
@@ -187,6 +191,6 @@ impl MTLResidencySet for ProtocolObject<dyn MTLResidencySet> {
     fn requestResidency(&self) {}
 
     fn allocationCount(&self) -> usize {
-        self.implementation::<ResidencySet>().with(|set| set.len())
+        self.implementation::<ResidencySet>().lock().len()
     }
 }

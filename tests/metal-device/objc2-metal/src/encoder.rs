@@ -48,6 +48,12 @@ impl Recording {
         self.groups.push(Vec::new());
     }
 
+    fn end(&mut self) {
+        let is_open = !self.has_ended;
+        self.check(is_open, || "a second endEncoding".to_owned());
+        self.has_ended = true;
+    }
+
     fn check(&mut self, is_allowed: bool, fault: impl FnOnce() -> String) {
         if !is_allowed {
             self.fault.get_or_insert_with(fault);
@@ -174,7 +180,7 @@ impl MTLCommandEncoder for ProtocolObject<dyn MTLComputeCommandEncoder> {
         self.implementation::<ComputeEncoder>()
             .recording
             .lock()
-            .has_ended = true;
+            .end();
     }
 
     fn setLabel(&self, _label: Option<&NSString>) {}
@@ -258,13 +264,11 @@ impl MTLComputeCommandEncoder for ProtocolObject<dyn MTLComputeCommandEncoder> {
     }
 
     fn waitForFence(&self, fence: &ProtocolObject<dyn MTLFence>) {
-        let mut recording = self.implementation::<ComputeEncoder>().recording.clone();
-        wait(&mut recording, fence);
+        wait(&self.implementation::<ComputeEncoder>().recording, fence);
     }
 
     fn updateFence(&self, fence: &ProtocolObject<dyn MTLFence>) {
-        let mut recording = self.implementation::<ComputeEncoder>().recording.clone();
-        update(&mut recording, fence);
+        update(&self.implementation::<ComputeEncoder>().recording, fence);
     }
 }
 
@@ -272,11 +276,11 @@ fn three(size: MTLSize) -> [usize; 3] {
     [size.width, size.height, size.depth]
 }
 
-fn wait(recording: &mut Shared, fence: &ProtocolObject<dyn MTLFence>) {
+fn wait(recording: &Shared, fence: &ProtocolObject<dyn MTLFence>) {
     recording.lock().waits.push(fence.implementation());
 }
 
-fn update(recording: &mut Shared, fence: &ProtocolObject<dyn MTLFence>) {
+fn update(recording: &Shared, fence: &ProtocolObject<dyn MTLFence>) {
     recording.lock().updates.push(fence.implementation());
 }
 
@@ -299,10 +303,7 @@ impl BlitEncoder {
 
 impl MTLCommandEncoder for ProtocolObject<dyn MTLBlitCommandEncoder> {
     fn endEncoding(&self) {
-        self.implementation::<BlitEncoder>()
-            .recording
-            .lock()
-            .has_ended = true;
+        self.implementation::<BlitEncoder>().recording.lock().end();
     }
 
     fn setLabel(&self, _label: Option<&NSString>) {}
@@ -314,17 +315,11 @@ impl MTLCommandEncoder for ProtocolObject<dyn MTLBlitCommandEncoder> {
 
 impl MTLBlitCommandEncoder for ProtocolObject<dyn MTLBlitCommandEncoder> {
     fn waitForFence(&self, fence: &ProtocolObject<dyn MTLFence>) {
-        wait(
-            &mut self.implementation::<BlitEncoder>().recording.clone(),
-            fence,
-        );
+        wait(&self.implementation::<BlitEncoder>().recording, fence);
     }
 
     fn updateFence(&self, fence: &ProtocolObject<dyn MTLFence>) {
-        update(
-            &mut self.implementation::<BlitEncoder>().recording.clone(),
-            fence,
-        );
+        update(&self.implementation::<BlitEncoder>().recording, fence);
     }
 
     unsafe fn copyFromBuffer_sourceOffset_toBuffer_destinationOffset_size(

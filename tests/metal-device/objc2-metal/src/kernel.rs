@@ -70,7 +70,8 @@ pub(crate) struct Kernels {
     specialised: Mutex<()>,
 }
 
-// SAFETY: the tables are constant, and the constants' values are written and read under the lock.
+// SAFETY: the tables are constant; what the constants' addresses point to is written and read under the
+// lock.
 unsafe impl Send for Kernels {}
 // SAFETY: as above.
 unsafe impl Sync for Kernels {}
@@ -127,11 +128,12 @@ impl Kernels {
         self.functions.contains_key(name)
     }
 
-    /// Runs a kernel over its grid.
-    pub(crate) fn run(&self, dispatch: &Dispatch) -> Result<(), String> {
+    /// Runs a kernel over its grid. Arguments that nobody set are at `unbound`.
+    pub(crate) fn run(&self, dispatch: &Dispatch, unbound: *mut c_void) -> Result<(), String> {
         let function = &dispatch.pipeline.function;
         let entry = self.functions[&function.name];
-        let raw = raw(dispatch).map_err(|error| format!("kernel `{}`: {error}", function.name))?;
+        let raw = raw(dispatch, unbound)
+            .map_err(|error| format!("kernel `{}`: {error}", function.name))?;
         let count: usize = dispatch.threadgroups.iter().product();
         let _specialised = (!self.constants.is_empty()).then(|| {
             let guard = self
@@ -214,7 +216,7 @@ unsafe fn entries<T>(
 }
 
 /// A dispatch as the runtime takes it.
-fn raw(dispatch: &Dispatch) -> Result<MslDispatch, String> {
+fn raw(dispatch: &Dispatch, unbound: *mut c_void) -> Result<MslDispatch, String> {
     let group: usize = dispatch.threads_per_threadgroup.iter().product();
     if !(1..=MAX_THREADS).contains(&group) {
         return Err(format!(
@@ -235,7 +237,7 @@ fn raw(dispatch: &Dispatch) -> Result<MslDispatch, String> {
     let three = |[x, y, z]: [usize; 3]| Ok::<_, String>([small(x)?, small(y)?, small(z)?]);
     let mut buffers = [ptr::null_mut(); SLOTS];
     for (buffer, binding) in buffers.iter_mut().zip(&dispatch.bindings) {
-        *buffer = binding.address();
+        *buffer = binding.address(unbound);
     }
     Ok(MslDispatch {
         buffers,

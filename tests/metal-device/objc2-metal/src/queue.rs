@@ -15,14 +15,11 @@ use objc2::software::counters::TOTALS;
 use objc2::software::{Order, settings};
 use objc2_foundation::{NSError, NSString};
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-
-/// Command buffers that are in flight together, so that encoders of different ones can change places.
-/// Fewer run only when the host waits: a host that does not wait finds nothing done.
-const IN_FLIGHT: usize = 3;
 
 pub trait MTLCommandQueue {
     fn commandBuffer(&self) -> Option<Object<dyn MTLCommandBuffer>>;
@@ -85,9 +82,10 @@ impl Work {
     fn next(&self) -> Option<Vec<Arc<CommandBuffer>>> {
         let mut state = self.lock();
         loop {
+            let in_flight = settings().in_flight.max(1);
             let is_wanted = state.waiting > 0 || state.is_closed;
-            if state.pending.len() >= IN_FLIGHT || is_wanted && !state.pending.is_empty() {
-                let count = state.pending.len().min(IN_FLIGHT);
+            if state.pending.len() >= in_flight || is_wanted && !state.pending.is_empty() {
+                let count = state.pending.len().min(in_flight);
                 return Some(state.pending.drain(..count).collect());
             }
             if state.is_closed {
@@ -131,9 +129,12 @@ struct BufferState {
     /// Its place among all that were committed in this process.
     number: u64,
     error: Option<String>,
+    /// Whether the handlers have been called.
+    is_finished: bool,
 }
 
-// SAFETY: candle's handlers own what they hold and take locks; Metal too calls them on another thread.
+// SAFETY: a handler is called on another thread, here as by Metal, so who adds one vouches for it. Those of
+// candle hold nothing but a lock and numbers.
 unsafe impl Send for BufferState {}
 
 impl CommandBuffer {
@@ -146,6 +147,7 @@ impl CommandBuffer {
                 handlers: Vec::new(),
                 number: 0,
                 error: None,
+                is_finished: false,
             }),
             finished: Condvar::new(),
         }
@@ -160,6 +162,9 @@ impl CommandBuffer {
         TOTALS.encoders(1);
         let recording = Shared::default();
         let mut state = self.lock();
+        if state.status.0 >= MTLCommandBufferStatus::Committed.0 {
+            state.fail("an encoder after the commit");
+        }
         if let Some(last) = state.recordings.last()
             && !last.lock().has_ended
         {
@@ -169,17 +174,26 @@ impl CommandBuffer {
         recording
     }
 
+    /// Sets the status, calls the handlers and wakes who waits, whatever the handlers do.
     fn finish(self: &Arc<Self>) {
-        let handlers = std::mem::take(&mut self.lock().handlers);
+        let handlers = {
+            let mut state = self.lock();
+            state.status = match state.error {
+                None => MTLCommandBufferStatus::Completed,
+                Some(_) => MTLCommandBufferStatus::Error,
+            };
+            std::mem::take(&mut state.handlers)
+        };
         let object: Object<dyn MTLCommandBuffer> = ProtocolObject::new(Arc::clone(self));
         for handler in handlers {
-            handler(NonNull::from(&*object));
+            let call = AssertUnwindSafe(|| handler(NonNull::from(&*object)));
+            if catch_unwind(call).is_err() {
+                let mut state = self.lock();
+                state.fail("a completed handler panicked");
+                state.status = MTLCommandBufferStatus::Error;
+            }
         }
-        let mut state = self.lock();
-        state.status = match state.error {
-            None => MTLCommandBufferStatus::Completed,
-            Some(_) => MTLCommandBufferStatus::Error,
-        };
+        self.lock().is_finished = true;
         self.finished.notify_all();
     }
 }
@@ -191,46 +205,41 @@ impl BufferState {
 }
 
 /// Runs command buffers that are in flight together.
-fn run(batch: &[Arc<CommandBuffer>]) {
+fn run(in_flight: &[Arc<CommandBuffer>]) {
     let settings = settings().clone();
-    let order = settings.order;
     // What a command buffer holds is let go when it is done, as Metal does.
-    let recordings: Vec<(&CommandBuffer, Shared)> = batch
-        .iter()
-        .flat_map(|buffer| {
-            let recordings = std::mem::take(&mut buffer.lock().recordings);
-            recordings
-                .into_iter()
-                .map(|recording| (&**buffer, recording))
-        })
-        .collect();
+    let mut recordings: Vec<(&CommandBuffer, Shared)> = Vec::new();
+    for buffer in in_flight {
+        let mut state = buffer.lock();
+        let number = state.number;
+        if settings.lost_after.is_some_and(|count| number > count) {
+            state.fail("the device was lost (simulated)");
+        }
+        if settings.fail == Some(number) {
+            state.fail(format!("command buffer {number} failed (simulated)"));
+        }
+        let taken = std::mem::take(&mut state.recordings).into_iter();
+        recordings.extend(taken.map(|recording| (&**buffer, recording)));
+    }
     {
         let locked: Vec<_> = recordings
             .iter()
             .map(|(_, recording)| recording.lock())
             .collect();
         let all: Vec<&Recording> = locked.iter().map(|recording| &**recording).collect();
-        for index in schedule(&all, order) {
+        for index in schedule(&all, settings.order) {
             let buffer = recordings[index].0;
-            let mut state = buffer.lock();
-            if settings
-                .lost_after
-                .is_some_and(|count| state.number > count)
-            {
-                state.fail("the device was lost (simulated)");
+            if buffer.lock().error.is_some() {
+                continue;
             }
-            if settings.fail == Some(state.number) {
-                state.fail("a command buffer failed (simulated)");
-            }
-            if state.error.is_none()
-                && let Err(error) = run_one(all[index], order)
-            {
-                state.fail(error);
+            let result = catch_unwind(AssertUnwindSafe(|| run_one(all[index], settings.order)));
+            if let Err(error) = result.unwrap_or_else(|_| Err("a command panicked".to_owned())) {
+                buffer.lock().fail(error);
             }
         }
     }
     drop(recordings);
-    for buffer in batch {
+    for buffer in in_flight {
         buffer.finish();
     }
 }
@@ -310,7 +319,11 @@ impl MTLCommandBuffer for ProtocolObject<dyn MTLCommandBuffer> {
     }
 
     fn enqueue(&self) {
-        implementation(self).lock().status = MTLCommandBufferStatus::Enqueued;
+        let buffer = implementation(self);
+        let mut state = buffer.lock();
+        if state.status == MTLCommandBufferStatus::NotEnqueued {
+            state.status = MTLCommandBufferStatus::Enqueued;
+        }
     }
 
     fn setLabel(&self, _label: Option<&NSString>) {}
@@ -330,7 +343,7 @@ impl MTLCommandBuffer for ProtocolObject<dyn MTLCommandBuffer> {
         buffer.work.lock().waiting += 1;
         buffer.work.changed.notify_all();
         let mut state = buffer.lock();
-        while state.status.0 < MTLCommandBufferStatus::Completed.0 {
+        while !state.is_finished {
             state = buffer
                 .finished
                 .wait(state)

@@ -61,6 +61,12 @@ impl<P: ?Sized> ProtocolObject<P> {
         object.unwrap_or_else(|_| panic!("a {} of another make", type_name::<P>()))
     }
 
+    /// Keeps what implements the protocol alive.
+    #[must_use]
+    pub fn keep(&self) -> Arc<dyn Any + Send + Sync> {
+        Arc::clone(&self.object)
+    }
+
     /// The same object known by another protocol.
     #[must_use]
     pub fn from_ref<Q: ?Sized>(object: &ProtocolObject<Q>) -> &Self {

@@ -21,6 +21,9 @@ pub enum Order {
 pub struct Settings {
     /// `METAL_DEVICE_ORDER`: `reversed`, or `encoded`.
     pub order: Order,
+    /// `METAL_DEVICE_IN_FLIGHT`: how many command buffers run together, so that encoders of different ones
+    /// can change places. Fewer run when the host waits.
+    pub in_flight: usize,
     /// `METAL_DEVICE_POISON`: whether bytes of new buffers are 0xFF, which is NaN as a float, rather than
     /// zero. Metal zeroes new buffers, but candle keeps buffers and hands them out again as they are.
     pub poison: bool,
@@ -57,6 +60,7 @@ impl Settings {
                 Some("encoded") => Order::Encoded,
                 Some(other) => panic!("METAL_DEVICE_ORDER is `{other}`, not reversed or encoded"),
             },
+            in_flight: variable("METAL_DEVICE_IN_FLIGHT").unwrap_or(3),
             poison: variable("METAL_DEVICE_POISON") != Some(0_u8),
             memory: variable("METAL_DEVICE_MEMORY"),
             lost_after: variable("METAL_DEVICE_LOST_AFTER"),

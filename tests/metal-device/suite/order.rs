@@ -1,0 +1,60 @@
+//! Whatever order commands run in, and whoever else computes, the numbers are the same.
+
+use super::{TINY, exclusive, greedy, model, trainer};
+use metal_candle::{Generator, Model};
+use objc2::software::{Order, settings};
+use std::ops::ControlFlow;
+use std::thread;
+
+fn tokens(model: &Model, seed: u32) -> Vec<u32> {
+    let prompt: Vec<u32> = (0..9).map(|place| (seed * 37 + place * 11) % 190).collect();
+    Generator::new(model)
+        .generate_from_ids(&prompt, &greedy(6), |_| ControlFlow::Continue(()))
+        .unwrap()
+        .tokens
+}
+
+fn losses(model: &Model) -> Vec<u64> {
+    let mut trainer = trainer(model, 3).unwrap();
+    (0..3)
+        .map(|_| trainer.step().unwrap().loss.to_bits())
+        .collect()
+}
+
+#[test]
+fn the_order_of_commands_does_not_matter() {
+    let _device = exclusive();
+    let model = model(TINY);
+    settings().order = Order::Encoded;
+    let (expected_tokens, expected_losses) = (tokens(&model, 1), losses(&model));
+    settings().order = Order::Reversed;
+    for in_flight in [1, 2, 3, 4, 7] {
+        settings().in_flight = in_flight;
+        assert_eq!(tokens(&model, 1), expected_tokens, "{in_flight} in flight");
+        assert_eq!(losses(&model), expected_losses, "{in_flight} in flight");
+    }
+}
+
+/// Candle orders the commands of one thread only.
+#[test]
+fn threads_do_not_disturb_each_other() {
+    let _device = exclusive();
+    let shared = model(TINY);
+    let expected: Vec<_> = (0..3).map(|seed| tokens(&shared, seed)).collect();
+    let expected_losses = losses(&shared);
+    thread::scope(|scope| {
+        for (seed, expected) in (0..).zip(&expected) {
+            let shared = &shared;
+            scope.spawn(move || {
+                for _ in 0..4 {
+                    assert_eq!(&tokens(shared, seed), expected);
+                }
+            });
+        }
+        scope.spawn(|| {
+            for _ in 0..4 {
+                assert_eq!(losses(&model(TINY)), expected_losses);
+            }
+        });
+    });
+}
