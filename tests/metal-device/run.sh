@@ -36,7 +36,8 @@ copy_candle() {
 }
 
 first() {
-    ours --lib --test parity_models --test training --test adapters --test parity_lora
+    ours --lib --test parity_models --test training --test adapters
+    ours --test parity_lora training_agrees_on
     copy_candle
     candle -- "${failing[@]/#/--skip=}" --skip="$needs_zeros"
     METAL_DEVICE_POISON=0 candle -- --exact "$needs_zeros"

@@ -1,5 +1,6 @@
 use super::super::attention::{AttentionPlan, attention, attention_backward};
-use crate::backend::testing::{Layout, on_both};
+use crate::backend::testing::{Layout, on_both, read};
+use candle_core::{DType, Tensor};
 
 /// Keys and values come from the decoder's split of heads, from a cache, or contiguous. Queries and
 /// gradients are made contiguous by the operation itself.
@@ -72,4 +73,20 @@ cases! {
     two_blocks_and_a_window:      1, 2/1 of 32,   5 + 300, Some(40);
     three_blocks_the_last_of_one: 1, 4/2 of 32,   0 + 513, None;
     a_block_after_a_long_context: 2, 2/2 of 32, 600 + 3,   None;
+}
+
+/// Two thousand keys with the same score: a softmax in sixteen bits stops counting them on the way.
+#[test]
+fn many_keys_that_are_alike() {
+    let device = crate::backend::testing::device();
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        let keys = Tensor::ones((1, 1, 2000, 32), dtype, device).unwrap();
+        let query = keys.narrow(2, 0, 1).unwrap().contiguous().unwrap();
+        let plan = AttentionPlan::causal(1999, 1, None, device).unwrap();
+        let mean = attention(&query, &keys, &keys, &plan).unwrap();
+        for number in read(&mean) {
+            // The CPU adds the products of `f16` in `f16`.
+            assert!((number - 1.0).abs() < 0.05, "{dtype:?}: {number}");
+        }
+    }
 }
