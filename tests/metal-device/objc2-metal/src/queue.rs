@@ -67,9 +67,10 @@ struct Work {
 
 #[derive(Default)]
 struct WorkState {
-    pending: VecDeque<Arc<CommandBuffer>>,
-    /// How many threads of the host wait.
-    waiting: usize,
+    /// With the number of each.
+    pending: VecDeque<(u64, Arc<CommandBuffer>)>,
+    /// The highest number that the host waits for.
+    wanted: u64,
     is_closed: bool,
 }
 
@@ -83,10 +84,23 @@ impl Work {
         let mut state = self.lock();
         loop {
             let in_flight = settings().in_flight.max(1);
-            let is_wanted = state.waiting > 0 || state.is_closed;
-            if state.pending.len() >= in_flight || is_wanted && !state.pending.is_empty() {
-                let count = state.pending.len().min(in_flight);
-                return Some(state.pending.drain(..count).collect());
+            let wanted = if state.is_closed {
+                u64::MAX
+            } else {
+                state.wanted
+            };
+            let due = state
+                .pending
+                .iter()
+                .take_while(|(number, _)| *number <= wanted);
+            let count = if state.pending.len() >= in_flight {
+                in_flight
+            } else {
+                due.count()
+            };
+            if count > 0 {
+                let taken = state.pending.drain(..count);
+                return Some(taken.map(|(_, buffer)| buffer).collect());
             }
             if state.is_closed {
                 return None;
@@ -297,7 +311,7 @@ impl MTLCommandBuffer for ProtocolObject<dyn MTLCommandBuffer> {
     fn commit(&self) {
         static COMMITTED: AtomicU64 = AtomicU64::new(0);
         let buffer = implementation(self);
-        {
+        let number = {
             let mut state = buffer.lock();
             if state.status.0 >= MTLCommandBufferStatus::Committed.0 {
                 return state.fail("a second commit");
@@ -312,9 +326,10 @@ impl MTLCommandBuffer for ProtocolObject<dyn MTLCommandBuffer> {
             state.status = MTLCommandBufferStatus::Committed;
             state.number = COMMITTED.fetch_add(1, Relaxed) + 1;
             TOTALS.command_buffers(1);
-        }
+            state.number
+        };
         let work = Arc::clone(&buffer.work);
-        work.lock().pending.push_back(buffer);
+        work.lock().pending.push_back((number, buffer));
         work.changed.notify_all();
     }
 
@@ -340,7 +355,11 @@ impl MTLCommandBuffer for ProtocolObject<dyn MTLCommandBuffer> {
     fn waitUntilCompleted(&self) {
         TOTALS.host_waits(1);
         let buffer = implementation(self);
-        buffer.work.lock().waiting += 1;
+        let number = buffer.lock().number;
+        {
+            let mut work = buffer.work.lock();
+            work.wanted = work.wanted.max(number);
+        }
         buffer.work.changed.notify_all();
         let mut state = buffer.lock();
         while !state.is_finished {
@@ -349,8 +368,6 @@ impl MTLCommandBuffer for ProtocolObject<dyn MTLCommandBuffer> {
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        drop(state);
-        buffer.work.lock().waiting -= 1;
     }
 
     fn device(&self) -> Object<dyn MTLDevice> {
