@@ -104,7 +104,7 @@ fn metal_by_name_and_lost() {
     assert_eq!(program.run(&arguments), greedy_lines(4));
     for (variable, value, reason) in [
         ("METAL_DEVICE_LOST_AFTER", "4", "the device was lost"),
-        ("METAL_DEVICE_FAIL", "5", "a command buffer failed"),
+        ("METAL_DEVICE_FAIL", "5", "command buffer 5 failed"),
         ("METAL_DEVICE_MEMORY", "1000000", "Buffer"),
     ] {
         let mut command = program.command();
