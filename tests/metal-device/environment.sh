@@ -32,6 +32,10 @@ for crate in block2 objc2 objc2-foundation objc2-metal; do
 done
 # Kernels, not the host's code, take the time of a test: less optimised, it builds sooner.
 cargo+=(--config 'profile.dev.package."*".opt-level=1' --config 'profile.dev.debug=false')
+# Nothing here runs these; those that macros need too are then built once.
+for crate in cbindgen criterion proc-macro2 quote syn unicode-ident; do
+    cargo+=(--config "profile.dev.package.$crate.opt-level=0")
+done
 
 # The folder of a crate's sources, as cargo keeps them. To be called in a package.
 sources_of() {
