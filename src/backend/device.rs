@@ -1,21 +1,7 @@
 //! Choosing a device without ever panicking where there is none.
 
 use crate::error::{Error, Result};
-#[cfg(any(
-    feature = "cuda",
-    feature = "metal",
-    target_os = "macos",
-    target_os = "ios"
-))]
-use candle_core::DType;
 use candle_core::{Device, Tensor};
-#[cfg(any(
-    feature = "cuda",
-    feature = "metal",
-    target_os = "macos",
-    target_os = "ios"
-))]
-use parking_lot::Mutex;
 use parking_lot::ReentrantMutex;
 
 /// Which device a model is loaded to.
@@ -157,38 +143,9 @@ fn autorelease<T>(work: impl FnOnce() -> T) -> T {
 
 #[cfg(any(feature = "metal", target_os = "macos", target_os = "ios"))]
 fn open_metal() -> std::result::Result<Device, String> {
-    static SHARED: Mutex<Option<Device>> = Mutex::new(None);
-    open_shared(&SHARED, new_metal)
-}
-
-/// Opens a device once in a process: kernels are compiled and memory is pooled per device, and
-/// tensors of two do not mix. One that was lost, or that a panic left locked, is opened anew.
-#[cfg(any(
-    feature = "cuda",
-    feature = "metal",
-    target_os = "macos",
-    target_os = "ios"
-))]
-fn open_shared(
-    shared: &Mutex<Option<Device>>,
-    open: impl FnOnce() -> std::result::Result<Device, String>,
-) -> std::result::Result<Device, String> {
-    let is_alive = |device: &&Device| {
-        scoped(device, || {
-            // Once more after an error, which may be the rest of one that was reported.
-            device.synchronize().or_else(|_| device.synchronize())?;
-            Tensor::zeros(1, DType::U8, device)?;
-            device.synchronize()
-        })
-        .is_ok()
-    };
-    let mut shared = shared.lock();
-    if let Some(device) = shared.as_ref().filter(is_alive) {
-        return Ok(device.clone());
-    }
-    let device = open()?;
-    *shared = Some(device.clone());
-    Ok(device)
+    use super::shared_device::SharedDevice;
+    static SHARED: SharedDevice = SharedDevice::new();
+    SHARED.open(new_metal)
 }
 
 /// Candle's constructor panics without a GPU, and on systems before macOS 15 where the class that it
@@ -211,8 +168,9 @@ fn open_metal() -> std::result::Result<Device, String> {
 
 #[cfg(feature = "cuda")]
 fn open_cuda() -> std::result::Result<Device, String> {
-    static SHARED: Mutex<Option<Device>> = Mutex::new(None);
-    open_shared(&SHARED, new_cuda)
+    use super::shared_device::SharedDevice;
+    static SHARED: SharedDevice = SharedDevice::new();
+    SHARED.open(new_cuda)
 }
 
 /// Candle's constructor panics where the driver library cannot be loaded, so that is tried first.

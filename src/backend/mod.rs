@@ -9,6 +9,13 @@ mod kernels;
 pub(crate) mod mapped_file;
 pub mod memory;
 pub mod ops;
+#[cfg(any(
+    feature = "cuda",
+    feature = "metal",
+    target_os = "macos",
+    target_os = "ios"
+))]
+mod shared_device;
 #[cfg(test)]
 pub(crate) mod testing;
 

@@ -3,9 +3,8 @@
 //! `METAL_CANDLE_TEST_DEVICE` names the device: `cpu` (the default), `metal` or `cuda`. On the CPU
 //! itself these tests still hold 16 bits to `f32`, and views to contiguous tensors.
 
+use super::DeviceKind;
 use super::ops::gradcheck::random;
-use crate::backend::{DTypePolicy, DeviceKind};
-use crate::models::{Model, ModelLoader};
 use candle_core::{DType, Device, Result, Tensor};
 use std::sync::OnceLock;
 
@@ -15,20 +14,10 @@ pub(crate) fn device_kind() -> DeviceKind {
     DeviceKind::from_name(name.as_deref().unwrap_or("cpu")).unwrap()
 }
 
-/// The device under test, opened once: tensors of two openings do not mix, and each compiles its
-/// kernels.
+/// The device under test.
 pub(crate) fn device() -> &'static Device {
     static DEVICE: OnceLock<Device> = OnceLock::new();
     DEVICE.get_or_init(|| device_kind().open().unwrap())
-}
-
-/// A small model of the fixtures.
-pub(crate) fn model(name: &str, device: DeviceKind, dtype: DTypePolicy) -> Model {
-    ModelLoader::new()
-        .with_device(device)
-        .with_dtype(dtype)
-        .load(format!("tests/fixtures/models/{name}"))
-        .unwrap()
 }
 
 /// How an input lies in memory.
@@ -118,9 +107,9 @@ fn lay(x: &Tensor, layout: Layout) -> Result<Tensor> {
 ///
 /// In `bf16`, eight roundings of 2⁻⁸: inputs are equal, a result is rounded once and so is each of a
 /// few steps on the way. In `f16`, sixteen of 2⁻¹¹: the CPU adds the products of a single row in
-/// `f16` itself, which over a thousand of them is some ten roundings. In `f32` it is the order of summation that
-/// differs: over the 6,144 numbers of the longest sum that is some √6144 · 2⁻²⁴, or 5e-6; and GPUs
-/// have exponentials of a few units in the last place.
+/// `f16` itself, which over a thousand of them is some ten roundings. In `f32` it is the order of
+/// summation that differs: over the 6,144 numbers of the longest sum that is some √6144 · 2⁻²⁴, or
+/// 5e-6; and GPUs have exponentials of a few units in the last place.
 pub(crate) fn tolerance(dtype: DType) -> f64 {
     match dtype {
         DType::BF16 => 8.0 / 256.0,

@@ -347,8 +347,9 @@ fn rate(tokens: usize, elapsed: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::testing::{device_kind, model, tolerance};
+    use crate::backend::testing::{device_kind, tolerance};
     use crate::backend::{DTypePolicy, DeviceKind};
+    use crate::models::testing::model;
     use candle_core::DType;
 
     /// The sampler must see the last position's logits only, out of those of all positions on the

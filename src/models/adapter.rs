@@ -305,8 +305,9 @@ fn views(config: &LoRAConfig, slots: &[Slot], weights: &Tensor) -> Result<Vec<La
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::testing::{device_kind, model, read};
+    use crate::backend::testing::{device_kind, read};
     use crate::backend::{DTypePolicy, DeviceKind};
+    use crate::models::testing::model;
     use candle_core::Device;
 
     fn adapter(device: DeviceKind, dtype: DTypePolicy) -> LoRAAdapter {

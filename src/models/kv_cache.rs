@@ -128,8 +128,9 @@ impl KvCache {
 mod tests {
     use super::*;
     use crate::backend::ops::gradcheck::random;
-    use crate::backend::testing::{device, device_kind, model, read};
+    use crate::backend::testing::{device, device_kind, read};
     use crate::backend::{DTypePolicy, DeviceKind};
+    use crate::models::testing::model;
 
     /// A cache on the device under test, and beside it what it must hold: on the CPU, part by part.
     struct Pair {

@@ -14,6 +14,8 @@ mod rope_scaling;
 mod safetensors;
 mod shard_index;
 mod tensor_spec;
+#[cfg(test)]
+pub(crate) mod testing;
 mod tokenizer;
 
 pub use adapter::{LoRAAdapter, LoRAConfig};

@@ -266,8 +266,9 @@ fn flatten(adapter: &LoRAAdapter, gradients: &[LayerGradients]) -> candle_core::
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::testing::{self, device_kind, read};
+    use crate::backend::testing::{device_kind, read};
     use crate::backend::{DTypePolicy, DeviceKind};
+    use crate::models::testing;
     use crate::models::{LoRAConfig, Model};
     use candle_core::Device;
     use rand::{Rng, SeedableRng};

@@ -3,42 +3,23 @@
 //! `METAL_CANDLE_BLESS=1` writes the file anew. A change there is a change of performance: say why in the
 //! message of the commit.
 
-use super::{exclusive, greedy, model, trainer};
-use metal_candle::{Generator, TrainEvent};
+use super::{at_steps, at_tokens, exclusive, model};
 use objc2::software::{Counters, counters};
 use std::fmt::Write;
-use std::ops::ControlFlow;
 use std::path::Path;
 
 const TINY_CODER: &str = "assets/tiny-coder";
 
 /// Eight tokens after a prompt of sixteen and four tokens that warm up.
 fn tokens() -> Counters {
-    let model = model(TINY_CODER);
     let prompt: Vec<u32> = (1000..1016).collect();
-    let mut seen = vec![];
-    Generator::new(&model)
-        .generate_from_ids(&prompt, &greedy(13), |_| {
-            seen.push(counters());
-            ControlFlow::Continue(())
-        })
-        .unwrap();
+    let seen = at_tokens(&model(TINY_CODER), &prompt, 13, counters);
     seen[12] - seen[4]
 }
 
 /// Two steps of two batches of a row of sixteen tokens, after one that warms up.
 fn steps() -> Counters {
-    let model = model(TINY_CODER);
-    let mut seen = vec![];
-    trainer(&model, 3)
-        .unwrap()
-        .train(|event| {
-            if matches!(event, TrainEvent::Step(_)) {
-                seen.push(counters());
-            }
-            ControlFlow::Continue(())
-        })
-        .unwrap();
+    let seen = at_steps(&model(TINY_CODER), 3, counters);
     seen[2] - seen[0]
 }
 

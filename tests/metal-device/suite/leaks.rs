@@ -1,10 +1,8 @@
 //! Nothing that the device made stays behind, per token or per step.
 
-use super::{TINY, exclusive, greedy, model, trainer};
-use metal_candle::{Generator, TrainEvent};
+use super::{TINY, at_steps, at_tokens, exclusive, model};
 use objc2::software::live;
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 
 type Live = BTreeMap<&'static str, usize>;
 
@@ -19,43 +17,21 @@ fn assert_steady(early: &Live, late: &Live) {
 #[test]
 fn tokens_leave_nothing_behind() {
     let _device = exclusive();
-    let model = model(TINY);
-    let mut seen = vec![];
-    Generator::new(&model)
-        .generate_from_ids(&[1, 2, 3], &greedy(24), |_| {
-            seen.push(live());
-            ControlFlow::Continue(())
-        })
-        .unwrap();
+    let seen = at_tokens(&model(TINY), &[1, 2, 3], 24, live);
     assert_steady(&seen[3], &seen[23]);
 }
 
 #[test]
 fn steps_leave_nothing_behind() {
     let _device = exclusive();
-    let model = model(TINY);
-    let mut seen = vec![];
-    trainer(&model, 12)
-        .unwrap()
-        .train(|event| {
-            if matches!(event, TrainEvent::Step(_)) {
-                seen.push(live());
-            }
-            ControlFlow::Continue(())
-        })
-        .unwrap();
+    let seen = at_steps(&model(TINY), 12, live);
     assert_steady(&seen[2], &seen[11]);
 }
 
 #[test]
 fn a_model_that_is_gone_leaves_nothing_behind() {
     let _device = exclusive();
-    let run = || {
-        let model = model(TINY);
-        Generator::new(&model)
-            .generate_from_ids(&[1, 2, 3], &greedy(2), |_| ControlFlow::Continue(()))
-            .unwrap();
-    };
+    let run = || drop(at_tokens(&model(TINY), &[1, 2, 3], 2, || ()));
     // On a thread of its own, whose autorelease pool ends with it.
     let on_thread = || std::thread::scope(|scope| scope.spawn(run).join().unwrap());
     on_thread();

@@ -14,9 +14,11 @@ use candle_core::{Device, Tensor};
 use metal_candle::backend::{DTypePolicy, DeviceKind};
 use metal_candle::training::Sample;
 use metal_candle::{
-    Dataset, GenerateOptions, LoRAConfig, LoRATrainer, Model, ModelLoader, Result, TrainOptions,
+    Dataset, GenerateOptions, Generator, LoRAConfig, LoRATrainer, Model, ModelLoader, Result,
+    TrainEvent, TrainOptions,
 };
 use objc2::software::{Settings, settings};
+use std::ops::ControlFlow;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The device, for one test.
@@ -84,6 +86,33 @@ fn trainer(model: &Model, steps: usize) -> Result<LoRATrainer> {
         ..TrainOptions::default()
     };
     LoRATrainer::new(model, rows, None, options)
+}
+
+/// What `read` gives at each token of a generation.
+fn at_tokens<T>(model: &Model, prompt: &[u32], count: usize, read: impl Fn() -> T) -> Vec<T> {
+    let mut seen = vec![];
+    Generator::new(model)
+        .generate_from_ids(prompt, &greedy(count), |_| {
+            seen.push(read());
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    seen
+}
+
+/// What `read` gives after each step of a training run.
+fn at_steps<T>(model: &Model, count: usize, read: impl Fn() -> T) -> Vec<T> {
+    let mut seen = vec![];
+    trainer(model, count)
+        .unwrap()
+        .train(|event| {
+            if matches!(event, TrainEvent::Step(_)) {
+                seen.push(read());
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    seen
 }
 
 fn to_vec(tensor: &Tensor) -> Vec<f32> {

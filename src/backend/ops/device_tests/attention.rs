@@ -1,5 +1,5 @@
 use super::super::attention::{AttentionPlan, attention, attention_backward};
-use crate::backend::testing::{Layout, on_both, read};
+use crate::backend::testing::{Layout, device, on_both, read};
 use candle_core::{DType, Tensor};
 
 /// Keys and values come from the decoder's split of heads, from a cache, or contiguous. Queries and
@@ -78,7 +78,7 @@ cases! {
 /// Two thousand keys with the same score: a softmax in sixteen bits stops counting them on the way.
 #[test]
 fn many_keys_that_are_alike() {
-    let device = crate::backend::testing::device();
+    let device = device();
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         let keys = Tensor::ones((1, 1, 2000, 32), dtype, device).unwrap();
         let query = keys.narrow(2, 0, 1).unwrap().contiguous().unwrap();

@@ -24,7 +24,7 @@ const MESSAGE: usize = 512;
 const THREADGROUP_MEMORY: usize = 32 << 10;
 const THREADGROUP_ALIGNMENT: usize = 64;
 /// The most threads of a threadgroup.
-const MAX_THREADS: usize = 1024;
+pub(crate) const MAX_THREADS: usize = 1024;
 
 #[repr(C)]
 struct MslFunction {

@@ -1,6 +1,6 @@
 //! Libraries of kernels, and the functions and pipelines made of them.
 
-use crate::kernel::Kernels;
+use crate::kernel::{Kernels, MAX_THREADS};
 use crate::{MTLDataType, Object, compiler};
 use objc2::rc::Retained;
 use objc2::runtime::ProtocolObject;
@@ -10,9 +10,6 @@ use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::slice;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-
-/// The most threads of a threadgroup.
-const MAX_THREADS: usize = 1024;
 
 pub trait MTLLibrary {
     fn newFunctionWithName(&self, name: &NSString) -> Option<Object<dyn MTLFunction>>;
