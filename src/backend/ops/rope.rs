@@ -64,11 +64,13 @@ impl RopeTable {
     )]
     fn build(&self, positions: usize) -> Result<Rotation> {
         let half = self.inv_freq.len();
-        let angles = (0..positions).flat_map(|position| {
+        // Loops rather than `flat_map`: compiled, its state makes valgrind see an uninitialised value.
+        let mut angles = Vec::with_capacity(positions * half);
+        for position in 0..positions {
             let frequencies = self.inv_freq.iter();
-            frequencies.map(move |frequency| position as f32 * frequency)
-        });
-        let angles = Tensor::from_vec(angles.collect(), (positions, half), &Device::Cpu)?;
+            angles.extend(frequencies.map(|frequency| position as f32 * frequency));
+        }
+        let angles = Tensor::from_vec(angles, (positions, half), &Device::Cpu)?;
         let finish = |values: Tensor| {
             (values * self.scale)?
                 .to_dtype(self.dtype)?
