@@ -308,7 +308,7 @@ typedef bool (*mcandle_train_callback)(const mcandle_train_event *event, void *u
 #define MCANDLE_FINISH_STOP 0
 
 /**
- * The most tokens were generated, or the context is full.
+ * The most tokens were generated.
  */
 #define MCANDLE_FINISH_LENGTH 1
 
@@ -316,6 +316,21 @@ typedef bool (*mcandle_train_callback)(const mcandle_train_event *event, void *u
  * The callback or another thread stopped it.
  */
 #define MCANDLE_FINISH_CANCELLED 2
+
+/**
+ * A stop string was generated.
+ */
+#define MCANDLE_FINISH_STOP_STRING 3
+
+/**
+ * The context is full.
+ */
+#define MCANDLE_FINISH_CONTEXT_FULL 4
+
+/**
+ * The time is over.
+ */
+#define MCANDLE_FINISH_TIME_LIMIT 5
 
 /**
  * It stays.

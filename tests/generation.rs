@@ -142,7 +142,7 @@ fn the_context_can_be_filled_and_not_more() {
     for room in [1, 3] {
         let found = try_generate(&mut generator, &prompt[room..], &options(50)).unwrap();
         assert_eq!(found.tokens.len(), room);
-        assert_eq!(found.finish_reason, FinishReason::Length);
+        assert_eq!(found.finish_reason, FinishReason::ContextFull);
     }
 }
 

@@ -204,10 +204,16 @@ pub type mcandle_finish_reason = i32;
 
 /// The model ended the text.
 pub const MCANDLE_FINISH_STOP: mcandle_finish_reason = 0;
-/// The most tokens were generated, or the context is full.
+/// The most tokens were generated.
 pub const MCANDLE_FINISH_LENGTH: mcandle_finish_reason = 1;
 /// The callback or another thread stopped it.
 pub const MCANDLE_FINISH_CANCELLED: mcandle_finish_reason = 2;
+/// A stop string was generated.
+pub const MCANDLE_FINISH_STOP_STRING: mcandle_finish_reason = 3;
+/// The context is full.
+pub const MCANDLE_FINISH_CONTEXT_FULL: mcandle_finish_reason = 4;
+/// The time is over.
+pub const MCANDLE_FINISH_TIME_LIMIT: mcandle_finish_reason = 5;
 
 /// A finished generation.
 #[derive(Debug)]
@@ -310,6 +316,9 @@ pub unsafe extern "C" fn mcandle_generation_finish_reason(
         None | Some(FinishReason::Stop) => MCANDLE_FINISH_STOP,
         Some(FinishReason::Length) => MCANDLE_FINISH_LENGTH,
         Some(FinishReason::Cancelled) => MCANDLE_FINISH_CANCELLED,
+        Some(FinishReason::StopString) => MCANDLE_FINISH_STOP_STRING,
+        Some(FinishReason::ContextFull) => MCANDLE_FINISH_CONTEXT_FULL,
+        Some(FinishReason::TimeLimit) => MCANDLE_FINISH_TIME_LIMIT,
     }
 }
 

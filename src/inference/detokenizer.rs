@@ -13,8 +13,7 @@ const MAX_HELD: usize = 16;
 /// in its own way. So each id is decoded after the ids of the piece before, and text is given out
 /// only once its code points are complete. The cost of an id does not grow with the sequence.
 ///
-/// The pieces joined are the text of [`Tokenizer::decode`] for all ids, with special tokens
-/// skipped. The exception is a tokenizer with byte fallback: if bytes that are not UTF-8 follow
+/// The pieces joined are the text of [`Tokenizer::decode`] for all ids. The exception is a tokenizer with byte fallback: if bytes that are not UTF-8 follow
 /// bytes that are, the whole run of bytes decodes to replacement characters, but its good start
 /// has been given out already.
 ///
@@ -38,8 +37,9 @@ const MAX_HELD: usize = 16;
 /// # Ok::<(), metal_candle::Error>(())
 /// ```
 #[derive(Debug, Clone)]
-pub struct Detokenizer<'t> {
-    tokenizer: &'t Tokenizer,
+pub struct Detokenizer {
+    tokenizer: Tokenizer,
+    skip_special_tokens: bool,
     /// The ids of the last piece, then the ids held back.
     window: Vec<u32>,
     /// Number of ids of the last piece: where the ids held back start.
@@ -48,16 +48,24 @@ pub struct Detokenizer<'t> {
     given: String,
 }
 
-impl<'t> Detokenizer<'t> {
+impl Detokenizer {
     /// A detokenizer at the start of a sequence.
     #[must_use]
-    pub fn new(tokenizer: &'t Tokenizer) -> Self {
+    pub fn new(tokenizer: &Tokenizer) -> Self {
         Self {
-            tokenizer,
+            tokenizer: tokenizer.clone(),
+            skip_special_tokens: true,
             window: Vec::new(),
             held_start: 0,
             given: String::new(),
         }
+    }
+
+    /// Whether special tokens are left out of the text, as they are by default.
+    #[must_use]
+    pub fn skip_special_tokens(mut self, skip: bool) -> Self {
+        self.skip_special_tokens = skip;
+        self
     }
 
     /// Takes the next id and returns the text that is now complete, if there is any.
@@ -95,12 +103,14 @@ impl<'t> Detokenizer<'t> {
     pub fn finish(&mut self) -> Result<Option<String>> {
         let text = self.decode(&self.window)?;
         let piece = self.piece(&text)?;
-        *self = Self::new(self.tokenizer);
+        self.window.clear();
+        self.held_start = 0;
+        self.given.clear();
         Ok(non_empty(piece))
     }
 
     fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.tokenizer.decode(ids, true)
+        self.tokenizer.decode(ids, self.skip_special_tokens)
     }
 
     /// Whether an id never adds text: a special token, or an id outside the vocabulary.

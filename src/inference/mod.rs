@@ -1,11 +1,23 @@
 //! Generating text with a model.
 
+mod batch;
+mod context;
 mod detokenizer;
+mod generate_options;
+mod generation;
 mod generator;
+mod logits_processor;
+mod logprobs;
 mod options;
 mod sampler;
+mod sequence;
+mod stop;
 
+pub use batch::BatchGenerator;
 pub use detokenizer::Detokenizer;
-pub use generator::{Chunk, FinishReason, GenerateOptions, Generation, Generator};
+pub use generate_options::GenerateOptions;
+pub use generation::{Chunk, FinishReason, Generation, TokenLogprob};
+pub use generator::Generator;
+pub use logits_processor::LogitsProcessor;
 pub use options::SamplingOptions;
 pub use sampler::Sampler;

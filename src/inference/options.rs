@@ -1,6 +1,7 @@
 //! The settings of token sampling.
 
 use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
 
 /// How the next token is chosen.
 ///
@@ -19,7 +20,8 @@ use crate::{Error, Result};
 /// };
 /// assert!(options.validate().is_ok());
 /// ```
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct SamplingOptions {
     /// Divisor of the logits: below 1 sharpens, above 1 flattens the distribution. 0 is greedy
     /// decoding: always the most likely token, the lowest id on ties. Finite and at least 0.

@@ -32,7 +32,7 @@ pub struct Model {
 struct Inner {
     path: PathBuf,
     decoder: Decoder,
-    tokenizer: Option<Arc<Tokenizer>>,
+    tokenizer: Option<Tokenizer>,
     eos_token_ids: Vec<u32>,
 }
 
@@ -47,7 +47,7 @@ impl Model {
             inner: Arc::new(Inner {
                 path: path.to_owned(),
                 decoder,
-                tokenizer: tokenizer.map(Arc::new),
+                tokenizer,
                 eos_token_ids,
             }),
         }
@@ -79,7 +79,7 @@ impl Model {
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
         self.inner
             .tokenizer
-            .as_deref()
+            .as_ref()
             .ok_or_else(|| Error::Tokenizer {
                 reason: format!(
                     "{} has no tokenizer.json; text needs one, token ids do not",

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -15,7 +16,7 @@ const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
 /// Turns text into token ids and back.
 ///
 /// Padding and truncation that `tokenizer.json` may ask for are switched off: a text always gives
-/// all of its tokens and no others.
+/// all of its tokens and no others. Cloning is cheap: clones share the vocabulary.
 ///
 /// # Example
 ///
@@ -30,7 +31,7 @@ const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
 /// ```
 #[derive(Clone)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Arc<tokenizers::Tokenizer>,
     vocab_size: usize,
     eos_token_id: Option<u32>,
 }
@@ -60,7 +61,7 @@ impl Tokenizer {
         })
         .map_err(|reason| Error::format(&path, format!("not a valid tokenizer: {reason}")))?;
         let mut tokenizer = Self {
-            inner,
+            inner: Arc::new(inner),
             vocab_size,
             eos_token_id: None,
         };

@@ -91,7 +91,7 @@ impl Decoder {
         options: &StepOptions,
     ) -> Result<(Tensor, Tensor)> {
         let (rows, width) = batch.tokens.dims2()?;
-        let pass = self.pass(rows, width, 0)?;
+        let pass = Pass::of([self.segment(rows, width, 0)?]);
         let run = Run {
             pass: &pass,
             adapter,
@@ -155,7 +155,7 @@ struct Run<'a> {
 impl Run<'_> {
     fn forward(&self, layer: &DecoderLayer, x: &Tensor) -> candle_core::Result<Activations> {
         let adapter = self.adapter.layer(layer.index);
-        layer.forward(x, self.pass, None, adapter, self.dropout)
+        layer.forward(x, self.pass, &mut [], adapter, self.dropout)
     }
 
     /// The gradient of the layer's input, and those of its adapter.
@@ -184,18 +184,23 @@ impl Run<'_> {
         )?;
 
         let dcontext = projections.input_of(Projection::Output, &kept.context, &dresidual)?;
-        let dattended = layer.split(&dcontext, layer.heads, self.pass)?;
-        let (dq, dk, dv) = attention_backward(
-            &kept.q,
-            &kept.k,
-            &kept.v,
-            self.pass.plan(layer.window)?,
-            &kept.attended,
-            &dattended,
-        )?;
-        let dq = merge(&rope_backward(&dq, &self.pass.rotation)?)?;
-        let dk = merge(&rope_backward(&dk, &self.pass.rotation)?)?;
-        let dv = merge(&dv)?;
+        let (mut dqs, mut dks, mut dvs) = (vec![], vec![], vec![]);
+        for (segment, heads) in self.pass.segments.iter().zip(&kept.heads) {
+            let dcontext = self.pass.part(segment, &dcontext)?;
+            let (dq, dk, dv) = attention_backward(
+                &heads.q,
+                &heads.k,
+                &heads.v,
+                segment.plan(layer.window)?,
+                &heads.attended,
+                &layer.split(&dcontext, layer.heads, segment)?,
+            )?;
+            dqs.push(merge(&rope_backward(&dq, &segment.rotation)?)?);
+            dks.push(merge(&rope_backward(&dk, &segment.rotation)?)?);
+            dvs.push(merge(&dv)?);
+        }
+        let (dq, dk) = (self.pass.join(dqs)?, self.pass.join(dks)?);
+        let dv = self.pass.join(dvs)?;
         let mut dnormed = projections.input_of(Projection::Query, &kept.normed, &dq)?;
         for (projection, dy) in [(Projection::Key, dk), (Projection::Value, dv)] {
             dnormed = add_into(

@@ -1,7 +1,7 @@
 //! One decoder layer: attention and feed-forward, each behind a norm and beside a residual.
 
 use super::backward::Dropout;
-use super::{KvCache, Pass};
+use super::{KvCache, Pass, Segment};
 use crate::backend::ops::attention::attention;
 use crate::backend::ops::linear::{add_into, linear};
 use crate::backend::ops::rms_norm::rms_norm;
@@ -42,14 +42,8 @@ pub(super) struct Activations {
     pub input: Tensor,
     /// The input of the query, key and value projections.
     pub normed: Tensor,
-    /// Rotated queries, (batch, heads, n, `head_dim`).
-    pub q: Tensor,
-    /// Rotated keys, (batch, `kv_heads`, n, `head_dim`).
-    pub k: Tensor,
-    /// Values, shaped as the keys.
-    pub v: Tensor,
-    /// The result of the attention, shaped as the queries.
-    pub attended: Tensor,
+    /// Of each segment.
+    pub heads: Vec<Heads>,
     /// The input of the output projection, (tokens, heads · `head_dim`).
     pub context: Tensor,
     /// The input of the feed-forward block.
@@ -64,30 +58,44 @@ pub(super) struct Activations {
     pub activated: Tensor,
 }
 
+/// What the attention of one segment computed.
+pub(super) struct Heads {
+    /// Rotated queries, (batch, heads, n, `head_dim`).
+    pub q: Tensor,
+    /// Rotated keys, (batch, `kv_heads`, n, `head_dim`).
+    pub k: Tensor,
+    /// Values, shaped as the keys.
+    pub v: Tensor,
+    /// The result of the attention, shaped as the queries.
+    pub attended: Tensor,
+}
+
 impl DecoderLayer {
-    /// `x` has shape (tokens, hidden).
+    /// `x` has shape (tokens, hidden). There is one cache for each segment, or none at all.
     pub(super) fn forward(
         &self,
         x: &Tensor,
         pass: &Pass,
-        cache: Option<&mut KvCache>,
+        caches: &mut [&mut KvCache],
         adapter: Option<&LayerAdapter>,
         dropout: Option<&Dropout>,
     ) -> Result<Activations> {
         let project = |projection, x: &Tensor| self.project(projection, x, adapter, dropout);
 
         let normed = rms_norm(x, &self.input_norm, self.eps)?;
-        let q = self.split(&project(Projection::Query, &normed)?, self.heads, pass)?;
-        let k = self.split(&project(Projection::Key, &normed)?, self.kv_heads, pass)?;
-        let v = self.split(&project(Projection::Value, &normed)?, self.kv_heads, pass)?;
-        let q = rope(&q, &pass.rotation)?;
-        let k = rope(&k, &pass.rotation)?;
-        let (all_k, all_v) = match cache {
-            Some(cache) => cache.append(self.index, &k, &v)?,
-            None => (k.clone(), v.clone()),
-        };
-        let attended = attention(&q, &all_k, &all_v, pass.plan(self.window)?)?;
-        let context = merge(&attended)?;
+        let q = project(Projection::Query, &normed)?;
+        let k = project(Projection::Key, &normed)?;
+        let v = project(Projection::Value, &normed)?;
+        let mut heads = Vec::with_capacity(pass.segments.len());
+        let mut contexts = Vec::with_capacity(pass.segments.len());
+        for (index, segment) in pass.segments.iter().enumerate() {
+            let cache = caches.get_mut(index).map(|cache| &mut **cache);
+            let part = |x| pass.part(segment, x);
+            let attention = self.attend(&part(&q)?, &part(&k)?, &part(&v)?, segment, cache)?;
+            contexts.push(merge(&attention.attended)?);
+            heads.push(attention);
+        }
+        let context = pass.join(contexts)?;
         let residual = add_into(project(Projection::Output, &context)?, x)?;
 
         let post_normed = rms_norm(&residual, &self.post_norm, self.eps)?;
@@ -99,10 +107,7 @@ impl DecoderLayer {
             output,
             input: x.clone(),
             normed,
-            q,
-            k,
-            v,
-            attended,
+            heads,
             context,
             residual,
             post_normed,
@@ -110,6 +115,26 @@ impl DecoderLayer {
             up,
             activated,
         })
+    }
+
+    /// The attention of one segment over its own positions, and those in its cache.
+    fn attend(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        segment: &Segment,
+        cache: Option<&mut KvCache>,
+    ) -> Result<Heads> {
+        let q = rope(&self.split(q, self.heads, segment)?, &segment.rotation)?;
+        let k = rope(&self.split(k, self.kv_heads, segment)?, &segment.rotation)?;
+        let v = self.split(v, self.kv_heads, segment)?;
+        let (all_k, all_v) = match cache {
+            Some(cache) => cache.append(self.index, &k, &v)?,
+            None => (k.clone(), v.clone()),
+        };
+        let attended = attention(&q, &all_k, &all_v, segment.plan(self.window)?)?;
+        Ok(Heads { q, k, v, attended })
     }
 
     /// The linear map, and the adapter's branch beside it.
@@ -135,9 +160,10 @@ impl DecoderLayer {
     }
 
     /// (tokens, heads · d) to (batch, heads, n, d).
-    pub(super) fn split(&self, x: &Tensor, heads: usize, pass: &Pass) -> Result<Tensor> {
-        let shape = (pass.batch, heads, pass.len, self.head_dim);
-        x.reshape((pass.batch, pass.len, heads, self.head_dim))?
+    pub(super) fn split(&self, x: &Tensor, heads: usize, segment: &Segment) -> Result<Tensor> {
+        let Segment { batch, len, .. } = *segment;
+        let shape = (batch, heads, len, self.head_dim);
+        x.reshape((batch, len, heads, self.head_dim))?
             .transpose(1, 2)?
             .contiguous()?
             // One head is contiguous as it is, but with strides of the wrong dimension for Metal's

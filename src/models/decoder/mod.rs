@@ -33,8 +33,15 @@ pub struct Decoder {
     device: Device,
 }
 
-/// What all layers of one forward share.
+/// What all layers of one forward share: the tokens of one or more segments, one after the other.
 struct Pass {
+    segments: Vec<Segment>,
+}
+
+/// Tokens that see each other: sequences of one length, at the same positions.
+struct Segment {
+    /// Its first token among those of the forward.
+    start: usize,
     batch: usize,
     len: usize,
     rotation: Rotation,
@@ -43,6 +50,34 @@ struct Pass {
 }
 
 impl Pass {
+    fn of(segments: impl IntoIterator<Item = Segment>) -> Self {
+        let mut segments: Vec<_> = segments.into_iter().collect();
+        let mut start = 0;
+        for segment in &mut segments {
+            segment.start = start;
+            start += segment.batch * segment.len;
+        }
+        Self { segments }
+    }
+
+    /// The rows of `x` that are the segment's.
+    fn part(&self, segment: &Segment, x: &Tensor) -> candle_core::Result<Tensor> {
+        match &self.segments[..] {
+            [_] => Ok(x.clone()),
+            _ => x.narrow(0, segment.start, segment.batch * segment.len),
+        }
+    }
+
+    /// The inverse of [`Pass::part`] for all segments.
+    fn join(&self, parts: Vec<Tensor>) -> candle_core::Result<Tensor> {
+        match <[Tensor; 1]>::try_from(parts) {
+            Ok([single]) => Ok(single),
+            Err(several) => Tensor::cat(&several, 0),
+        }
+    }
+}
+
+impl Segment {
     fn plan(&self, window: Option<usize>) -> candle_core::Result<&AttentionPlan> {
         self.plans
             .iter()
@@ -50,6 +85,12 @@ impl Pass {
             .map(|(_, plan)| plan)
             .ok_or_else(|| candle_core::Error::Msg("no attention plan for this window".to_owned()))
     }
+}
+
+/// New tokens of one sequence, and the cache that they continue.
+pub(crate) struct Row<'a> {
+    pub tokens: &'a [u32],
+    pub cache: &'a mut KvCache,
 }
 
 impl Decoder {
@@ -155,23 +196,50 @@ impl Decoder {
     pub(crate) fn forward_here(
         &self,
         tokens: &Tensor,
-        mut cache: Option<&mut KvCache>,
+        cache: Option<&mut KvCache>,
         adapter: Option<&LoRAAdapter>,
     ) -> Result<Tensor> {
         let (batch, len) = tokens.dims2()?;
         let offset = cache.as_ref().map_or(0, |cache| cache.len());
-        let pass = self.pass(batch, len, offset)?;
-        let mut x = self.embed(tokens)?;
+        let pass = Pass::of([self.segment(batch, len, offset)?]);
+        let mut caches: Vec<_> = cache.into_iter().collect();
+        let x = self.layers(self.embed(tokens)?, &pass, &mut caches, adapter)?;
+        Ok(x.reshape((batch, len, self.config.hidden_size))?)
+    }
+
+    /// Hidden states of several sequences' new tokens, as (all tokens, hidden), before the final
+    /// norm: the projections take all tokens at once, and each sequence attends to its own cache.
+    pub(crate) fn forward_rows(
+        &self,
+        rows: &mut [Row<'_>],
+        adapter: Option<&LoRAAdapter>,
+    ) -> Result<Tensor> {
+        let segment = |row: &Row| self.segment(1, row.tokens.len(), row.cache.len());
+        let segments: Vec<_> = rows
+            .iter()
+            .map(segment)
+            .collect::<candle_core::Result<_>>()?;
+        let tokens: Vec<u32> = rows.iter().flat_map(|row| row.tokens).copied().collect();
+        let x = self.embed(&Tensor::new(tokens, &self.device)?)?;
+        let mut caches: Vec<_> = rows.iter_mut().map(|row| &mut *row.cache).collect();
+        self.layers(x, &Pass::of(segments), &mut caches, adapter)
+    }
+
+    fn layers(
+        &self,
+        mut x: Tensor,
+        pass: &Pass,
+        caches: &mut [&mut KvCache],
+        adapter: Option<&LoRAAdapter>,
+    ) -> Result<Tensor> {
         for layer in &self.layers {
             let adapter = adapter.and_then(|adapter| adapter.layer(layer.index));
-            x = layer
-                .forward(&x, &pass, cache.as_deref_mut(), adapter, None)?
-                .output;
+            x = layer.forward(&x, pass, caches, adapter, None)?.output;
         }
-        if let Some(cache) = cache {
-            cache.advance(len);
+        for (cache, segment) in caches.iter_mut().zip(&pass.segments) {
+            cache.advance(segment.len);
         }
-        Ok(x.reshape((batch, len, self.config.hidden_size))?)
+        Ok(x)
     }
 
     /// Logits in `f32` for hidden states of shape (n, hidden), as (n, vocabulary).
@@ -216,13 +284,13 @@ impl Decoder {
         })
     }
 
-    /// Embeds (batch, n) tokens as (batch · n, hidden).
+    /// Embeds tokens of any shape as (number of tokens, hidden).
     fn embed(&self, tokens: &Tensor) -> candle_core::Result<Tensor> {
         self.embedding
             .index_select(&tokens.flatten_all()?.contiguous()?, 0)
     }
 
-    fn pass(&self, batch: usize, len: usize, offset: usize) -> candle_core::Result<Pass> {
+    fn segment(&self, batch: usize, len: usize, offset: usize) -> candle_core::Result<Segment> {
         let mut plans: Vec<(Option<usize>, AttentionPlan)> = vec![];
         for &window in &self.config.sliding_windows {
             if plans.iter().all(|(of, _)| *of != window) {
@@ -230,7 +298,8 @@ impl Decoder {
                 plans.push((window, plan));
             }
         }
-        Ok(Pass {
+        Ok(Segment {
+            start: 0,
             batch,
             len,
             rotation: self.rope.rotation(offset, len)?,

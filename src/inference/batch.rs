@@ -1,0 +1,334 @@
+//! Many texts at once: finished ones leave, waiting ones join (continuous batching, Yu et al., 2022,
+//! <https://www.usenix.org/conference/osdi22/presentation/yu>).
+
+use super::context::Context;
+use super::logits_processor::{AnyProcessor, LogitsProcessor};
+use super::sequence::{OnChunk, Sequence, context_limit, shifted};
+use super::{Chunk, FinishReason, GenerateOptions, Generation};
+use crate::cancel::CancelHandle;
+use crate::error::{Error, Result};
+use crate::models::{LoRAAdapter, Model};
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+
+/// Generates many texts at the same time, each with options of its own.
+///
+/// The weights are read once for the next tokens of all texts, so that a batch takes little longer
+/// than its longest text alone. Each text has its own key-value cache, and gets the tokens that it
+/// gets alone, but for rounding.
+///
+/// # Example
+///
+/// ```
+/// use metal_candle::inference::BatchGenerator;
+/// use metal_candle::{GenerateOptions, ModelLoader};
+/// use std::ops::ControlFlow;
+///
+/// let model = ModelLoader::new().load("assets/tiny-coder")?;
+/// let mut batch = BatchGenerator::new(&model, 8)?;
+/// let options = GenerateOptions { max_tokens: 4, ..GenerateOptions::default() };
+/// for prompt in ["fn main() {", "struct Point {", "impl"] {
+///     batch.push(prompt, &options)?;
+/// }
+/// for (sequence, generation) in batch.run(|_| ControlFlow::Continue(())) {
+///     println!("{sequence}: {}", generation?.text);
+/// }
+/// # Ok::<(), metal_candle::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct BatchGenerator {
+    model: Model,
+    adapter: Option<LoRAAdapter>,
+    max_batch_size: usize,
+    waiting: VecDeque<Row>,
+    active: Vec<Row>,
+    next: usize,
+    cancel: CancelHandle,
+}
+
+/// A sequence, what the model has read of it, and what it has yet to read.
+#[derive(Debug)]
+struct Row {
+    number: usize,
+    sequence: Sequence,
+    processor: Option<AnyProcessor>,
+    context: Context,
+    pending: Vec<u32>,
+    limit: usize,
+    failed: Option<Error>,
+}
+
+impl Row {
+    fn is_finished(&self) -> bool {
+        self.failed.is_some() || self.sequence.is_finished()
+    }
+
+    /// An error ends this row alone.
+    fn attempt(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) {
+        if let Err(error) = work(self) {
+            self.failed = Some(error);
+        }
+    }
+
+    /// Takes the logits of the next token.
+    fn advance(&mut self, logits: &[f32], on_chunk: OnChunk<'_>) -> Result<()> {
+        let processor = self.processor.as_mut().map(|any| &mut *any.0);
+        let token = self.sequence.advance(logits, processor, on_chunk)?;
+        self.pending = vec![token];
+        if self.context.tokens().len() == self.limit {
+            let tokens = [self.context.tokens(), &self.pending].concat();
+            self.pending = shifted(&tokens, self.limit, self.sequence.options().keep);
+            let kept = self.context.reuse(&self.pending);
+            self.pending.drain(..kept);
+        }
+        Ok(())
+    }
+
+    fn into_result(self) -> Result<Generation> {
+        match self.failed {
+            Some(error) => Err(error),
+            None => Ok(self.sequence.into_generation()),
+        }
+    }
+}
+
+impl BatchGenerator {
+    /// A generator that works on at most `max_batch_size` texts at once; more wait.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidOption`] where the size is 0.
+    pub fn new(model: &Model, max_batch_size: usize) -> Result<Self> {
+        if max_batch_size == 0 {
+            return Err(Error::option("max_batch_size", 0, "at least 1"));
+        }
+        Ok(Self {
+            model: model.clone(),
+            adapter: None,
+            max_batch_size,
+            waiting: VecDeque::new(),
+            active: vec![],
+            next: 0,
+            cancel: CancelHandle::default(),
+        })
+    }
+
+    /// Uses an adapter for all texts, or none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidOption`] where the adapter was made for a model of another shape, or texts are
+    /// being generated.
+    pub fn set_adapter(&mut self, adapter: Option<LoRAAdapter>) -> Result<()> {
+        if let Some(adapter) = &adapter {
+            adapter.check(self.model.config())?;
+        }
+        if !self.active.is_empty() {
+            let running = format!("changed while {} texts are generated", self.active.len());
+            return Err(Error::option("adapter", running, "a change between runs"));
+        }
+        self.adapter = adapter;
+        Ok(())
+    }
+
+    /// A handle that stops all texts from any thread.
+    #[must_use]
+    pub fn cancel_handle(&self) -> CancelHandle {
+        self.cancel.clone()
+    }
+
+    /// The number of texts that are not finished.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.active.len() + self.waiting.len()
+    }
+
+    /// Whether all texts are finished.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Adds a prompt, also while others are being generated. Gives the number of its sequence, which
+    /// counts from 0.
+    ///
+    /// # Errors
+    ///
+    /// As [`Generator::generate`](super::Generator::generate).
+    pub fn push(&mut self, prompt: &str, options: &GenerateOptions) -> Result<usize> {
+        let ids = self.model.tokenizer()?.encode(prompt, true)?;
+        self.push_ids(&ids, options)
+    }
+
+    /// [`BatchGenerator::push`] for a prompt of token ids.
+    ///
+    /// # Errors
+    ///
+    /// As [`Generator::generate_from_ids`](super::Generator::generate_from_ids).
+    pub fn push_ids(&mut self, prompt: &[u32], options: &GenerateOptions) -> Result<usize> {
+        self.add(prompt, options, None)
+    }
+
+    /// [`BatchGenerator::push_ids`] with a processor of this sequence's logits.
+    ///
+    /// # Errors
+    ///
+    /// As [`BatchGenerator::push_ids`].
+    pub fn push_ids_with(
+        &mut self,
+        prompt: &[u32],
+        options: &GenerateOptions,
+        processor: impl LogitsProcessor + 'static,
+    ) -> Result<usize> {
+        self.add(prompt, options, Some(AnyProcessor(Box::new(processor))))
+    }
+
+    fn add(
+        &mut self,
+        prompt: &[u32],
+        options: &GenerateOptions,
+        processor: Option<AnyProcessor>,
+    ) -> Result<usize> {
+        options.validate()?;
+        let limit = context_limit(&self.model, prompt, options)?;
+        let number = self.next;
+        let pending = match prompt.len() < limit {
+            true => prompt.to_vec(),
+            false => shifted(prompt, limit, options.keep),
+        };
+        self.waiting.push_back(Row {
+            number,
+            sequence: Sequence::new(&self.model, number, prompt, options, limit)?,
+            processor,
+            context: Context::new(&self.model),
+            pending,
+            limit,
+            failed: None,
+        });
+        self.next += 1;
+        Ok(number)
+    }
+
+    /// Ends a sequence before its next token. Gives whether it was there and not finished.
+    pub fn cancel(&mut self, sequence: usize) -> bool {
+        let rows = self.active.iter_mut().chain(&mut self.waiting);
+        match rows.into_iter().find(|row| row.number == sequence) {
+            Some(row) => {
+                row.attempt(|row| {
+                    let nothing = &mut |_: &Chunk| ControlFlow::Continue(());
+                    row.sequence.finish(FinishReason::Cancelled, nothing)
+                });
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Generates until all texts are finished, and gives each with its number, in the order in which
+    /// they finished. A text that fails is an error of its own and stops no other.
+    ///
+    /// The callback gets the tokens of all texts as they come; by [`ControlFlow::Break`] it ends the
+    /// text whose token it got.
+    pub fn run(
+        &mut self,
+        mut on_chunk: impl FnMut(&Chunk) -> ControlFlow<()>,
+    ) -> Vec<(usize, Result<Generation>)> {
+        self.cancel.reset();
+        let mut finished = vec![];
+        while !self.is_empty() {
+            finished.extend(self.step(&mut on_chunk));
+        }
+        finished
+    }
+
+    /// Computes the next token of every text, or a part of its prompt where that is long, and gives
+    /// the texts that finished.
+    ///
+    /// New texts can be added between steps.
+    pub fn step(
+        &mut self,
+        mut on_chunk: impl FnMut(&Chunk) -> ControlFlow<()>,
+    ) -> Vec<(usize, Result<Generation>)> {
+        self.admit();
+        let cancelled = self.cancel.is_requested();
+        for row in &mut self.active {
+            let reason = match () {
+                () if cancelled => FinishReason::Cancelled,
+                () if row.sequence.is_out_of_time() => FinishReason::TimeLimit,
+                () => continue,
+            };
+            row.attempt(|row| row.sequence.finish(reason, &mut on_chunk));
+        }
+        let mut finished = self.remove_finished();
+        self.compute(&mut on_chunk);
+        finished.extend(self.remove_finished());
+        finished
+    }
+
+    /// Lets waiting texts join where there is room. All that wait join where all are cancelled, to be
+    /// ended.
+    fn admit(&mut self) {
+        let room = match self.cancel.is_requested() {
+            true => self.waiting.len(),
+            false => self.max_batch_size.saturating_sub(self.active.len()),
+        };
+        let joining = self.waiting.drain(..room.min(self.waiting.len()));
+        self.active.extend(joining);
+    }
+
+    fn compute(&mut self, on_chunk: OnChunk<'_>) {
+        // Prompts share the tokens that one of them may have at once, so that memory stays bounded.
+        let chunks = self
+            .active
+            .iter()
+            .map(|row| row.sequence.options().prefill_chunk);
+        let mut room = chunks.max().unwrap_or(0);
+        let mut parts: Vec<(&mut Row, Vec<u32>)> = vec![];
+        for row in &mut self.active {
+            let chunk = row.sequence.options().prefill_chunk;
+            let count = match row.pending.len() {
+                1 => 1,
+                several => {
+                    let count = several.min(chunk).min(room);
+                    room -= count;
+                    count
+                }
+            };
+            let part = row.pending.drain(..count).collect();
+            parts.push((row, part));
+        }
+        parts.retain(|(_, part)| !part.is_empty());
+        if parts.is_empty() {
+            return;
+        }
+        let mut inputs: Vec<(&mut Context, &[u32], usize)> = parts
+            .iter_mut()
+            .map(|(row, part)| {
+                let wanted = usize::from(row.pending.is_empty());
+                (&mut row.context, part.as_slice(), wanted)
+            })
+            .collect();
+        match Context::logits_of(&self.model, self.adapter.as_ref(), &mut inputs) {
+            Ok(logits) => {
+                let complete = parts.iter_mut().filter(|(row, _)| row.pending.is_empty());
+                for ((row, _), logits) in complete.zip(&logits) {
+                    row.attempt(|row| row.advance(logits, on_chunk));
+                }
+            }
+            Err(error) => {
+                // The device failed, and with it all that was being computed.
+                let reason = error.to_string();
+                for (row, _) in &mut parts {
+                    row.failed = Some(candle_core::Error::Msg(reason.clone()).into());
+                }
+            }
+        }
+    }
+
+    fn remove_finished(&mut self) -> Vec<(usize, Result<Generation>)> {
+        let finished = self.active.extract_if(.., |row| row.is_finished());
+        finished
+            .map(|row| (row.number, row.into_result()))
+            .collect()
+    }
+}

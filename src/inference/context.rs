@@ -1,0 +1,160 @@
+//! What a model has read: tokens, and their keys and values.
+
+use crate::backend::device;
+use crate::error::Result;
+use crate::models::{KvCache, LoRAAdapter, Model, decoder::Row};
+use candle_core::Tensor;
+
+/// A model, perhaps an adapter, and the tokens that they have read.
+#[derive(Debug)]
+pub(super) struct Context {
+    model: Model,
+    adapter: Option<LoRAAdapter>,
+    cache: KvCache,
+    /// Those whose keys and values the cache holds.
+    tokens: Vec<u32>,
+    /// The logits after the first so many tokens: those of the last prompt.
+    kept: Option<(usize, Vec<f32>)>,
+}
+
+impl Context {
+    pub fn new(model: &Model) -> Self {
+        Self {
+            cache: model.decoder().new_cache(),
+            model: model.clone(),
+            adapter: None,
+            tokens: vec![],
+            kept: None,
+        }
+    }
+
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Uses another adapter, and forgets what was read with the last one.
+    pub fn set_adapter(&mut self, adapter: Option<LoRAAdapter>) -> Result<()> {
+        if let Some(adapter) = &adapter {
+            adapter.check(self.model.config())?;
+        }
+        self.adapter = adapter;
+        self.truncate(0);
+        Ok(())
+    }
+
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Forgets the tokens from `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        self.cache.truncate(len);
+        self.tokens.truncate(len);
+        if self.kept.as_ref().is_some_and(|(end, _)| *end > len) {
+            self.kept = None;
+        }
+    }
+
+    /// Keeps the logits after all tokens so far, for [`Context::recall`].
+    pub fn keep(&mut self, logits: &[f32]) {
+        self.kept = Some((self.tokens.len(), logits.to_vec()));
+    }
+
+    /// The logits after `tokens`, if those are the ones that were kept; what was read after them is
+    /// forgotten.
+    ///
+    /// The same prompt so gives the same numbers to the last bit, which reading its last token anew
+    /// would not.
+    pub fn recall(&mut self, tokens: &[u32]) -> Option<Vec<f32>> {
+        let (end, logits) = self.kept.as_ref()?;
+        if *end != tokens.len() || self.tokens.get(..*end) != Some(tokens) {
+            return None;
+        }
+        let logits = logits.clone();
+        self.truncate(tokens.len());
+        Some(logits)
+    }
+
+    pub fn reserve(&mut self, tokens: usize) {
+        self.cache.reserve(tokens);
+    }
+
+    /// Forgets what is not a prefix of `tokens`, and gives the length of what is left. The last token
+    /// is never left, so that there are logits to compute.
+    pub fn reuse(&mut self, tokens: &[u32]) -> usize {
+        let known = self.tokens.iter().zip(tokens);
+        let common = known.take_while(|(held, wanted)| held == wanted).count();
+        let common = common.min(tokens.len().saturating_sub(1));
+        self.truncate(common);
+        common
+    }
+
+    /// Reads `tokens`.
+    pub fn feed(&mut self, tokens: &[u32]) -> Result<()> {
+        self.logits(tokens, 0).map(|_| ())
+    }
+
+    /// Reads `tokens`, and gives the logits after each of the last `last` of them.
+    pub fn logits(&mut self, tokens: &[u32], last: usize) -> Result<Vec<Vec<f32>>> {
+        let Self { model, adapter, .. } = self;
+        let (model, adapter) = (model.clone(), adapter.clone());
+        Self::logits_of(&model, adapter.as_ref(), &mut [(self, tokens, last)])
+    }
+
+    /// [`Context::logits`] for several contexts at once, in their order. They are forgotten where
+    /// the device fails.
+    pub fn logits_of(
+        model: &Model,
+        adapter: Option<&LoRAAdapter>,
+        parts: &mut [(&mut Self, &[u32], usize)],
+    ) -> Result<Vec<Vec<f32>>> {
+        let result = device::completed(model.device(), || {
+            let mut rows: Vec<Row> = parts
+                .iter_mut()
+                .map(|(context, tokens, _)| Row {
+                    tokens,
+                    cache: &mut context.cache,
+                })
+                .collect();
+            let hidden = model.decoder().forward_rows(&mut rows, adapter)?;
+            let wanted = parts.iter().map(|(_, tokens, last)| (tokens.len(), *last));
+            match select(&hidden, wanted)? {
+                Some(hidden) => Ok(model.decoder().logits_here(&hidden)?.to_vec2()?),
+                None => Ok(vec![]),
+            }
+        });
+        for (context, tokens, _) in parts {
+            if result.is_ok() {
+                context.tokens.extend_from_slice(tokens);
+            } else {
+                context.truncate(0);
+            }
+        }
+        result
+    }
+}
+
+/// The hidden states whose logits are wanted, given the number of tokens of each part and how many
+/// of the last of them count.
+fn select(
+    hidden: &Tensor,
+    parts: impl Iterator<Item = (usize, usize)>,
+) -> candle_core::Result<Option<Tensor>> {
+    let mut ranges = vec![];
+    let mut end = 0;
+    for (tokens, last) in parts {
+        end += tokens;
+        if last > 0 {
+            ranges.push((end - last, last));
+        }
+    }
+    let ranges: Vec<_> = ranges
+        .into_iter()
+        .map(|(start, len)| hidden.narrow(0, start, len))
+        .collect::<candle_core::Result<_>>()?;
+    match &ranges[..] {
+        [] => Ok(None),
+        [one] => Ok(Some(one.clone())),
+        several => Tensor::cat(several, 0).map(Some),
+    }
+}
