@@ -192,9 +192,10 @@ impl BatchGenerator {
         options.validate()?;
         let limit = context_limit(&self.model, prompt, options)?;
         let number = self.next;
-        let pending = match prompt.len() < limit {
-            true => prompt.to_vec(),
-            false => shifted(prompt, limit, options.keep),
+        let pending = if prompt.len() < limit {
+            prompt.to_vec()
+        } else {
+            shifted(prompt, limit, options.keep)
         };
         self.waiting.push_back(Row {
             number,
@@ -252,10 +253,12 @@ impl BatchGenerator {
         self.admit();
         let cancelled = self.cancel.is_requested();
         for row in &mut self.active {
-            let reason = match () {
-                () if cancelled => FinishReason::Cancelled,
-                () if row.sequence.is_out_of_time() => FinishReason::TimeLimit,
-                () => continue,
+            let reason = if cancelled {
+                FinishReason::Cancelled
+            } else if row.sequence.is_out_of_time() {
+                FinishReason::TimeLimit
+            } else {
+                continue;
             };
             row.attempt(|row| row.sequence.finish(reason, &mut on_chunk));
         }
@@ -268,9 +271,10 @@ impl BatchGenerator {
     /// Lets waiting texts join where there is room. All that wait join where all are cancelled, to be
     /// ended.
     fn admit(&mut self) {
-        let room = match self.cancel.is_requested() {
-            true => self.waiting.len(),
-            false => self.max_batch_size.saturating_sub(self.active.len()),
+        let room = if self.cancel.is_requested() {
+            self.waiting.len()
+        } else {
+            self.max_batch_size.saturating_sub(self.active.len())
         };
         let joining = self.waiting.drain(..room.min(self.waiting.len()));
         self.active.extend(joining);

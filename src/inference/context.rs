@@ -3,7 +3,7 @@
 use crate::backend::device;
 use crate::error::Result;
 use crate::models::{KvCache, LoRAAdapter, Model, decoder::Row};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 /// A model, perhaps an adapter, and the tokens that they have read.
 #[derive(Debug)]
@@ -99,6 +99,23 @@ impl Context {
         let Self { model, adapter, .. } = self;
         let (model, adapter) = (model.clone(), adapter.clone());
         Self::logits_of(&model, adapter.as_ref(), &mut [(self, tokens, last)])
+    }
+
+    /// Reads `tokens`, and gives the hidden state after the final norm of each.
+    pub fn hidden(&mut self, tokens: &[u32]) -> Result<Vec<Vec<f32>>> {
+        let decoder = self.model.decoder();
+        let adapter = self.adapter.as_ref();
+        let cache = &mut self.cache;
+        let result = device::completed(decoder.device(), || {
+            let rows = &mut [Row { tokens, cache }];
+            let hidden = decoder.forward_rows(rows, adapter)?;
+            Ok(decoder.normed(&hidden)?.to_dtype(DType::F32)?.to_vec2()?)
+        });
+        match &result {
+            Ok(_) => self.tokens.extend_from_slice(tokens),
+            Err(_) => self.truncate(0),
+        }
+        result
     }
 
     /// [`Context::logits`] for several contexts at once, in their order. They are forgotten where

@@ -95,6 +95,10 @@ impl Generator {
         self.context.tokens()
     }
 
+    pub(super) fn context_mut(&mut self) -> &mut Context {
+        &mut self.context
+    }
+
     /// Forgets the tokens of the context from `len` on; 0 forgets all.
     pub fn truncate(&mut self, len: usize) {
         self.context.truncate(len);

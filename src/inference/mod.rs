@@ -10,6 +10,7 @@ mod logits_processor;
 mod logprobs;
 mod options;
 mod sampler;
+mod scores;
 mod sequence;
 mod stop;
 
@@ -21,3 +22,4 @@ pub use generator::Generator;
 pub use logits_processor::LogitsProcessor;
 pub use options::SamplingOptions;
 pub use sampler::Sampler;
+pub use scores::{Perplexity, Pooling};

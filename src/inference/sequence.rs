@@ -275,7 +275,8 @@ pub(super) fn context_limit(
     Ok(limit)
 }
 
-fn check_ids(name: &'static str, ids: &[u32], vocabulary: usize) -> Result<()> {
+/// Checks that the model knows all ids of the option `name`.
+pub(super) fn check_ids(name: &'static str, ids: &[u32], vocabulary: usize) -> Result<()> {
     match ids.iter().find(|&&id| id as usize >= vocabulary) {
         Some(id) => Err(Error::option(
             name,

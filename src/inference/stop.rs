@@ -71,10 +71,10 @@ mod tests {
         let mut given = String::new();
         let characters: Vec<char> = text.chars().collect();
         for piece in characters.chunks(size) {
-            let matched = matcher.push(&piece.iter().collect::<String>());
-            given.push_str(&matched.text);
-            if matched.stop.is_some() {
-                return (given, matched.stop);
+            let Matched { text, stop: found } = matcher.push(&piece.iter().collect::<String>());
+            given.push_str(&text);
+            if found.is_some() {
+                return (given, found);
             }
             let longest = stop.iter().map(String::len).max().unwrap_or(0);
             assert!(matcher.held.len() < longest.max(1));

@@ -199,8 +199,8 @@ impl Run<'_> {
             dks.push(merge(&rope_backward(&dk, &segment.rotation)?)?);
             dvs.push(merge(&dv)?);
         }
-        let (dq, dk) = (self.pass.join(dqs)?, self.pass.join(dks)?);
-        let dv = self.pass.join(dvs)?;
+        let (dq, dk) = (Pass::join(dqs)?, Pass::join(dks)?);
+        let dv = Pass::join(dvs)?;
         let mut dnormed = projections.input_of(Projection::Query, &kept.normed, &dq)?;
         for (projection, dy) in [(Projection::Key, dk), (Projection::Value, dv)] {
             dnormed = add_into(

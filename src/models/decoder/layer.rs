@@ -95,7 +95,7 @@ impl DecoderLayer {
             contexts.push(merge(&attention.attended)?);
             heads.push(attention);
         }
-        let context = pass.join(contexts)?;
+        let context = Pass::join(contexts)?;
         let residual = add_into(project(Projection::Output, &context)?, x)?;
 
         let post_normed = rms_norm(&residual, &self.post_norm, self.eps)?;

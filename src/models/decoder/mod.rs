@@ -69,7 +69,7 @@ impl Pass {
     }
 
     /// The inverse of [`Pass::part`] for all segments.
-    fn join(&self, parts: Vec<Tensor>) -> candle_core::Result<Tensor> {
+    fn join(parts: Vec<Tensor>) -> candle_core::Result<Tensor> {
         match <[Tensor; 1]>::try_from(parts) {
             Ok([single]) => Ok(single),
             Err(several) => Tensor::cat(&several, 0),
@@ -253,8 +253,13 @@ impl Decoder {
 
     /// [`Decoder::logits`] as a part of a step of work.
     pub(crate) fn logits_here(&self, hidden: &Tensor) -> Result<Tensor> {
-        let normed = rms_norm(&hidden.contiguous()?, &self.norm, self.config.rms_norm_eps)?;
-        Ok(linear(&normed, &self.head, None)?.to_dtype(DType::F32)?)
+        Ok(linear(&self.normed(hidden)?, &self.head, None)?.to_dtype(DType::F32)?)
+    }
+
+    /// Hidden states of shape (n, hidden) after the final norm.
+    pub(crate) fn normed(&self, hidden: &Tensor) -> Result<Tensor> {
+        let eps = self.config.rms_norm_eps;
+        Ok(rms_norm(&hidden.contiguous()?, &self.norm, eps)?)
     }
 
     /// The decoder with the adapter's change added to its weights.
