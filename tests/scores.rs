@@ -131,8 +131,8 @@ fn scores_and_generations_do_not_disturb_each_other() {
     generator.embed(&tokens[2..7], Pooling::Last, true).unwrap();
     assert_eq!(generate(&mut generator), before);
     generator.set_adapter(Some(adapter)).unwrap();
-    let adapted = generator.next_logits(&tokens).unwrap();
-    assert!(plain.iter().zip(&adapted).any(|(a, b)| (a - b).abs() > 0.1));
+    let changed = generator.next_logits(&tokens).unwrap();
+    assert!(plain.iter().zip(&changed).any(|(a, b)| (a - b).abs() > 0.1));
 }
 
 #[test]

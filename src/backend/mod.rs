@@ -22,3 +22,4 @@ pub(crate) mod testing;
 pub use candle_core::{DType, Device, Tensor};
 pub use device::DeviceKind;
 pub use dtype::DTypePolicy;
+pub(crate) use kernels::exp;

@@ -48,6 +48,11 @@ impl Sequence {
         }
         let vocabulary = model.config().vocab_size;
         check_ids("stop_token_ids", &options.stop_token_ids, vocabulary)?;
+        let sampling = options.sampling.clone();
+        let sampler = match model.tokenizer() {
+            Ok(tokenizer) => Sampler::with_tokenizer(sampling, tokenizer)?,
+            Err(_) => Sampler::new(sampling)?,
+        };
         let text = match model.tokenizer() {
             Ok(tokenizer) => Some(TextStream {
                 detokenizer: Detokenizer::new(tokenizer)
@@ -61,7 +66,7 @@ impl Sequence {
             number,
             limit,
             end_token_ids,
-            sampler: Sampler::new(options.sampling.clone())?,
+            sampler,
             text,
             tokens: prompt.to_vec(),
             adjusted: vec![],
@@ -204,7 +209,7 @@ impl Sequence {
         let step = self.generation.tokens.len();
         let too_early = step < self.options.min_tokens;
         if processor.is_none() && !too_early {
-            return self.sampler.sample(logits, step);
+            return self.sampler.sample(logits, &self.tokens, step);
         }
         self.adjusted.clear();
         self.adjusted.extend_from_slice(logits);
@@ -218,7 +223,7 @@ impl Sequence {
                 }
             }
         }
-        self.sampler.sample(&self.adjusted, step)
+        self.sampler.sample(&self.adjusted, &self.tokens, step)
     }
 }
 
