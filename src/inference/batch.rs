@@ -15,7 +15,7 @@ use std::ops::ControlFlow;
 ///
 /// The weights are read once for the next tokens of all texts, so that a batch takes little longer
 /// than its longest text alone. Each text has its own key-value cache, and gets the tokens that it
-/// gets alone, but for rounding.
+/// gets alone, but for rounding. Nothing is drafted: the other texts fill the forward already.
 ///
 /// # Example
 ///
@@ -73,7 +73,7 @@ impl Row {
     /// Takes the logits of the next token.
     fn advance(&mut self, logits: &[f32], on_chunk: OnChunk<'_>) -> Result<()> {
         let processor = self.processor.as_mut().map(|any| &mut *any.0);
-        let token = self.sequence.advance(logits, processor, on_chunk)?;
+        let token = self.sequence.advance(logits, None, processor, on_chunk)?;
         self.pending = vec![token];
         if self.context.tokens().len() == self.limit {
             let tokens = [self.context.tokens(), &self.pending].concat();

@@ -3,6 +3,7 @@
 use super::context::Context;
 use super::logits_processor::{AnyProcessor, LogitsProcessor};
 use super::sequence::{OnChunk, Sequence, context_limit, shifted};
+use super::speculative::{Drafter, check_draft_model};
 use super::{Chunk, FinishReason, GenerateOptions, Generation};
 use crate::cancel::CancelHandle;
 use crate::error::Result;
@@ -41,6 +42,7 @@ use std::ops::ControlFlow;
 #[derive(Debug)]
 pub struct Generator {
     context: Context,
+    draft: Option<Context>,
     processor: Option<AnyProcessor>,
     cancel: CancelHandle,
 }
@@ -51,6 +53,7 @@ impl Generator {
     pub fn new(model: &Model) -> Self {
         Self {
             context: Context::new(model),
+            draft: None,
             processor: None,
             cancel: CancelHandle::default(),
         }
@@ -64,6 +67,23 @@ impl Generator {
     /// of another shape.
     pub fn set_adapter(&mut self, adapter: Option<LoRAAdapter>) -> Result<()> {
         self.context.set_adapter(adapter)
+    }
+
+    /// Lets a smaller model draft tokens that this one checks, several at once, or none.
+    ///
+    /// Greedy text stays the same, and sampled text keeps its distribution. It pays where the
+    /// smaller model is much faster and mostly right;
+    /// [`Generation::accepted_tokens`] tells.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidOption`](crate::Error::InvalidOption) where it has another vocabulary.
+    pub fn set_draft_model(&mut self, draft: Option<&Model>) -> Result<()> {
+        if let Some(draft) = draft {
+            check_draft_model(self.model(), draft)?;
+        }
+        self.draft = draft.map(Context::new);
+        Ok(())
     }
 
     /// Lets a processor change the logits of every token from the next generation on.
@@ -144,50 +164,74 @@ impl Generator {
     }
 
     fn run(&mut self, sequence: &mut Sequence, limit: usize, on_chunk: OnChunk<'_>) -> Result<()> {
+        let Self {
+            context,
+            draft,
+            processor,
+            cancel,
+        } = self;
+        let model = context.model().clone();
+        let mut drafter = Drafter::new(sequence.options(), &model, draft.as_mut())?;
+        let prefill_chunk = sequence.options().prefill_chunk;
         let keep = sequence.options().keep;
+
         let mut pending = sequence.tokens().to_vec();
         if pending.len() >= limit {
             pending = shifted(&pending, limit, keep);
         }
-        let mut recalled = self.context.recall(&pending);
+        let mut recalled = context.recall(&pending);
         let cached = match recalled {
             Some(_) => pending.len(),
-            None => self.context.reuse(&pending),
+            None => context.reuse(&pending),
         };
-        let reserve = pending.len() + sequence.remaining();
-        self.context.reserve(reserve.min(limit));
+        context.reserve(limit.min(pending.len() + sequence.remaining()));
         pending.drain(..cached);
         sequence.count_cached(cached);
         let mut in_prompt = true;
+
         while !sequence.is_finished() {
-            if self.cancel.is_requested() {
+            if cancel.is_requested() {
                 return sequence.finish(FinishReason::Cancelled, on_chunk);
             }
             if sequence.is_out_of_time() {
                 return sequence.finish(FinishReason::TimeLimit, on_chunk);
             }
-            let chunk = sequence.options().prefill_chunk;
-            if pending.len() > chunk {
-                self.context.feed(&pending[..chunk])?;
-                pending.drain(..chunk);
+            if pending.len() > prefill_chunk {
+                context.feed(&pending[..prefill_chunk])?;
+                pending.drain(..prefill_chunk);
                 continue;
+            }
+            let mut drafts = vec![];
+            if !in_prompt && drafter.is_on() {
+                let tokens = [context.tokens(), &pending].concat();
+                let room = limit.saturating_sub(tokens.len());
+                drafts = drafter.draft(&tokens, room.min(sequence.remaining() - 1))?;
+                sequence.count_drafted(drafts.len());
+                pending.extend(drafts.iter().map(|draft| draft.token));
             }
             let logits = match recalled.take() {
                 Some(logits) => vec![logits],
-                None => self.context.logits(&pending, 1)?,
+                None => context.logits(&pending, drafts.len() + 1)?,
             };
             if std::mem::take(&mut in_prompt) {
-                self.context.keep(&logits[0]);
+                context.keep(&logits[0]);
             }
-            for logits in &logits {
-                let processor = self.processor.as_mut().map(|any| &mut *any.0);
-                let token = sequence.advance(logits, processor, on_chunk)?;
+            for (index, logits) in logits.iter().enumerate() {
+                let draft = drafts.get(index);
+                let processor = processor.as_mut().map(|any| &mut *any.0);
+                let token = sequence.advance(logits, draft, processor, on_chunk)?;
                 pending = vec![token];
+                let right = draft.is_some_and(|draft| draft.token == token);
+                if !right || sequence.is_finished() || cancel.is_requested() {
+                    // The drafts from here on were read in vain.
+                    context.truncate(context.tokens().len() - (drafts.len() - index));
+                    break;
+                }
             }
-            if self.context.tokens().len() == limit {
-                let tokens = [self.context.tokens(), &pending].concat();
+            if context.tokens().len() == limit {
+                let tokens = [context.tokens(), &pending].concat();
                 pending = shifted(&tokens, limit, keep);
-                let kept = self.context.reuse(&pending);
+                let kept = context.reuse(&pending);
                 pending.drain(..kept);
             }
         }

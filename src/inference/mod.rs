@@ -12,6 +12,7 @@ mod options;
 mod sampler;
 mod scores;
 mod sequence;
+mod speculative;
 mod stop;
 
 pub use batch::BatchGenerator;

@@ -2,6 +2,7 @@
 
 use super::logits_processor::LogitsProcessor;
 use super::logprobs::{log_sum_exp, logprob, top_logprobs};
+use super::speculative::Draft;
 use super::stop::{Matched, StopMatcher};
 use super::{Chunk, Detokenizer, FinishReason, GenerateOptions, Generation, Sampler};
 use crate::error::{Error, Result};
@@ -117,14 +118,21 @@ impl Sequence {
         self.generation.cached_tokens = tokens;
     }
 
-    /// Chooses the next token from its logits and hands it out.
+    pub fn count_drafted(&mut self, tokens: usize) {
+        self.generation.drafted_tokens += tokens;
+    }
+
+    /// Chooses the next token from its logits, or accepts the draft of it, and hands it out.
     pub fn advance(
         &mut self,
         logits: &[f32],
+        draft: Option<&Draft>,
         processor: Option<&mut (dyn LogitsProcessor + '_)>,
         on_chunk: OnChunk<'_>,
     ) -> Result<u32> {
-        let token = self.choose(logits, processor)?;
+        let token = self.choose(logits, draft, processor)?;
+        let accepted = draft.is_some_and(|draft| draft.token == token);
+        self.generation.accepted_tokens += usize::from(accepted);
         let index = self.generation.tokens.len();
         let first = *self.first.get_or_insert_with(Instant::now);
         self.generation.tokens_per_second = rate(index, first.elapsed());
@@ -204,26 +212,37 @@ impl Sequence {
     fn choose(
         &mut self,
         logits: &[f32],
+        draft: Option<&Draft>,
         processor: Option<&mut (dyn LogitsProcessor + '_)>,
     ) -> Result<u32> {
         let step = self.generation.tokens.len();
         let too_early = step < self.options.min_tokens;
-        if processor.is_none() && !too_early {
-            return self.sampler.sample(logits, &self.tokens, step);
-        }
-        self.adjusted.clear();
-        self.adjusted.extend_from_slice(logits);
-        if let Some(processor) = processor {
-            processor.process(&self.tokens, &mut self.adjusted)?;
-        }
-        if too_early {
-            for &token in &self.end_token_ids {
-                if let Some(logit) = self.adjusted.get_mut(token as usize) {
-                    *logit = f32::NEG_INFINITY;
+        let mut logits = logits;
+        if processor.is_some() || too_early {
+            self.adjusted.clear();
+            self.adjusted.extend_from_slice(logits);
+            if let Some(processor) = processor {
+                processor.process(&self.tokens, &mut self.adjusted)?;
+            }
+            if too_early {
+                for &token in &self.end_token_ids {
+                    if let Some(logit) = self.adjusted.get_mut(token as usize) {
+                        *logit = f32::NEG_INFINITY;
+                    }
                 }
             }
+            logits = &self.adjusted;
         }
-        self.sampler.sample(&self.adjusted, &self.tokens, step)
+        let drawn = draft.and_then(|draft| draft.probabilities.as_deref().zip(Some(draft.token)));
+        match drawn {
+            Some((drawn_from, token)) => {
+                let target = self.sampler.probabilities(logits, &self.tokens)?;
+                Ok(self.sampler.accept_draft(&target, drawn_from, token).0)
+            }
+            // A draft that was certain is accepted where the same token is chosen, which is the
+            // same rule.
+            None => self.sampler.sample(logits, &self.tokens, step),
+        }
     }
 }
 

@@ -116,6 +116,13 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
+    /// Whether two tokenizers have the same tokens with the same ids.
+    #[must_use]
+    pub fn same_vocabulary(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+            || self.inner.get_vocab(true) == other.inner.get_vocab(true)
+    }
+
     /// The number of tokens, added ones included.
     #[must_use]
     pub fn vocab_size(&self) -> usize {
