@@ -1,11 +1,16 @@
 //! Generating text with a model.
 
 mod batch;
+mod constraint;
 mod context;
+mod dead_rule;
 mod detokenizer;
 mod generate_options;
 mod generation;
 mod generator;
+mod grammar;
+mod grammar_vocabulary;
+mod json_schema;
 mod logits_processor;
 mod logprobs;
 mod options;
@@ -16,10 +21,13 @@ mod speculative;
 mod stop;
 
 pub use batch::BatchGenerator;
+pub use constraint::Constraint;
 pub use detokenizer::Detokenizer;
 pub use generate_options::GenerateOptions;
 pub use generation::{Chunk, FinishReason, Generation, TokenLogprob};
 pub use generator::Generator;
+pub use grammar::Grammar;
+pub use grammar_vocabulary::GrammarVocabulary;
 pub use logits_processor::LogitsProcessor;
 pub use options::SamplingOptions;
 pub use sampler::Sampler;

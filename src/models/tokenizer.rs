@@ -16,7 +16,7 @@ const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
 /// Turns text into token ids and back.
 ///
 /// Padding and truncation that `tokenizer.json` may ask for are switched off: a text always gives
-/// all of its tokens and no others. Cloning is cheap: clones share the vocabulary.
+/// all of its tokens and no others. Cloning is cheap and shares the vocabulary.
 ///
 /// # Example
 ///
@@ -127,6 +127,11 @@ impl Tokenizer {
     #[must_use]
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
+    }
+
+    /// The tokenizer as the library that reads it has it.
+    pub(crate) fn inner(&self) -> &tokenizers::Tokenizer {
+        &self.inner
     }
 
     /// The id of the end-of-text token that `tokenizer_config.json` names, if it names a known one.

@@ -1,0 +1,218 @@
+//! Checking a JSON schema before the grammar library reads it.
+//!
+//! The library passes over keywords that it does not know, rounds large integers, and recurses as
+//! deep as a schema goes. Here all of that is an error that says where.
+
+use std::collections::HashSet;
+
+use serde_json::{Map, Value, json};
+
+use super::grammar::{Grammar, MAX_GRAMMAR_BYTES};
+use crate::{Error, Result};
+
+/// The deepest nesting of a schema, that of the JSON parser.
+const MAX_DEPTH: usize = 128;
+
+/// Integers up to this size are numbers of `f64`, in which the library computes.
+const MAX_INTEGER: u64 = 1 << 53;
+
+/// Keywords that constrain a value themselves.
+const CONSTRAINTS: [&str; 17] = [
+    "$ref",
+    "const",
+    "enum",
+    "exclusiveMaximum",
+    "exclusiveMinimum",
+    "format",
+    "maxItems",
+    "maxLength",
+    "maxProperties",
+    "maximum",
+    "minItems",
+    "minLength",
+    "minProperties",
+    "minimum",
+    "multipleOf",
+    "pattern",
+    "required",
+];
+
+/// Keywords with a schema for a value, or with a list of them.
+const SCHEMAS: [&str; 7] = [
+    "additionalItems",
+    "additionalProperties",
+    "allOf",
+    "anyOf",
+    "items",
+    "oneOf",
+    "prefixItems",
+];
+
+/// Keywords with an object of schemas for a value.
+const SCHEMA_MAPS: [&str; 4] = ["$defs", "definitions", "patternProperties", "properties"];
+
+/// Keywords that describe and do not constrain.
+const ANNOTATIONS: [&str; 16] = [
+    "$anchor",
+    "$comment",
+    "$id",
+    "$schema",
+    "contentEncoding",
+    "contentMediaType",
+    "default",
+    "deprecated",
+    "description",
+    "discriminator",
+    "example",
+    "examples",
+    "id",
+    "readOnly",
+    "title",
+    "writeOnly",
+];
+
+/// The key under which the library takes its settings from the schema.
+const SETTINGS: &str = "x-guidance";
+
+/// The schema as the library shall compile it: checked, with our rules for white space.
+///
+/// # Errors
+///
+/// [`Error::InvalidOption`] that names the keyword or value and its place.
+pub(super) fn prepare(schema: &Value) -> Result<Value> {
+    check_size(schema)?;
+    let mut prepared = match schema {
+        Value::Object(object) => {
+            check_keywords(schema)?;
+            object.clone()
+        }
+        Value::Bool(true) => Map::new(),
+        Value::Bool(false) => return Err(unusable("#", "`false`, which no value meets")),
+        _ => return Err(unusable("#", "neither an object nor a boolean")),
+    };
+    // Older drafts would switch `prefixItems` off; the checks here know one draft.
+    prepared.remove("$schema");
+    let settings = json!({
+        "whitespace_flexible": false,
+        "item_separator": ", ?",
+        "key_separator": ": ?",
+    });
+    prepared.insert(SETTINGS.to_owned(), settings);
+    Ok(Value::Object(prepared))
+}
+
+fn unusable(path: &str, found: &str) -> Error {
+    Grammar::JsonSchema(Value::Null).unusable(&format!("at `{path}` there is {found}"))
+}
+
+/// Checks size and depth, without recursion: a schema of a Rust program may have any depth.
+fn check_size(schema: &Value) -> Result<()> {
+    let mut size = 0;
+    let mut todo = vec![(schema, 0)];
+    while let Some((value, depth)) = todo.pop() {
+        if depth > MAX_DEPTH {
+            return Err(unusable("#", &format!("nesting deeper than {MAX_DEPTH}")));
+        }
+        size += match value {
+            Value::String(text) => text.len() + 2,
+            _ => 2,
+        };
+        match value {
+            Value::Array(items) => todo.extend(items.iter().map(|item| (item, depth + 1))),
+            Value::Object(object) => {
+                size += object.keys().map(|key| key.len() + 4).sum::<usize>();
+                todo.extend(object.values().map(|value| (value, depth + 1)));
+            }
+            _ => {}
+        }
+        if size > MAX_GRAMMAR_BYTES {
+            let limit = MAX_GRAMMAR_BYTES >> 10;
+            return Err(unusable("#", &format!("more than {limit} KiB")));
+        }
+    }
+    Ok(())
+}
+
+/// Checks the keywords of all schemas inside a schema, and of those that it refers to.
+fn check_keywords(root: &Value) -> Result<()> {
+    let mut todo = vec![("#".to_owned(), root)];
+    let mut referred = HashSet::new();
+    while let Some((path, schema)) = todo.pop() {
+        let object = match schema {
+            Value::Object(object) => object,
+            Value::Bool(_) => continue,
+            _ => return Err(unusable(&path, "neither an object nor a boolean")),
+        };
+        for (key, value) in object {
+            let here = format!("{path}/{key}");
+            match key.as_str() {
+                "$ref" => {
+                    let target = resolve(root, value).ok_or_else(|| {
+                        let form = "no reference to a part of the schema, such as `#/$defs/name`";
+                        unusable(&here, &format!("{value}, {form}"))
+                    })?;
+                    if let Some(reference) = value.as_str()
+                        && referred.insert(reference)
+                    {
+                        todo.push((reference.to_owned(), target));
+                    }
+                }
+                "type" if value.is_string() || value.is_array() => {}
+                key if SCHEMAS.contains(&key) => match value {
+                    Value::Array(items) => todo.extend(
+                        items
+                            .iter()
+                            .enumerate()
+                            .map(|(index, item)| (format!("{here}/{index}"), item)),
+                    ),
+                    _ => todo.push((here, value)),
+                },
+                key if SCHEMA_MAPS.contains(&key) => {
+                    let Value::Object(map) = value else {
+                        return Err(unusable(&here, "no object"));
+                    };
+                    todo.extend(map.iter().map(|(name, v)| (format!("{here}/{name}"), v)));
+                }
+                key if CONSTRAINTS.contains(&key) => check_numbers(&here, value)?,
+                key if ANNOTATIONS.contains(&key) => {}
+                key if key.starts_with("x-") && key != SETTINGS => {}
+                key => {
+                    let found = format!("the keyword `{key}`, which is not supported");
+                    return Err(unusable(&path, &found));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The part of the schema that a reference names.
+fn resolve<'a>(root: &'a Value, reference: &Value) -> Option<&'a Value> {
+    match reference.as_str()?.strip_prefix('#')? {
+        "" | "/" => Some(root),
+        // The library does not unescape either, so that a name with `~` or `/` is not found.
+        pointer => {
+            let mut names = pointer.strip_prefix('/')?.split('/');
+            names.try_fold(root, |value, name| match value {
+                Value::Array(items) => items.get(name.parse::<usize>().ok()?),
+                value => value.get(name),
+            })
+        }
+    }
+}
+
+/// Checks that no integer of a constant or bound would be rounded.
+fn check_numbers(path: &str, value: &Value) -> Result<()> {
+    match value {
+        Value::Number(number) => {
+            let size = number.as_i64().map(i64::unsigned_abs).or(number.as_u64());
+            if size.is_some_and(|size| size > MAX_INTEGER) {
+                return Err(unusable(path, &format!("{number}, which is beyond 2^53")));
+            }
+            Ok(())
+        }
+        Value::Array(items) => items.iter().try_for_each(|item| check_numbers(path, item)),
+        Value::Object(object) => object.values().try_for_each(|v| check_numbers(path, v)),
+        _ => Ok(()),
+    }
+}
