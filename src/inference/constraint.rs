@@ -1,6 +1,7 @@
 //! Holding the output of a model to a grammar, token by token.
 
 use std::fmt;
+use std::sync::Arc;
 
 use llguidance::Matcher;
 use llguidance::api::StopReason;
@@ -46,6 +47,9 @@ use crate::{Error, Result};
 pub struct Constraint {
     vocabulary: GrammarVocabulary,
     matcher: Matcher,
+    /// The added tokens that the grammar does not ask for, in ascending order. An expression for
+    /// arbitrary bytes, such as a negated one, would match their mark.
+    hidden: Arc<[u32]>,
     /// What may come next, once it was asked for.
     allowed: Option<SimpleVob>,
     /// Whether an end-of-text token was taken.
@@ -61,8 +65,12 @@ impl Constraint {
     /// large, or can be entered but never completed; the message says what and where.
     pub fn new(vocabulary: &GrammarVocabulary, grammar: &Grammar) -> Result<Self> {
         let parser = grammar.compile(vocabulary.factory())?;
+        let lexemes = &parser.parser.grammar().lexer_spec().lexemes;
+        let is_hidden = |&&id: &&u32| !lexemes.iter().any(|lexeme| lexeme.contains_token(id));
+        let hidden = vocabulary.added().iter().filter(is_hidden).copied();
         let mut constraint = Self {
             vocabulary: vocabulary.clone(),
+            hidden: hidden.collect(),
             matcher: Matcher::new(Ok(parser)),
             allowed: None,
             ended: false,
@@ -137,8 +145,9 @@ impl Constraint {
             return Ok(());
         }
         // An id beyond the vocabulary would end the use of the matcher.
-        let is_token = (token as usize) < trie.vocab_size();
-        if !is_token || self.consume(token)? == 0 {
+        let is_known = (token as usize) < trie.vocab_size();
+        let is_hidden = self.hidden.binary_search(&token).is_ok();
+        if !is_known || is_hidden || self.consume(token)? == 0 {
             let expected = "a token that the grammar allows here";
             return Err(Error::option("token", token, expected));
         }
@@ -193,14 +202,22 @@ impl Constraint {
                 Ok(end)
             };
         }
-        self.matcher.compute_mask().map_err(|error| {
+        let none = "no token of the vocabulary can come next";
+        let mut allowed = self.matcher.compute_mask().map_err(|error| {
             let reason = reason(error);
             if reason.contains("NoExtension") {
-                "no token of the vocabulary can come next".to_owned()
+                none.to_owned()
             } else {
                 reason
             }
-        })
+        })?;
+        for &token in &*self.hidden {
+            allowed.disallow_token(token);
+        }
+        if allowed.is_zero() {
+            return Err(none.to_owned());
+        }
+        Ok(allowed)
     }
 }
 

@@ -33,8 +33,8 @@ impl Reachable {
     }
 }
 
-/// The name of a rule that a text can enter but never complete: one whose expression matches
-/// nothing, or that always needs itself.
+/// Describes a rule that a text can enter but never complete: one whose expression matches nothing,
+/// or that always needs itself.
 ///
 /// The grammar library would notice the first only when a text comes there, and the second never.
 /// Each rule waits for a number of parts; a symbol completes when a rule of it waits for none.
@@ -79,9 +79,11 @@ pub(super) fn dead_rule(grammar: &CGrammar) -> Option<String> {
             }
         }
     }
-    let dead = order
-        .iter()
-        .zip(completes)
-        .find(|(_, completes)| !completes);
-    dead.map(|(&symbol, _)| grammar.sym_name(symbol).to_owned())
+    let dead = order.iter().zip(completes).filter(|(_, done)| !done);
+    let mut names = dead.map(|(&symbol, _)| grammar.sym_name(symbol));
+    let first = names.next()?;
+    // The compiler's own names are numbers; those of rules and references say more.
+    let named = |name: &&str| !name.starts_with(['#', '[']) || name.starts_with("#/");
+    let name = Some(first).into_iter().chain(names).find(named);
+    Some(name.map_or_else(|| "a part of it".to_owned(), |name| format!("`{name}`")))
 }

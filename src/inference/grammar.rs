@@ -20,9 +20,6 @@ pub(super) const MAX_GRAMMAR_BYTES: usize = 256 << 10;
 /// of its length and more.
 const MAX_LINES: usize = 2000;
 
-/// The deepest nesting of brackets in a Lark grammar.
-const MAX_BRACKETS: usize = 256;
-
 /// The stack on which a grammar is compiled, in bytes; pages that are not used take no memory.
 ///
 /// The compiler recurses along references: the longest chain of them that fits into
@@ -119,11 +116,6 @@ impl Grammar {
                 if lark.lines().count() > MAX_LINES {
                     return Err(self.unusable(&format!("it has more than {MAX_LINES} lines")));
                 }
-                if bracket_depth(lark) > MAX_BRACKETS {
-                    return Err(self.unusable(&format!(
-                        "its brackets are nested more than {MAX_BRACKETS} deep"
-                    )));
-                }
                 TopLevelGrammar::from_lark(lark.clone())
             }
         };
@@ -186,19 +178,4 @@ fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> std::result::Resu
             .join()
             .map_err(|_| "its compiler failed".to_owned())
     })
-}
-
-/// How deep round brackets, square brackets and braces of a text are nested, those in strings
-/// included.
-fn bracket_depth(text: &str) -> usize {
-    let (mut depth, mut deepest) = (0_usize, 0);
-    for byte in text.bytes() {
-        match byte {
-            b'(' | b'[' | b'{' => depth += 1,
-            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        deepest = deepest.max(depth);
-    }
-    deepest
 }

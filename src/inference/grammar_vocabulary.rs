@@ -1,6 +1,5 @@
 //! The bytes of every token, as the trie that grammars are applied with.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -46,6 +45,8 @@ const MAX_LEXER_STATES: usize = 50_000;
 #[derive(Clone)]
 pub struct GrammarVocabulary {
     factory: Arc<ParserFactory>,
+    /// The tokens that Lark grammars can ask for by name, in ascending order.
+    added: Arc<[u32]>,
 }
 
 impl GrammarVocabulary {
@@ -86,8 +87,10 @@ impl GrammarVocabulary {
                 verbose_errors: false,
                 ..ParserLimits::default()
             };
+            let added = (0..size).filter(|&id| environment.tok_trie().is_special_token(id));
             Ok(Self {
                 factory: Arc::new(factory),
+                added: added.collect(),
             })
         });
         catch_unwind(build).map_err(|error| Error::Tokenizer {
@@ -100,6 +103,10 @@ impl GrammarVocabulary {
 
     pub(super) fn factory(&self) -> &ParserFactory {
         &self.factory
+    }
+
+    pub(super) fn added(&self) -> &[u32] {
+        &self.added
     }
 
     pub(super) fn trie(&self) -> &TokTrie {
@@ -168,29 +175,29 @@ impl TokenizerEnv for Environment {
 
 /// The bytes of each id below `vocab_size`.
 ///
-/// Added and end-of-text tokens get their spelling behind a byte that no text has, by which Lark
-/// grammars can ask for them. Ids without a token, and tokens that no text has, get no bytes.
+/// Added tokens get their spelling behind a byte that no text has, by which Lark grammars can ask
+/// for them. End-of-text tokens, ids without a token, and tokens that no text has get no bytes.
 fn token_bytes(
     tokenizer: &Tokenizer,
     eos_token_ids: &[u32],
     vocab_size: usize,
 ) -> Result<Vec<Vec<u8>>> {
+    const MARKER: u8 = TokTrie::SPECIAL_TOKEN_MARKER;
     let spelling = Spelling::of(tokenizer)?;
-    let mut apart: HashSet<u32> = eos_token_ids.iter().copied().collect();
-    apart.extend(tokenizer.inner().get_added_tokens_decoder().keys());
+    let added = tokenizer.inner().get_added_tokens_decoder();
     let bytes = (0..).take(vocab_size).map(|id| {
-        let Some(token) = tokenizer.id_to_token(id) else {
+        if eos_token_ids.contains(&id) {
             return Vec::new();
-        };
-        if apart.contains(&id) {
-            let mut marked = vec![TokTrie::SPECIAL_TOKEN_MARKER];
-            marked.extend(token.as_bytes());
-            return marked;
         }
-        let bytes = spelling.bytes(&token);
-        let usable =
-            bytes.len() <= MAX_TOKEN_BYTES && !bytes.contains(&TokTrie::SPECIAL_TOKEN_MARKER);
-        if usable { bytes } else { Vec::new() }
+        if let Some(token) = added.get(&id) {
+            return [&[MARKER], token.content.as_bytes()].concat();
+        }
+        let bytes = tokenizer
+            .id_to_token(id)
+            .map(|token| spelling.bytes(&token));
+        bytes
+            .filter(|bytes| bytes.len() <= MAX_TOKEN_BYTES && !bytes.contains(&MARKER))
+            .unwrap_or_default()
     });
     Ok(bytes.collect())
 }

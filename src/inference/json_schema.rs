@@ -13,12 +13,17 @@ use crate::{Error, Result};
 /// The deepest nesting of a schema, that of the JSON parser.
 const MAX_DEPTH: usize = 128;
 
+/// The most properties of an object, and options of an alternative.
+const MAX_PARTS: usize = 2000;
+
+/// The most patterns for properties of an object, each of which is held against each.
+const MAX_PATTERNS: usize = 32;
+
 /// Integers up to this size are numbers of `f64`, in which the library computes.
 const MAX_INTEGER: u64 = 1 << 53;
 
 /// Keywords that constrain a value themselves.
 const CONSTRAINTS: [&str; 17] = [
-    "$ref",
     "const",
     "enum",
     "exclusiveMaximum",
@@ -35,6 +40,7 @@ const CONSTRAINTS: [&str; 17] = [
     "multipleOf",
     "pattern",
     "required",
+    "type",
 ];
 
 /// Keywords with a schema for a value, or with a list of them.
@@ -145,6 +151,7 @@ fn check_keywords(root: &Value) -> Result<()> {
         };
         for (key, value) in object {
             let here = format!("{path}/{key}");
+            check_count(&here, key, value)?;
             match key.as_str() {
                 "$ref" => {
                     let target = resolve(root, value).ok_or_else(|| {
@@ -157,7 +164,6 @@ fn check_keywords(root: &Value) -> Result<()> {
                         todo.push((reference.to_owned(), target));
                     }
                 }
-                "type" if value.is_string() || value.is_array() => {}
                 key if SCHEMAS.contains(&key) => match value {
                     Value::Array(items) => todo.extend(
                         items
@@ -182,6 +188,24 @@ fn check_keywords(root: &Value) -> Result<()> {
                 }
             }
         }
+    }
+    Ok(())
+}
+
+/// Checks the numbers of properties and options, in which the time to compile is quadratic or worse.
+fn check_count(path: &str, key: &str, value: &Value) -> Result<()> {
+    let limit = match key {
+        "const" | "enum" => return Ok(()),
+        "patternProperties" => MAX_PATTERNS,
+        _ => MAX_PARTS,
+    };
+    let count = match value {
+        Value::Array(items) => items.len(),
+        Value::Object(map) => map.len(),
+        _ => 0,
+    };
+    if count > limit {
+        return Err(unusable(path, &format!("more than {limit} parts: {count}")));
     }
     Ok(())
 }
