@@ -1,6 +1,6 @@
 //! The settings of a generation.
 
-use super::SamplingOptions;
+use super::{Grammar, SamplingOptions};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -18,6 +18,7 @@ const MAX_TOP_LOGPROBS: usize = 100;
 /// | `stop` | none | no empty string | strings that end the text and are cut out of it |
 /// | `stop_token_ids` | none | | tokens that end the text, beside the model's |
 /// | `ignore_eos` | false | | go on after a token that ends the text |
+/// | `grammar` | none | see [`Grammar`] | what the text must be |
 /// | `max_time` | none | above 0 | seconds after which it ends |
 /// | `top_logprobs` | 0 | up to 100 | alternatives reported with each token |
 /// | `skip_special_tokens` | true | | leave special tokens out of the text |
@@ -62,6 +63,9 @@ pub struct GenerateOptions {
     pub stop_token_ids: Vec<u32>,
     /// Go on after a token that ends the text, those of `stop_token_ids` excepted. Default false.
     pub ignore_eos: bool,
+    /// What the text must be: a JSON schema, a regular expression or a Lark grammar. The text ends
+    /// when nothing can follow; where `max_tokens` end it before, it is a start of such a text.
+    pub grammar: Option<Grammar>,
     /// The time after which the generation ends, with what there is; in JSON a number of seconds.
     #[serde(with = "seconds")]
     pub max_time: Option<Duration>,
@@ -102,6 +106,7 @@ impl Default for GenerateOptions {
             stop: vec![],
             stop_token_ids: vec![],
             ignore_eos: false,
+            grammar: None,
             max_time: None,
             top_logprobs: 0,
             skip_special_tokens: true,
@@ -279,6 +284,7 @@ mod tests {
             max_time: Some(Duration::from_millis(1500)),
             stop: vec!["x".to_owned()],
             max_kv_size: Some(9),
+            grammar: Some(Grammar::Regex("a+".to_owned())),
             ..GenerateOptions::default()
         };
         let json = serde_json::to_string(&options).unwrap();

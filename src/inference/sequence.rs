@@ -4,7 +4,10 @@ use super::logits_processor::LogitsProcessor;
 use super::logprobs::{log_sum_exp, logprob, top_logprobs};
 use super::speculative::Draft;
 use super::stop::{Matched, StopMatcher};
-use super::{Chunk, Detokenizer, FinishReason, GenerateOptions, Generation, Sampler};
+use super::{
+    Chunk, Constraint, Detokenizer, FinishReason, GenerateOptions, Generation, GrammarVocabulary,
+    Sampler,
+};
 use crate::error::{Error, Result};
 use crate::models::Model;
 use std::ops::ControlFlow;
@@ -20,6 +23,7 @@ pub(super) struct Sequence {
     limit: usize,
     end_token_ids: Vec<u32>,
     sampler: Sampler,
+    constraint: Option<Constraint>,
     text: Option<TextStream>,
     /// The prompt and what was generated.
     tokens: Vec<u32>,
@@ -54,6 +58,14 @@ impl Sequence {
             Ok(tokenizer) => Sampler::with_tokenizer(sampling, tokenizer)?,
             Err(_) => Sampler::new(sampling)?,
         };
+        let constraint = match &options.grammar {
+            Some(grammar) => {
+                let vocabulary =
+                    GrammarVocabulary::new(model.tokenizer()?, model.eos_token_ids(), vocabulary)?;
+                Some(Constraint::new(&vocabulary, grammar)?)
+            }
+            None => None,
+        };
         let text = match model.tokenizer() {
             Ok(tokenizer) => Some(TextStream {
                 detokenizer: Detokenizer::new(tokenizer)
@@ -68,6 +80,7 @@ impl Sequence {
             limit,
             end_token_ids,
             sampler,
+            constraint,
             text,
             tokens: prompt.to_vec(),
             adjusted: vec![],
@@ -133,6 +146,9 @@ impl Sequence {
         let token = self.choose(logits, draft, processor)?;
         let accepted = draft.is_some_and(|draft| draft.token == token);
         self.generation.accepted_tokens += usize::from(accepted);
+        if let Some(constraint) = &mut self.constraint {
+            constraint.accept(token)?;
+        }
         let index = self.generation.tokens.len();
         let first = *self.first.get_or_insert_with(Instant::now);
         self.generation.tokens_per_second = rate(index, first.elapsed());
@@ -165,6 +181,12 @@ impl Sequence {
             FinishReason::StopString
         } else if broken {
             FinishReason::Cancelled
+        } else if self
+            .constraint
+            .as_ref()
+            .is_some_and(Constraint::is_complete)
+        {
+            FinishReason::Stop
         } else if self.remaining() == 0 {
             FinishReason::Length
         } else if self.tokens.len() >= self.limit && !self.options.context_shift {
@@ -218,7 +240,7 @@ impl Sequence {
         let step = self.generation.tokens.len();
         let too_early = step < self.options.min_tokens;
         let mut logits = logits;
-        if processor.is_some() || too_early {
+        if processor.is_some() || too_early || self.constraint.is_some() {
             self.adjusted.clear();
             self.adjusted.extend_from_slice(logits);
             if let Some(processor) = processor {
@@ -230,6 +252,9 @@ impl Sequence {
                         *logit = f32::NEG_INFINITY;
                     }
                 }
+            }
+            if let Some(constraint) = &mut self.constraint {
+                constraint.mask(&mut self.adjusted)?;
             }
             logits = &self.adjusted;
         }
