@@ -10,7 +10,7 @@ use metal_candle::inference::FinishReason;
 use metal_candle::{GenerateOptions, Generator};
 use std::ops::ControlFlow;
 
-const QWEN2: [&str; 7] = [
+const MODELS: [&str; 10] = [
     "qwen2_tied",
     "qwen2_tied_sharded",
     "qwen2_untied_gqa",
@@ -18,11 +18,14 @@ const QWEN2: [&str; 7] = [
     "qwen2_yarn",
     "qwen2_bf16",
     "qwen2_untied_f16",
+    "llama_plain",
+    "llama3_scaled",
+    "mistral_sliding",
 ];
 
 #[test]
 fn logits_agree_in_f32() {
-    for name in QWEN2 {
+    for name in MODELS {
         let model = load_f32(fixture("models").join(name));
         let reference = expected(&format!("models/{name}"));
         for sequence in reference["sequences"].as_array().unwrap() {
@@ -48,7 +51,7 @@ fn logits_agree_in_f32() {
 
 #[test]
 fn greedy_tokens_agree() {
-    for name in QWEN2 {
+    for name in MODELS {
         let model = load_f32(fixture("models").join(name));
         let mut generator = Generator::new(&model);
         for sequence in expected(&format!("models/{name}"))["sequences"]

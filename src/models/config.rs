@@ -21,17 +21,32 @@ const MAX_PARAMETERS: usize = usize::MAX / 8;
 pub enum Architecture {
     /// Qwen2 and Qwen2.5, among them Qwen2.5-Coder: biases on the query, key and value projections.
     Qwen2,
+    /// Llama 2 and 3, and what has their form, such as `SmolLM2`: no biases.
+    Llama,
+    /// Mistral 7B and its relatives: no biases, and a sliding window on every layer or on none.
+    Mistral,
 }
 
 impl Architecture {
     /// All families that can be run.
-    pub const ALL: &'static [Self] = &[Self::Qwen2];
+    pub const ALL: &'static [Self] = &[Self::Qwen2, Self::Llama, Self::Mistral];
 
     /// The name of the family as `model_type` in `config.json` has it.
     #[must_use]
     pub fn model_type(self) -> &'static str {
         match self {
             Self::Qwen2 => "qwen2",
+            Self::Llama => "llama",
+            Self::Mistral => "mistral",
+        }
+    }
+
+    /// The context of a configuration that names none, as in transformers.
+    fn default_context(self) -> usize {
+        match self {
+            Self::Qwen2 => 32_768,
+            Self::Llama => 2048,
+            Self::Mistral => 131_072,
         }
     }
 
@@ -140,14 +155,14 @@ impl ModelConfig {
     fn from_value(value: &Value, path: &Path) -> Result<Self> {
         let config = &Object::new(value, path)?;
         let architecture = Architecture::from_config(config)?;
-        check_supported(config)?;
+        check_supported(config, architecture)?;
 
         let hidden_size = config.required_size("hidden_size", MAX_SIZE)?;
         let num_hidden_layers = config.required_size("num_hidden_layers", MAX_LAYERS)?;
         let num_attention_heads = config.required_size("num_attention_heads", MAX_SIZE)?;
         let max_position_embeddings = config
             .size("max_position_embeddings", MAX_POSITIONS)?
-            .unwrap_or(32_768);
+            .unwrap_or_else(|| architecture.default_context());
         let this = Self {
             architecture,
             vocab_size: config.required_size("vocab_size", MAX_SIZE)?,
@@ -162,10 +177,8 @@ impl ModelConfig {
             rope_theta: rope_scaling::rope_theta(config)?,
             rope_scaling: RopeScaling::from_config(config, max_position_embeddings)?,
             tie_word_embeddings: config.bool("tie_word_embeddings")?.unwrap_or(false),
-            attention_bias: match architecture {
-                Architecture::Qwen2 => true,
-            },
-            sliding_windows: sliding_windows(config, num_hidden_layers)?,
+            attention_bias: architecture == Architecture::Qwen2,
+            sliding_windows: sliding_windows(config, architecture, num_hidden_layers)?,
             eos_token_ids: config.token_ids("eos_token_id")?,
             bos_token_id: config.token_id("bos_token_id")?,
             pad_token_id: config.token_id("pad_token_id")?,
@@ -184,7 +197,7 @@ impl ModelConfig {
 }
 
 /// Refuses settings that are well-formed but would be computed wrongly.
-fn check_supported(config: &Object) -> Result<()> {
+fn check_supported(config: &Object, architecture: Architecture) -> Result<()> {
     if let Some(activation) = config.string("hidden_act")?.filter(|name| *name != "silu") {
         return Err(Error::Unsupported {
             path: config.path().to_owned(),
@@ -201,6 +214,22 @@ fn check_supported(config: &Object) -> Result<()> {
                 found: format!("{key}: {}", json::quote(Some(settings))),
                 supported: "checkpoints with float32, float16 or bfloat16 weights".to_owned(),
             });
+        }
+    }
+    // Qwen2 always has the biases that it has, whatever its file says about them.
+    if architecture != Architecture::Qwen2 {
+        for key in ["attention_bias", "mlp_bias"] {
+            if config.bool(key)? == Some(true) {
+                return Err(Error::Unsupported {
+                    path: config.path().to_owned(),
+                    what: "setting",
+                    found: format!("{key}: true"),
+                    supported: format!(
+                        "{key}: false in models of type {}",
+                        architecture.model_type()
+                    ),
+                });
+            }
         }
     }
     Ok(())
@@ -246,9 +275,14 @@ fn head_dim(config: &Object, hidden_size: usize, num_attention_heads: usize) -> 
 
 /// The sliding window of every layer.
 ///
-/// `layer_types` decides where present; otherwise `use_sliding_window` makes all layers slide from
-/// `max_window_layers` on. A `sliding_window` that no layer uses has no effect.
-fn sliding_windows(config: &Object, num_hidden_layers: usize) -> Result<Vec<Option<usize>>> {
+/// `layer_types` decides where present. Otherwise Mistral slides in every layer if there is a window,
+/// and Qwen2 from `max_window_layers` on if `use_sliding_window` says so. A `sliding_window` that no
+/// layer uses has no effect.
+fn sliding_windows(
+    config: &Object,
+    architecture: Architecture,
+    num_hidden_layers: usize,
+) -> Result<Vec<Option<usize>>> {
     let enabled = config.bool("use_sliding_window")?;
     let slides: Vec<bool> = match config.list("layer_types")? {
         Some(types) => {
@@ -273,7 +307,14 @@ fn sliding_windows(config: &Object, num_hidden_layers: usize) -> Result<Vec<Opti
                     )
                 })?
         }
-        None if enabled == Some(true) => {
+        None if architecture == Architecture::Mistral => {
+            // Absent is not null here: transformers then takes its default.
+            if !config.fields().contains_key("sliding_window") {
+                return Ok(vec![Some(4096); num_hidden_layers]);
+            }
+            vec![config.get("sliding_window").is_some(); num_hidden_layers]
+        }
+        None if architecture == Architecture::Qwen2 && enabled == Some(true) => {
             let first = match config.get("max_window_layers") {
                 // The default of transformers.
                 None => 28,
@@ -290,7 +331,7 @@ fn sliding_windows(config: &Object, num_hidden_layers: usize) -> Result<Vec<Opti
     if !slides.contains(&true) {
         return Ok(vec![None; num_hidden_layers]);
     }
-    if enabled == Some(false) {
+    if architecture == Architecture::Qwen2 && enabled == Some(false) {
         return Err(config.invalid(
             "use_sliding_window",
             "true, because `layer_types` has sliding_attention",
@@ -384,6 +425,64 @@ mod tests {
                 ..
             }
         ));
+    }
+
+    #[test]
+    fn reads_llama() {
+        let plain = fixture("llama_plain").unwrap();
+        assert_eq!(plain.architecture, Architecture::Llama);
+        assert!(!plain.attention_bias && !plain.tie_word_embeddings);
+        assert_eq!(plain.rope_scaling, RopeScaling::None);
+        assert_eq!(plain.sliding_windows, [None, None]);
+        let scaled = fixture("llama3_scaled").unwrap();
+        assert_eq!((scaled.head_dim, scaled.num_key_value_heads), (16, 2));
+        assert!(matches!(scaled.rope_scaling, RopeScaling::Llama3 { .. }));
+        let edits = [
+            ("model_type", r#""llama""#),
+            ("head_dim", "32"),
+            ("use_sliding_window", "true"),
+            ("max_window_layers", "0"),
+        ];
+        // What is Qwen2's has no effect, as in transformers.
+        let other = edited(&edits).unwrap();
+        assert!(other.tie_word_embeddings && other.sliding_windows.iter().all(Option::is_none));
+        assert_eq!(other.head_dim, 32);
+        let short = edited(&[edits[0], ("max_position_embeddings", "missing")]).unwrap();
+        assert_eq!(short.max_position_embeddings, 2048);
+    }
+
+    #[test]
+    fn mistral_slides_everywhere_or_nowhere() {
+        assert_eq!(
+            fixture("mistral_sliding").unwrap().sliding_windows,
+            [Some(7), Some(7)]
+        );
+        let with = |window: &str| {
+            // A switch of Qwen2, which Mistral does not have.
+            let switch = ("use_sliding_window", "false");
+            let edits = [("model_type", r#""mistral""#), ("sliding_window", window)];
+            edited(&[edits[0], edits[1], switch])
+                .unwrap()
+                .sliding_windows
+        };
+        for (window, expected) in [("16", Some(16)), ("null", None), ("missing", Some(4096))] {
+            assert_eq!(with(window), [expected; 24], "{window}");
+        }
+    }
+
+    #[test]
+    fn biases_are_unsupported_outside_qwen2() {
+        for family in [r#""llama""#, r#""mistral""#] {
+            for key in ["attention_bias", "mlp_bias"] {
+                let read = |value| edited(&[("model_type", family), (key, value)]);
+                assert!(!read("false").unwrap().attention_bias);
+                let error = read("true").unwrap_err();
+                assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+                let message = error.to_string();
+                assert!(message.contains(&format!("`{key}: true`")), "{message}");
+                assert!(edited(&[(key, "true")]).unwrap().attention_bias);
+            }
+        }
     }
 
     #[test]
@@ -488,11 +587,15 @@ mod tests {
     #[test]
     fn what_cannot_be_run_is_unsupported() {
         for (key, value, found) in [
-            ("model_type", r#""gpt2""#, "supported: qwen2"),
+            (
+                "model_type",
+                r#""gpt2""#,
+                "supported: qwen2, llama, mistral",
+            ),
             ("hidden_act", r#""gelu""#, "gelu"),
             ("quantization", r#"{"bits": 4}"#, "bits"),
             ("quantization_config", r#"{"quant_method": "awq"}"#, "awq"),
-            ("rope_scaling", r#"{"rope_type": "llama3"}"#, "yarn"),
+            ("rope_scaling", r#"{"rope_type": "dynamic"}"#, "yarn"),
         ] {
             let error = edited(&[(key, value)]).unwrap_err();
             assert!(matches!(error, Error::Unsupported { .. }), "{key}: {error}");

@@ -47,5 +47,24 @@ pub(crate) fn frequencies(config: &ModelConfig) -> (Vec<f32>, f64) {
             });
             (scaled, scale)
         }
+        // Llama 3.1 (https://arxiv.org/abs/2407.21783; the formula is that of its reference code).
+        RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_max_position_embeddings,
+        } => {
+            let original = *original_max_position_embeddings as f64;
+            let scaled = plain
+                .map(|f| {
+                    // How often the dimension turns within the original context.
+                    let turns = original * f / (2.0 * std::f64::consts::PI);
+                    let kept = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor);
+                    let kept = kept.clamp(0.0, 1.0);
+                    (f / factor * (1.0 - kept) + f * kept) as f32
+                })
+                .collect();
+            (scaled, 1.0)
+        }
     }
 }

@@ -10,7 +10,7 @@ use crate::models::json::Object;
 const DEFAULT_ROPE_THETA: f64 = 10_000.0;
 
 /// The rope types that are implemented, for error messages.
-const SUPPORTED_ROPE_TYPES: &str = "default, yarn";
+const SUPPORTED_ROPE_TYPES: &str = "default, llama3, yarn";
 
 /// The keys of a yarn section that have an effect here, for error messages.
 const SUPPORTED_YARN_KEYS: &str = "factor, original_max_position_embeddings, beta_fast, beta_slow, attention_factor, truncate: true";
@@ -36,6 +36,19 @@ pub enum RopeScaling {
         beta_slow: f64,
         /// What cosines and sines are multiplied by; `0.1 ln(factor) + 1` if the file does not say.
         attention_factor: Option<f64>,
+    },
+    /// Llama 3.1: as [`Yarn`](Self::Yarn) low frequencies are interpolated and high ones kept, but the
+    /// ramp between them is by wavelength, and cosines and sines stay as they are.
+    Llama3 {
+        /// How many times longer the context becomes.
+        factor: f64,
+        /// Wavelengths longer than the original context divided by this are interpolated.
+        low_freq_factor: f64,
+        /// Wavelengths shorter than the original context divided by this are kept; above
+        /// `low_freq_factor`.
+        high_freq_factor: f64,
+        /// The context before stretching, in tokens.
+        original_max_position_embeddings: usize,
     },
 }
 
@@ -67,6 +80,7 @@ impl RopeScaling {
                 format!("one of {SUPPORTED_ROPE_TYPES}, because there is a `factor`"),
             )),
             None | Some("default") => Ok(Self::None),
+            Some("llama3") => Self::llama3(section, max_position_embeddings),
             Some("yarn") => Self::yarn(section, max_position_embeddings),
             Some(other) => Err(Error::Unsupported {
                 path: section.path().to_owned(),
@@ -75,6 +89,30 @@ impl RopeScaling {
                 supported: SUPPORTED_ROPE_TYPES.to_owned(),
             }),
         }
+    }
+
+    fn llama3(section: &Object, max_position_embeddings: usize) -> Result<Self> {
+        let number = |key: &str| {
+            section
+                .number_above(key, 0.0)?
+                .ok_or_else(|| section.invalid(key, "a number above 0"))
+        };
+        let low_freq_factor = number("low_freq_factor")?;
+        let high_freq_factor = number("high_freq_factor")?;
+        if high_freq_factor <= low_freq_factor {
+            return Err(section.invalid(
+                "high_freq_factor",
+                format!("a number above low_freq_factor, which is {low_freq_factor}"),
+            ));
+        }
+        Ok(Self::Llama3 {
+            factor: number("factor")?,
+            low_freq_factor,
+            high_freq_factor,
+            original_max_position_embeddings: section
+                .size("original_max_position_embeddings", MAX_POSITIONS)?
+                .unwrap_or(max_position_embeddings),
+        })
     }
 
     fn yarn(section: &Object, max_position_embeddings: usize) -> Result<Self> {
@@ -184,6 +222,19 @@ mod tests {
     }
 
     #[test]
+    fn llama3_is_read() {
+        let text = r#"{"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 64}}"#;
+        let expected = RopeScaling::Llama3 {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings: 64,
+        };
+        assert_eq!(read(text).unwrap().1, expected);
+    }
+
+    #[test]
     fn without_a_type_there_is_no_scaling() {
         for text in [
             "{}",
@@ -209,7 +260,7 @@ mod tests {
     #[test]
     fn other_types_and_variants_are_unsupported() {
         for (text, found) in [
-            (r#"{"rope_scaling": {"rope_type": "llama3"}}"#, "llama3"),
+            (r#"{"rope_scaling": {"rope_type": "longrope"}}"#, "longrope"),
             (
                 r#"{"rope_scaling": {"type": "linear", "factor": 2}}"#,
                 "linear",
@@ -249,6 +300,15 @@ mod tests {
             (
                 r#"{"rope_scaling": {"type": "yarn"}}"#,
                 "`rope_scaling.factor`",
+            ),
+            (
+                r#"{"rope_scaling": {"rope_type": "llama3", "factor": 8, "low_freq_factor": 1}}"#,
+                "`rope_scaling.high_freq_factor`",
+            ),
+            (
+                r#"{"rope_parameters": {"rope_type": "llama3", "factor": 8, "low_freq_factor": 4,
+                    "high_freq_factor": 4}}"#,
+                "`rope_parameters.high_freq_factor`",
             ),
             (
                 r#"{"rope_scaling": {"type": "yarn", "factor": 0}}"#,

@@ -398,6 +398,8 @@ mod tests {
             "qwen2_yarn",
             "qwen2_bf16",
             "qwen2_untied_f16",
+            "llama_plain",
+            "mistral_sliding",
         ] {
             let dir = fixture(name);
             let config = ModelConfig::from_file(&dir.join("config.json")).unwrap();

@@ -279,8 +279,14 @@ mod tests {
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
-    /// A model of its own kind each: untied with grouped queries, with sliding windows, tied.
-    const MODELS: [&str; 3] = ["qwen2_untied_gqa", "qwen2_sliding", "qwen2_tied"];
+    /// A model of its own kind each: untied with grouped queries, with sliding windows, tied, and one
+    /// without biases.
+    const MODELS: [&str; 4] = [
+        "qwen2_untied_gqa",
+        "qwen2_sliding",
+        "qwen2_tied",
+        "mistral_sliding",
+    ];
 
     fn noise(count: usize, seed: u64) -> Vec<f64> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
