@@ -22,7 +22,7 @@ pub use adapter::{LoRAAdapter, LoRAConfig};
 pub use config::{Architecture, ModelConfig};
 pub use decoder::Decoder;
 pub use generation_config::GenerationConfig;
-pub use kv_cache::KvCache;
+pub use kv_cache::{KvCache, KvCacheType};
 pub use loader::ModelLoader;
 pub use model::{Model, ModelSummary};
 pub use projection::Projection;

@@ -6,7 +6,7 @@ mod layer;
 pub(crate) use backward::{Dropout, StepOptions, TokenBatch};
 
 use super::adapter::LoRAAdapter;
-use super::{KvCache, ModelConfig, Projection, rope};
+use super::{KvCache, KvCacheType, ModelConfig, Projection, rope};
 use crate::backend::device::completed;
 use crate::backend::ops::attention::AttentionPlan;
 use crate::backend::ops::linear::linear;
@@ -175,6 +175,12 @@ impl Decoder {
     #[must_use]
     pub fn new_cache(&self) -> KvCache {
         KvCache::new(&self.config, self.dtype, &self.device)
+    }
+
+    /// An empty cache for this decoder, of the given type.
+    #[must_use]
+    pub fn new_cache_of(&self, cache_type: KvCacheType) -> KvCache {
+        KvCache::with_type(&self.config, self.dtype, &self.device, cache_type)
     }
 
     /// Hidden states of `tokens`, shape (batch, n) of dtype `u32`, as (batch, n, hidden), before the
