@@ -47,8 +47,8 @@ fn eight_bits_keep_the_perplexity() {
     );
     let expected = reference["perplexity"].as_f64().unwrap();
     assert!((full / expected - 1.0).abs() < 1e-5, "{full} {expected}");
-    assert!((int8 / full - 1.0).abs() < 2e-3, "{int8} {full}");
+    assert!((int8 / full - 1.0).abs() < 1e-3, "{int8} {full}");
     assert!(int8 != full);
-    // Heads of 64 numbers: a byte for each and two for their scale, instead of four for each.
-    assert_eq!(int8_size * 4 * 64, full_size * (64 + 2));
+    // For each 32 numbers a byte for each and two for their scale, instead of four for each.
+    assert_eq!(int8_size * 4 * 32, full_size * (32 + 2));
 }

@@ -8,6 +8,7 @@
 mod add;
 mod cross_entropy;
 mod exp;
+mod int8;
 mod linear;
 mod rms_norm;
 mod softmax;
@@ -16,6 +17,7 @@ mod swiglu;
 pub(super) use add::add_assign;
 pub(super) use cross_entropy::softmax_cross_entropy;
 pub(crate) use exp::exp;
+pub(super) use int8::{dequantize, takes_codes};
 pub(super) use linear::{FEW_ROWS, linear_few_rows};
 pub(super) use rms_norm::rms_norm_backward;
 pub(super) use softmax::{masked_softmax, softmax_backward};

@@ -14,6 +14,7 @@
 pub mod attention;
 pub mod cross_entropy;
 pub mod dropout;
+pub mod int8;
 pub mod linear;
 pub mod rms_norm;
 pub mod rope;
