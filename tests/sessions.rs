@@ -4,6 +4,7 @@ mod common;
 
 use common::{TINY_CODER, fixture, load_f32};
 use metal_candle::inference::FinishReason;
+use metal_candle::models::KvCacheType;
 use metal_candle::{Error, GenerateOptions, Generation, Generator, Model};
 use std::ops::ControlFlow;
 
@@ -127,4 +128,48 @@ fn a_full_context_shifts_where_it_may() {
     let expected = generate(&mut Generator::new(&model), &left, &options(1));
     assert_eq!(found.tokens[0], expected.tokens[0]);
     assert_eq!(found.prompt_tokens, 50);
+}
+
+#[test]
+fn a_fork_goes_its_own_way() {
+    let model = load_f32(TINY_CODER);
+    let mut generator = Generator::new(&model);
+    let prompt = encode(&model, "fn area(width: f64, height: f64) -> f64 {\n");
+    generate(&mut generator, &prompt, &options(5));
+    let mut fork = generator.fork().unwrap();
+    assert_eq!(fork.context(), generator.context());
+
+    let [first, second] = ["    width", "    let"].map(|next| {
+        let mut longer = prompt.clone();
+        longer.extend(encode(&model, next));
+        longer
+    });
+    // In turns, so that a shared buffer would show.
+    for length in [1, 4, 9] {
+        let found = generate(&mut fork, &first, &options(length));
+        assert!(found.cached_tokens >= prompt.len());
+        let fresh = generate(&mut Generator::new(&model), &first, &options(length));
+        assert_eq!(found.tokens, fresh.tokens);
+        let found = generate(&mut generator, &second, &options(length));
+        let fresh = generate(&mut Generator::new(&model), &second, &options(length));
+        assert_eq!(found.tokens, fresh.tokens);
+    }
+}
+
+#[test]
+fn eight_bits_of_cache_are_enough_for_the_tokens() {
+    let model = load_f32(TINY_CODER);
+    let prompt = encode(&model, "fn area(width: f64, height: f64) -> f64 {\n");
+    let full = generate(&mut Generator::new(&model), &prompt, &options(16));
+    let mut generator = Generator::with_cache_type(&model, KvCacheType::Int8);
+    let found = generate(&mut generator, &prompt, &options(16));
+    assert_eq!(found.tokens, full.tokens);
+    let gap = found.logprobs.iter().zip(&full.logprobs);
+    let gap = gap.map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+    assert!(gap > 0.0 && gap < 0.05, "{gap}");
+    let mut fork = generator.fork().unwrap();
+    assert_eq!(
+        generate(&mut fork, &prompt, &options(16)).tokens,
+        full.tokens
+    );
 }

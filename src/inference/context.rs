@@ -2,7 +2,7 @@
 
 use crate::backend::device;
 use crate::error::Result;
-use crate::models::{KvCache, LoRAAdapter, Model, decoder::Row};
+use crate::models::{KvCache, KvCacheType, LoRAAdapter, Model, decoder::Row};
 use candle_core::{DType, Tensor};
 
 /// A model, perhaps an adapter, and the tokens that they have read.
@@ -19,8 +19,12 @@ pub(super) struct Context {
 
 impl Context {
     pub fn new(model: &Model) -> Self {
+        Self::with_cache_type(model, KvCacheType::Full)
+    }
+
+    pub fn with_cache_type(model: &Model, cache_type: KvCacheType) -> Self {
         Self {
-            cache: model.decoder().new_cache(),
+            cache: model.decoder().new_cache_of(cache_type),
             model: model.clone(),
             adapter: None,
             tokens: vec![],
@@ -44,6 +48,17 @@ impl Context {
 
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
+    }
+
+    /// A copy that goes its own way.
+    pub fn fork(&self) -> Result<Self> {
+        Ok(Self {
+            model: self.model.clone(),
+            adapter: self.adapter.clone(),
+            cache: self.cache.fork()?,
+            tokens: self.tokens.clone(),
+            kept: self.kept.clone(),
+        })
     }
 
     /// Forgets the tokens from `len` on.

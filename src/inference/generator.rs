@@ -7,7 +7,7 @@ use super::speculative::{Drafter, check_draft_model};
 use super::{Chunk, FinishReason, GenerateOptions, Generation};
 use crate::cancel::CancelHandle;
 use crate::error::Result;
-use crate::models::{LoRAAdapter, Model};
+use crate::models::{KvCacheType, LoRAAdapter, Model};
 use std::ops::ControlFlow;
 
 /// Generates text with a model, and perhaps an adapter.
@@ -51,12 +51,34 @@ impl Generator {
     /// A generator for the model.
     #[must_use]
     pub fn new(model: &Model) -> Self {
+        Self::with_cache_type(model, KvCacheType::Full)
+    }
+
+    /// A generator whose key-value cache is of this type.
+    #[must_use]
+    pub fn with_cache_type(model: &Model, cache_type: KvCacheType) -> Self {
         Self {
-            context: Context::new(model),
+            context: Context::with_cache_type(model, cache_type),
             draft: None,
             processor: None,
             cancel: CancelHandle::default(),
         }
+    }
+
+    /// A generator that has read the same, and goes its own way from here: two continuations of one
+    /// conversation. It has the same adapter and draft model, and no logits processor.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Backend`](crate::Error::Backend) where memory for the copy is lacking.
+    pub fn fork(&self) -> Result<Self> {
+        let draft = self.draft.as_ref();
+        Ok(Self {
+            context: self.context.fork()?,
+            draft: draft.map(|draft| Context::new(draft.model())),
+            processor: None,
+            cancel: CancelHandle::default(),
+        })
     }
 
     /// Uses an adapter from the next generation on, or none. What was read before is forgotten.
