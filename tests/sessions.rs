@@ -160,16 +160,16 @@ fn a_fork_goes_its_own_way() {
 fn eight_bits_of_cache_are_enough_for_the_tokens() {
     let model = load_f32(TINY_CODER);
     let prompt = encode(&model, "fn area(width: f64, height: f64) -> f64 {\n");
-    let full = generate(&mut Generator::new(&model), &prompt, &options(16));
+    let full = generate(&mut Generator::new(&model), &prompt, &options(6));
     let mut generator = Generator::with_cache_type(&model, KvCacheType::Int8);
-    let found = generate(&mut generator, &prompt, &options(16));
+    let found = generate(&mut generator, &prompt, &options(6));
     assert_eq!(found.tokens, full.tokens);
     let gap = found.logprobs.iter().zip(&full.logprobs);
     let gap = gap.map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
     assert!(gap > 0.0 && gap < 0.05, "{gap}");
     let mut fork = generator.fork().unwrap();
     assert_eq!(
-        generate(&mut fork, &prompt, &options(16)).tokens,
+        generate(&mut fork, &prompt, &options(6)).tokens,
         full.tokens
     );
 }
