@@ -13,6 +13,8 @@ use common::{
 use metal_candle::backend::device::describe;
 use metal_candle::backend::{DTypePolicy, DeviceKind};
 use metal_candle::checkpoint::{Checkpoint, checkpoint_path};
+use metal_candle::inference::BatchGenerator;
+use metal_candle::models::KvCacheType;
 use metal_candle::training::AdamWOptions;
 use metal_candle::{
     GenerateOptions, Generator, LoRAAdapter, LoRAConfig, LoRATrainer, Model, Projection,
@@ -128,6 +130,40 @@ fn logits_and_greedy_tokens_are_those_of_the_cpu() {
         let expected = generate(&mut Generator::new(&reference), &greedy(16));
         assert_eq!(found.len(), 16);
         assert_eq!(found, expected, "{what}");
+    }
+}
+
+#[test]
+fn many_texts_at_once_are_those_of_the_cpu() {
+    for path in models() {
+        let (model, reference) = (on_device(&path), on_cpu(&path));
+        let mut batch = BatchGenerator::new(&model, 2).unwrap();
+        let prompts = [&PROMPT[..], &PROMPT[3..5], &PROMPT[6..]];
+        for prompt in prompts {
+            batch.push_ids(prompt, &greedy(5)).unwrap();
+        }
+        for (sequence, found) in batch.run(|_| ControlFlow::Continue(())) {
+            let mut alone = Generator::new(&reference);
+            let expected = alone
+                .generate_from_ids(prompts[sequence], &greedy(5), |_| ControlFlow::Continue(()));
+            let what = format!("{} {sequence}", path.display());
+            assert_eq!(found.unwrap().tokens, expected.unwrap().tokens, "{what}");
+        }
+    }
+}
+
+#[test]
+fn drafts_and_eight_bit_caches_change_no_token() {
+    for path in models() {
+        let (model, reference) = (on_device(&path), on_cpu(&path));
+        let expected = generate(&mut Generator::new(&reference), &greedy(8));
+        let mut generator = Generator::new(&model);
+        generator.set_draft_model(Some(&model)).unwrap();
+        assert_eq!(generate(&mut generator, &greedy(8)), expected);
+        let mut generator = Generator::with_cache_type(&model, KvCacheType::Int8);
+        let found = generate(&mut generator.fork().unwrap(), &greedy(2));
+        assert_eq!(found, generate(&mut generator, &greedy(2)));
+        assert_eq!(found, expected[..2]);
     }
 }
 
