@@ -1,13 +1,16 @@
-//! Loading, prefill, and the cost of one token after 32 and after 1,024 tokens of context.
+//! Loading, prefill, the cost of one token after 32 and after 1,024 tokens of context, and of many texts
+//! at once.
 //!
 //! `cargo bench --bench inference`. Every measurement ends with the logits on the host, so that no
 //! work of the device is left out.
 
 use candle_core::Tensor;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use metal_candle::inference::BatchGenerator;
 use metal_candle::models::KvCache;
-use metal_candle::{Model, ModelLoader};
+use metal_candle::{GenerateOptions, Model, ModelLoader};
 use std::hint::black_box;
+use std::ops::ControlFlow;
 
 const MODEL: &str = "assets/tiny-coder";
 
@@ -77,5 +80,33 @@ fn decode(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, load, prefill, decode);
+/// 32 tokens of each text after a prompt of 32, prompts included.
+fn batch(c: &mut Criterion) {
+    let model = ModelLoader::new().load(MODEL).unwrap();
+    let options = GenerateOptions {
+        max_tokens: 32,
+        ignore_eos: true,
+        ..GenerateOptions::default()
+    };
+    let prompt = tokens(32);
+    let mut group = c.benchmark_group("batch");
+    group.sample_size(10);
+    for size in [1, 2, 4, 8, 16] {
+        group.throughput(Throughput::Elements(32 * size as u64));
+        group.bench_function(size.to_string(), |b| {
+            b.iter(|| {
+                let mut batch = BatchGenerator::new(&model, size).unwrap();
+                for _ in 0..size {
+                    batch.push_ids(&prompt, &options).unwrap();
+                }
+                let results = batch.run(|_| ControlFlow::Continue(()));
+                assert!(results.iter().all(|(_, result)| result.is_ok()));
+                results
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, load, prefill, decode, batch);
 criterion_main!(benches);
