@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use std::hint::black_box;
 
 const VOCABULARY: usize = 151_936;
-const HISTORY: usize = 2_000;
+const HISTORY: u32 = 2_000;
 
 /// Normal logits with a deviation of 2.5, and 50 that lead, from 6 to 18 above the mean.
 fn realistic() -> Vec<f32> {
@@ -75,7 +75,7 @@ fn sampling(c: &mut Criterion) {
             },
         ),
     ];
-    let history: Vec<u32> = (0..HISTORY as u32).map(|i| i * i % 1_009 * 97).collect();
+    let history: Vec<u32> = (0..HISTORY).map(|i| i * i % 1_009 * 97).collect();
     for (kind, logits) in [("realistic", realistic()), ("flat", flat())] {
         let mut group = c.benchmark_group(format!("sample_{kind}"));
         for (name, options) in &cases {

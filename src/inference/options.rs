@@ -240,6 +240,8 @@ mod tests {
     #[test]
     fn options_out_of_range_are_named() {
         type Set = fn(&mut SamplingOptions, f64);
+        // Values inside and outside of the range.
+        type Case = (&'static str, Set, ([f64; 2], [f64; 2]));
         assert!(SamplingOptions::default().validate().is_ok());
         let (nan, infinity) = (f64::NAN, f64::INFINITY);
         let not_finite = [infinity, -infinity];
@@ -247,7 +249,7 @@ mod tests {
         let masses = ([1e-9, 1.0], [0.0, 1.01]);
         let amounts = ([-2.0, 2.0], not_finite);
         let sizes = ([0.0, 9.0], [-0.1, infinity]);
-        let cases: [(&str, Set, ([f64; 2], [f64; 2])); 11] = [
+        let cases: [Case; 11] = [
             ("`temperature`", |o, x| o.temperature = x, sizes),
             ("`top_p`", |o, x| o.top_p = x, masses),
             ("`min_p`", |o, x| o.min_p = x, shares),

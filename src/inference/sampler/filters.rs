@@ -41,13 +41,13 @@ impl Scale {
     }
 
     #[inline]
-    pub fn weight_of(self, token: &Ranked) -> f32 {
+    pub fn weight_of(self, token: Ranked) -> f32 {
         self.weight(token.logit())
     }
 
     /// The weights of the tokens together.
     pub fn mass(self, tokens: &[Ranked]) -> f64 {
-        sum(tokens, |token| self.weight_of(token))
+        sum(tokens, |token| self.weight_of(*token))
     }
 }
 
@@ -92,7 +92,7 @@ pub(super) fn keep(
     }
     if options.top_p < 1.0 {
         let target = options.top_p * total.unwrap_or_else(|| scale.mass(kept));
-        let last = crossing(kept, |token| scale.weight_of(token), target);
+        let last = crossing(kept, |token| scale.weight_of(*token), target);
         kept.truncate(last + 1);
     }
     if options.min_p > 0.0 {
@@ -107,7 +107,7 @@ pub(super) fn keep(
 /// `threshold`.
 pub(super) fn exclude_top_choices(threshold: f64, scale: Scale, kept: &mut Vec<Ranked>) {
     let least = threshold * scale.mass(kept);
-    let is_top = |token: &&Ranked| f64::from(scale.weight_of(token)) >= least;
+    let is_top = |token: &&Ranked| f64::from(scale.weight_of(**token)) >= least;
     if let Some(last) = kept.iter().filter(is_top).max().copied() {
         kept.retain(|token| *token >= last);
     }
@@ -164,13 +164,13 @@ fn collect(logits: &[f32], maxima: &[f32], scale: Scale, bound: f32, kept: &mut 
 fn keep_typical(typical_p: f64, scale: Scale, kept: &mut Vec<Ranked>) {
     let mass = scale.mass(kept);
     let weighted = sum(kept, |token| {
-        scale.weight_of(token) * scale.exponent(token.logit())
+        scale.weight_of(*token) * scale.exponent(token.logit())
     });
     let mean = (weighted / mass) as f32;
     // The bits of numbers that are not negative have the order of the numbers.
     let distance = |token: &Ranked| (scale.exponent(token.logit()) - mean).abs().to_bits();
     let mut typical: Vec<_> = kept.iter().map(|token| (distance(token), *token)).collect();
-    let weight = |(_, token): &(u32, Ranked)| scale.weight_of(token);
+    let weight = |(_, token): &(u32, Ranked)| scale.weight_of(*token);
     let last = crossing(&mut typical, weight, typical_p * mass);
     let farthest = typical.get(last).map_or(0, |(distance, _)| *distance);
     kept.retain(|token| distance(token) <= farthest);

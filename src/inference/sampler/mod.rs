@@ -127,7 +127,7 @@ impl Sampler {
             filters::exclude_top_choices(options.xtc_threshold, scale, kept);
         }
         let target = self.rng.random::<f64>() * scale.mass(kept);
-        let drawn = ranked::crossing(kept, |token| scale.weight_of(token), target);
+        let drawn = ranked::crossing(kept, |token| scale.weight_of(*token), target);
         Ok(kept.get(drawn).map_or(best.id(), |token| token.id()))
     }
 
@@ -229,7 +229,7 @@ fn id(index: usize) -> u32 {
 fn add_share(probabilities: &mut [f32], kept: &[Ranked], scale: Scale, share: f64) {
     let per_weight = share / scale.mass(kept);
     for token in kept {
-        let probability = f64::from(scale.weight_of(token)) * per_weight;
+        let probability = f64::from(scale.weight_of(*token)) * per_weight;
         probabilities[token.id() as usize] += probability as f32;
     }
 }

@@ -74,7 +74,7 @@ pub(super) fn chunk_maxima(logits: &[f32], maxima: &mut Vec<f32>) -> bool {
         let mut compare = |group: &[f32]| {
             for ((max, wrong), &x) in lanes.iter_mut().zip(&mut wrong).zip(group) {
                 *max = if x > *max { x } else { *max };
-                *wrong |= u32::from(x.is_nan() | (x == f32::INFINITY));
+                *wrong |= u32::from(x.is_nan() || x == f32::INFINITY);
             }
         };
         let (groups, rest) = chunk.as_chunks::<LANES>();
@@ -175,7 +175,7 @@ mod tests {
         assert!(ranked.is_sorted());
         for (token, id, logit) in ranked {
             assert_eq!(token.id(), id);
-            assert!(token.logit() == logit, "{} {logit}", token.logit());
+            assert_eq!(token.logit().to_bits(), (logit + 0.0).to_bits());
         }
     }
 

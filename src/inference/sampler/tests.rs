@@ -297,7 +297,7 @@ fn the_breakers_are_the_tokens_with_their_text() {
     assert!(probability(&["never there"]) < off / 100.0);
     assert!(probability(&[]) < off / 100.0);
     // Also where it is one character of a token.
-    assert_eq!(probability(&["never there", "e"]), off.min(1.0));
+    assert!((probability(&["never there", "e"]) - off).abs() < off / 100.0);
 }
 
 #[test]
