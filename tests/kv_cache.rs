@@ -48,7 +48,7 @@ fn eight_bits_keep_the_perplexity() {
     let expected = reference["perplexity"].as_f64().unwrap();
     assert!((full / expected - 1.0).abs() < 1e-5, "{full} {expected}");
     assert!((int8 / full - 1.0).abs() < 1e-3, "{int8} {full}");
-    assert!(int8 != full);
+    assert!((int8 - full).abs() > 0.0, "nothing was quantised");
     // For each 32 numbers a byte for each and two for their scale, instead of four for each.
     assert_eq!(int8_size * 4 * 32, full_size * (32 + 2));
 }

@@ -1,4 +1,4 @@
-//! Directories that appear whole or not at all.
+//! Directories and files that appear whole or not at all.
 
 use crate::error::{Error, Result};
 use std::fs::{self, File};
@@ -14,16 +14,12 @@ pub(super) struct Staged {
 impl Staged {
     /// Starts a directory that will be `target`.
     pub(super) fn new(target: &Path) -> Result<Self> {
-        let name = target.file_name().ok_or_else(|| {
+        let staging = staging(target).ok_or_else(|| {
             Error::format(
                 target,
                 "does not name a directory; expected a path such as `out/adapter`",
             )
         })?;
-        let mut staging = std::ffi::OsString::from(".");
-        staging.push(name);
-        staging.push(format!(".partial-{}", std::process::id()));
-        let staging = target.with_file_name(staging);
         // What an earlier process of the same number left unfinished.
         let _ = fs::remove_dir_all(&staging);
         fs::create_dir_all(&staging).map_err(|e| Error::io(&staging, "a writable directory", e))?;
@@ -92,6 +88,42 @@ impl Drop for Staged {
     }
 }
 
+/// The place beside `target` where it is written; none if `target` has no name.
+fn staging(target: &Path) -> Option<PathBuf> {
+    let mut staging = std::ffi::OsString::from(".");
+    staging.push(target.file_name()?);
+    staging.push(format!(".partial-{}", std::process::id()));
+    Some(target.with_file_name(staging))
+}
+
+/// Makes the file `target`, in the place of an older one; `write` writes it to the path that it is
+/// given. Where that fails, the older one is still there.
+pub(super) fn replace_file(target: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let staging = staging(target).ok_or_else(|| {
+        Error::format(
+            target,
+            "does not name a file; expected a path such as `out/chat.session`",
+        )
+    })?;
+    let failed = |e| Error::io(target, "a writable file", e);
+    let parent = target.parent().filter(|parent| *parent != Path::new(""));
+    if let Some(parent) = parent {
+        fs::create_dir_all(parent).map_err(failed)?;
+    }
+    let written = write(&staging).and_then(|()| {
+        File::open(&staging)
+            .and_then(|file| file.sync_all())
+            .and_then(|()| fs::rename(&staging, target))
+            .map_err(failed)
+    });
+    if written.is_err() {
+        let _ = fs::remove_file(&staging);
+    } else {
+        sync_directory(parent.unwrap_or(Path::new(".")));
+    }
+    written
+}
+
 /// Makes the names in a directory safe on disk, where the file system can.
 fn sync_directory(path: &Path) {
     if let Ok(directory) = File::open(path) {
@@ -133,6 +165,32 @@ mod tests {
         staged.write("a", b"1").unwrap();
         drop(staged);
         assert!(names(root.path()).is_empty());
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_or_not_at_all() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("folder/x");
+        for contents in ["1", "2"] {
+            replace_file(&target, |path| {
+                fs::write(path, contents).map_err(|e| Error::io(path, "", e))
+            })
+            .unwrap();
+            assert_eq!(fs::read_to_string(&target).unwrap(), contents);
+        }
+        let failed = replace_file(&target, |path| {
+            fs::write(path, "half").map_err(|e| Error::io(path, "", e))?;
+            Err(Error::Cancelled)
+        });
+        assert!(matches!(failed, Err(Error::Cancelled)));
+        assert_eq!(fs::read_to_string(&target).unwrap(), "2");
+        assert_eq!(names(target.parent().unwrap()), ["x"]);
+        // A directory is in the way.
+        let failed = replace_file(target.parent().unwrap(), |path| {
+            fs::write(path, "3").map_err(|e| Error::io(path, "", e))
+        });
+        assert!(matches!(failed, Err(Error::Io { .. })));
+        assert_eq!(names(root.path()), ["folder"]);
     }
 
     #[test]

@@ -1,7 +1,9 @@
-//! Adapters and training checkpoints on disk.
+//! Adapters, training checkpoints and sessions on disk.
 
 mod atomic;
 mod peft;
+mod session;
 mod state;
 
+pub use session::{load_session, save_session};
 pub use state::{Checkpoint, checkpoint_path, latest};

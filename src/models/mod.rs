@@ -3,6 +3,7 @@
 pub(crate) mod adapter;
 mod config;
 pub(crate) mod decoder;
+pub(crate) mod fingerprint;
 mod generation_config;
 pub(crate) mod json;
 mod kv_cache;
@@ -21,6 +22,7 @@ mod tokenizer;
 pub use adapter::{LoRAAdapter, LoRAConfig};
 pub use config::{Architecture, ModelConfig};
 pub use decoder::Decoder;
+pub use fingerprint::Fingerprint;
 pub use generation_config::GenerationConfig;
 pub use kv_cache::{KvCache, KvCacheType};
 pub use loader::ModelLoader;

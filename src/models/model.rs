@@ -1,12 +1,13 @@
 //! A loaded model: decoder, tokenizer and the ids that end a text.
 
+use super::fingerprint::{self, Fingerprint};
 use super::{Decoder, LoRAAdapter, ModelConfig, Tokenizer};
 use crate::backend::device;
 use crate::error::{Error, Result};
 use candle_core::{DType, Device};
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// A loaded model.
 ///
@@ -34,6 +35,7 @@ struct Inner {
     decoder: Decoder,
     tokenizer: Option<Tokenizer>,
     eos_token_ids: Vec<u32>,
+    fingerprint: OnceLock<Fingerprint>,
 }
 
 impl Model {
@@ -49,6 +51,7 @@ impl Model {
                 decoder,
                 tokenizer,
                 eos_token_ids,
+                fingerprint: OnceLock::new(),
             }),
         }
     }
@@ -113,6 +116,23 @@ impl Model {
         self.config().parameter_count()
     }
 
+    /// What tells this model from others: of its configuration and a sample of every weight.
+    ///
+    /// It is computed when it is first asked for, in a time that does not grow with the weights. Models
+    /// of other weights, such as one that was trained further, have other fingerprints; the device and
+    /// the path make no difference, nor does the dtype unless weights were rounded to it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Backend`] when the device fails.
+    pub fn fingerprint(&self) -> Result<Fingerprint> {
+        if let Some(known) = self.inner.fingerprint.get() {
+            return Ok(*known);
+        }
+        let computed = fingerprint::of_model(self)?;
+        Ok(*self.inner.fingerprint.get_or_init(|| computed))
+    }
+
     /// A model with the adapter's change added to its weights: `W + scaling · B A`.
     ///
     /// It computes what this model with the adapter does, at the speed of a plain model; layers that
@@ -140,6 +160,7 @@ impl Model {
                 decoder: device::completed(self.device(), || self.decoder().merge(adapter))?,
                 tokenizer: self.inner.tokenizer.clone(),
                 eos_token_ids: self.inner.eos_token_ids.clone(),
+                fingerprint: OnceLock::new(),
             }),
         })
     }

@@ -2,6 +2,7 @@
 
 mod backward;
 mod layer;
+mod weights;
 
 pub(crate) use backward::{Dropout, StepOptions, TokenBatch};
 

@@ -210,6 +210,20 @@ impl KvCache {
         self.len += positions;
     }
 
+    /// Whether it is one for a model of this configuration and dtype.
+    pub(crate) fn fits(&self, config: &ModelConfig, dtype: DType) -> bool {
+        let other = Self::with_type(config, dtype, &self.device, self.cache_type);
+        let shape = |cache: &Self| {
+            (
+                cache.layers.len(),
+                cache.kv_heads,
+                cache.head_dim,
+                cache.dtype,
+            )
+        };
+        shape(self) == shape(&other)
+    }
+
     /// The positions held, part by part, each with a name such as `layers.0.keys`.
     pub(crate) fn used_parts(&self) -> Result<Vec<(String, Tensor)>> {
         let mut used = vec![];
