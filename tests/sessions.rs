@@ -5,7 +5,7 @@ mod common;
 use common::{TINY_CODER, fixture, load_f32};
 use metal_candle::inference::FinishReason;
 use metal_candle::models::KvCacheType;
-use metal_candle::{Error, GenerateOptions, Generation, Generator, Model};
+use metal_candle::{Error, GenerateOptions, Generation, Generator, LoRAAdapter, Model};
 use std::ops::ControlFlow;
 
 fn options(max_tokens: usize) -> GenerateOptions {
@@ -172,4 +172,41 @@ fn eight_bits_of_cache_are_enough_for_the_tokens() {
         generate(&mut fork, &prompt, &options(6)).tokens,
         full.tokens
     );
+}
+
+#[test]
+fn a_session_goes_on_from_its_file() {
+    let model = load_f32(TINY_CODER);
+    let adapter = LoRAAdapter::load(fixture("lora/nonzero_b"), &model).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("one.session");
+    let prompt = encode(&model, "fn area(width: f64, height: f64) -> f64 {\n");
+    for cache_type in [KvCacheType::Full, KvCacheType::Int8] {
+        let mut generator = Generator::with_cache_type(&model, cache_type);
+        generate(&mut generator, &prompt, &options(5));
+        generator.save_session(&path).unwrap();
+        let mut longer = generator.context().to_vec();
+        longer.extend(encode(&model, "    let"));
+        let expected = generate(&mut generator, &longer, &options(6));
+
+        let mut later = Generator::new(&model);
+        later.load_session(&path).unwrap();
+        let found = generate(&mut later, &longer, &options(6));
+        assert_eq!(found.cached_tokens, expected.cached_tokens);
+        assert_eq!(found.tokens, expected.tokens);
+        assert_eq!(found.logprobs, expected.logprobs);
+
+        // Not with an adapter that it was not made with; then all is as before.
+        later.set_adapter(Some(adapter.clone())).unwrap();
+        generate(&mut later, &prompt, &options(2));
+        let before = later.context().to_vec();
+        let error = later.load_session(&path).unwrap_err();
+        assert!(error.to_string().contains("adapter"), "{error}");
+        assert_eq!(later.context(), before);
+    }
+    let mut other = Generator::new(&load_f32(fixture("models/qwen2_tied")));
+    let error = other.load_session(&path).unwrap_err();
+    assert!(error.to_string().contains("one.session"), "{error}");
+    let missing = other.load_session(folder.path().join("none")).unwrap_err();
+    assert!(matches!(missing, Error::FileNotFound { .. }), "{missing}");
 }

@@ -1,9 +1,11 @@
 //! What a model has read: tokens, and their keys and values.
 
 use crate::backend::device;
+use crate::checkpoint::{load_session, save_session};
 use crate::error::Result;
 use crate::models::{KvCache, KvCacheType, LoRAAdapter, Model, decoder::Row};
 use candle_core::{DType, Tensor};
+use std::path::Path;
 
 /// A model, perhaps an adapter, and the tokens that they have read.
 #[derive(Debug)]
@@ -59,6 +61,21 @@ impl Context {
             tokens: self.tokens.clone(),
             kept: self.kept.clone(),
         })
+    }
+
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let adapter = self.adapter.as_ref();
+        save_session(path, &self.model, adapter, &self.tokens, &self.cache)
+    }
+
+    /// Takes over what was saved; where that fails, all is as before.
+    pub fn load(&mut self, path: &Path) -> Result<()> {
+        let (mut tokens, cache) = load_session(path, &self.model, self.adapter.as_ref())?;
+        tokens.truncate(cache.len());
+        self.tokens = tokens;
+        self.cache = cache;
+        self.kept = None;
+        Ok(())
     }
 
     /// Forgets the tokens from `len` on.

@@ -9,6 +9,7 @@ use crate::cancel::CancelHandle;
 use crate::error::Result;
 use crate::models::{KvCacheType, LoRAAdapter, Model};
 use std::ops::ControlFlow;
+use std::path::Path;
 
 /// Generates text with a model, and perhaps an adapter.
 ///
@@ -144,6 +145,52 @@ impl Generator {
     /// Forgets the tokens of the context from `len` on; 0 forgets all.
     pub fn truncate(&mut self, len: usize) {
         self.context.truncate(len);
+    }
+
+    /// Saves the [context](Self::context) with its keys and values to a file, which appears whole or
+    /// not at all.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`](crate::Error::Io) where the file cannot be written.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use metal_candle::{GenerateOptions, Generator, ModelLoader};
+    /// use std::ops::ControlFlow;
+    ///
+    /// let model = ModelLoader::new().load("assets/tiny-coder")?;
+    /// let options = GenerateOptions { max_tokens: 4, ..GenerateOptions::default() };
+    /// let prompt = "fn main() {";
+    /// let mut generator = Generator::new(&model);
+    /// generator.generate(prompt, &options, |_| ControlFlow::Continue(()))?;
+    /// # let folder = std::env::temp_dir().join(format!("generator-{}", std::process::id()));
+    /// # let path = folder.join("main.session");
+    /// generator.save_session(&path)?;
+    ///
+    /// let mut later = Generator::new(&model);
+    /// later.load_session(&path)?;
+    /// let generation = later.generate(prompt, &options, |_| ControlFlow::Continue(()))?;
+    /// assert!(generation.cached_tokens > 0);
+    /// # std::fs::remove_dir_all(folder).ok();
+    /// # Ok::<(), metal_candle::Error>(())
+    /// ```
+    pub fn save_session(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.context.save(path.as_ref())
+    }
+
+    /// Goes on from a file that [`save_session`](Self::save_session) wrote, with the same model and
+    /// adapter. The cache is then of the type of the one that was saved.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Incompatible`](crate::Error::Incompatible) where the file belongs to another model or
+    /// adapter, [`Error::InvalidFormat`](crate::Error::InvalidFormat) where it is no session,
+    /// [`Error::FileNotFound`](crate::Error::FileNotFound) and [`Error::Io`](crate::Error::Io) where
+    /// it cannot be read. The generator then is as before.
+    pub fn load_session(&mut self, path: impl AsRef<Path>) -> Result<()> {
+        self.context.load(path.as_ref())
     }
 
     /// Continues `prompt`. The callback gets every token as it comes, and stops the generation by
