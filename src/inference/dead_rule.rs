@@ -80,10 +80,13 @@ pub(super) fn dead_rule(grammar: &CGrammar) -> Option<String> {
         }
     }
     let dead = order.iter().zip(completes).filter(|(_, done)| !done);
-    let mut names = dead.map(|(&symbol, _)| grammar.sym_name(symbol));
-    let first = names.next()?;
-    // The compiler's own names are numbers; those of rules and references say more.
-    let named = |name: &&str| !name.starts_with(['#', '[']) || name.starts_with("#/");
-    let name = Some(first).into_iter().chain(names).find(named);
+    let names: Vec<&str> = dead.map(|(&symbol, _)| grammar.sym_name(symbol)).collect();
+    if names.is_empty() {
+        return None;
+    }
+    // The last one is the cause rather than a rule that needs it. The compiler's own names are
+    // numbers, those of rules and references say more.
+    let is_told = |name: &&&str| !name.starts_with(['#', '[']) || name.starts_with("#/");
+    let name = names.iter().rfind(is_told);
     Some(name.map_or_else(|| "a part of it".to_owned(), |name| format!("`{name}`")))
 }

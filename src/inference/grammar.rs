@@ -105,8 +105,9 @@ impl Grammar {
             }
             Self::Regex(regex) => {
                 self.check_size(regex)?;
-                // The last backslash would be lost on the way to the compiler.
-                if regex.len() - regex.trim_end_matches('\\').len() & 1 == 1 {
+                let backslashes = regex.len() - regex.trim_end_matches('\\').len();
+                // The last one would be lost on the way to the compiler.
+                if backslashes % 2 == 1 {
                     return Err(self.unusable("it ends in a backslash"));
                 }
                 TopLevelGrammar::from_regex(regex)
@@ -178,4 +179,241 @@ fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> std::result::Resu
             .join()
             .map_err(|_| "its compiler failed".to_owned())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::Constraint;
+    use super::super::constraint::tests::{VOCAB_SIZE, assert_unusable, generate, tiny_coder};
+    use super::*;
+
+    #[test]
+    fn grammars_survive_serde() {
+        for (grammar, json) in [
+            (
+                Grammar::JsonSchema(json!({"type": "null"})),
+                json!({"json_schema": {"type": "null"}}),
+            ),
+            (Grammar::Regex("a".to_owned()), json!({"regex": "a"})),
+            (Grammar::Lark("b".to_owned()), json!({"lark": "b"})),
+        ] {
+            assert_eq!(serde_json::to_value(&grammar).unwrap(), json);
+            assert_eq!(serde_json::from_value::<Grammar>(json).unwrap(), grammar);
+        }
+    }
+
+    fn texts(grammar: &Grammar) -> Vec<String> {
+        let (tokenizer, vocabulary) = tiny_coder();
+        let text = |seed| {
+            tokenizer
+                .decode(&generate(&vocabulary, grammar, seed), true)
+                .unwrap()
+        };
+        (0..25).map(text).collect()
+    }
+
+    fn values(schema: &Value) -> Vec<Value> {
+        let texts = texts(&Grammar::JsonSchema(schema.clone()));
+        let parse =
+            |text: String| serde_json::from_str(&text).unwrap_or_else(|e| panic!("{text}: {e}"));
+        texts.into_iter().map(parse).collect()
+    }
+
+    #[test]
+    fn values_meet_their_schema() {
+        let in_range =
+            |v: &Value, low: f64, high: f64| v.as_f64().is_some_and(|x| (low..=high).contains(&x));
+        let person = json!({"type": "object", "additionalProperties": false,
+            "required": ["name", "age"], "properties": {
+                "name": {"type": "string", "minLength": 1, "maxLength": 9},
+                "age": {"type": "integer", "minimum": -3, "maximum": 120},
+                "tags": {"type": "array", "items": {"enum": ["a", "b\"c", "é🦀"]}, "minItems": 1,
+                    "maxItems": 3}}});
+        for value in values(&person) {
+            let length = value["name"].as_str().unwrap().chars().count();
+            assert!((1..=9).contains(&length), "{value}");
+            assert!(
+                value["age"].is_i64() && in_range(&value["age"], -3.0, 120.0),
+                "{value}"
+            );
+            assert!(value.as_object().unwrap().len() == 2 || value["tags"].is_array());
+            for tag in value["tags"].as_array().into_iter().flatten() {
+                assert!(
+                    ["a", "b\"c", "é🦀"].contains(&tag.as_str().unwrap()),
+                    "{value}"
+                );
+            }
+        }
+        let list = json!({"$defs": {"node": {"type": "object", "additionalProperties": false,
+            "required": ["next", "on"], "properties": {"on": {"type": "boolean"},
+                "next": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/node"}]}}}},
+            "$ref": "#/$defs/node"});
+        for mut value in values(&list) {
+            while !value.is_null() {
+                assert!(value["on"].is_boolean() && value.as_object().unwrap().len() == 2);
+                value = value["next"].take();
+            }
+        }
+        let tuple = json!({"$schema": "http://json-schema.org/draft-07/schema#", "type": "array",
+            "prefixItems": [{"type": "number", "minimum": 0.25, "maximum": 0.75},
+                {"const": {"k": [1, null, "x"]}},
+                {"type": "string", "pattern": "^[a-c]{2,4}$"},
+                {"type": "integer", "multipleOf": 7, "exclusiveMinimum": 0, "maximum": 70},
+                {"type": "string", "format": "date"},
+                {"oneOf": [{"type": "null"}, {"type": "boolean"}]}],
+            "items": false, "minItems": 6});
+        for value in values(&tuple) {
+            assert!(in_range(&value[0], 0.25, 0.75), "{value}");
+            assert_eq!(value[1], json!({"k": [1, null, "x"]}));
+            let word = value[2].as_str().unwrap();
+            assert!(
+                (2..=4).contains(&word.len()) && word.bytes().all(|b| (b'a'..=b'c').contains(&b))
+            );
+            assert!(in_range(&value[3], 7.0, 70.0) && value[3].as_u64().unwrap() % 7 == 0);
+            assert!(
+                value[4]
+                    .as_str()
+                    .unwrap()
+                    .parse::<jiff::civil::Date>()
+                    .is_ok()
+                    || value[4].as_str().unwrap().ends_with("-02-29")
+            );
+            assert!(value[5].is_null() || value[5].is_boolean());
+        }
+    }
+
+    #[test]
+    fn white_space_is_bounded() {
+        let schema = json!({"type": "array", "items": {"type": "object", "properties":
+            {"a": {"type": "boolean"}, "b": {"type": "null"}}, "required": ["a", "b"],
+            "additionalProperties": false}, "minItems": 2, "maxItems": 2});
+        let texts = texts(&Grammar::JsonSchema(schema));
+        for text in &texts {
+            let compact = text.replace(": ", ":").replace(", ", ",");
+            assert!(!compact.contains(char::is_whitespace), "{text}");
+        }
+        assert!(texts.iter().any(|text| text.contains(' ')));
+        assert!(texts.iter().any(|text| !text.contains(": ")));
+    }
+
+    #[test]
+    fn texts_match_their_expression() {
+        for (regex, is_match) in [
+            (
+                "^(yes|no|größe🦀)$",
+                (|t| ["yes", "no", "größe🦀"].contains(&t)) as fn(&str) -> bool,
+            ),
+            (r"[0-9]{3}/\/[a-f]+;", |t| {
+                t.len() > 5 && t[3..].starts_with("//") && t.ends_with(';')
+            }),
+            ("(a|b)*a(a|b){12}!", |t| {
+                t.as_bytes()[t.len() - 14] == b'a' && t.ends_with('!')
+            }),
+            (r"\p{Greek}{2,3}\n", |t| {
+                t.trim_end().chars().count() <= 3 && t.ends_with('\n')
+            }),
+            ("", str::is_empty),
+        ] {
+            for text in texts(&Grammar::Regex(regex.to_owned())) {
+                assert!(is_match(&text), "{regex}: {text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn texts_follow_their_grammar() {
+        let lark = "start: sum\nsum: term (\"+\" term)?\nterm: /[0-9]{1,2}/ | \"(\" sum \")\"";
+        for text in texts(&Grammar::Lark(lark.to_owned())) {
+            let mut depth = 0;
+            for character in text.chars() {
+                depth += i32::from(character == '(') - i32::from(character == ')');
+                assert!(depth >= 0, "{text}");
+            }
+            assert!(depth == 0 && !text.ends_with(['(', '+']), "{text}");
+        }
+        let json =
+            "start: \"x = \" %json {\"type\": \"integer\", \"minimum\": 10, \"maximum\": 99} \";\"";
+        for text in texts(&Grammar::Lark(json.to_owned())) {
+            let number = text
+                .strip_prefix("x = ")
+                .unwrap()
+                .strip_suffix(';')
+                .unwrap();
+            assert!((10..=99).contains(&number.parse::<u32>().unwrap()));
+        }
+    }
+
+    #[test]
+    fn what_is_malformed_or_matches_nothing_is_an_error_at_once() {
+        let regex = |regex: &str| Grammar::Regex(regex.to_owned());
+        let lark = |lark: &str| Grammar::Lark(lark.to_owned());
+        let deep = "(".repeat(5000) + &")".repeat(5000);
+        assert_unusable(&[
+            (regex("(a"), "unclosed group"),
+            (regex("a\\"), "backslash"),
+            (regex("(?=a)b"), "look-around"),
+            (regex("[^\\s\\S]"), "no text can complete"),
+            (regex(&deep), "nested"),
+            (regex(&"a".repeat(300_000)), "256 KiB"),
+            (lark("start: foo"), "\"foo\""),
+            (lark("s: \"a\""), "no start rule"),
+            (lark("start: ( \"a\"\nb"), "1(13)"),
+            (lark("start: \"a\" start"), "`start`"),
+            (lark("start: \"a\" b\nb: X | \"c\" b\nX: /a/ & /b/"), "`b`"),
+            (lark("start: \"a\" <|no_such|>"), "<|no_such|>"),
+            (lark(&format!("start: {deep}")), "nested"),
+            (lark(&"\n".repeat(3000)), "2000 lines"),
+        ]);
+    }
+
+    #[test]
+    fn hostile_grammars_are_bounded() {
+        let (_, vocabulary) = tiny_coder();
+        let definitions = |group: usize| {
+            let next = |i: usize| {
+                if i % 1900 == 1899 {
+                    (group + 1, 0)
+                } else {
+                    (group, i + 1)
+                }
+            };
+            let reference = |i| format!("#/$defs/{}/$defs/{}", next(i).0, next(i).1);
+            let entries = (0..1900).map(|i| (i.to_string(), json!({"$ref": reference(i)})));
+            json!({"$defs": entries.collect::<serde_json::Map<_, _>>()})
+        };
+        let mut groups: serde_json::Map<_, _> =
+            (0..3).map(|g| (g.to_string(), definitions(g))).collect();
+        groups.insert("3".to_owned(), json!({"$defs": {"0": {"type": "null"}}}));
+        let chain = json!({"$defs": groups, "$ref": "#/$defs/0/$defs/0"});
+        for grammar in [
+            Grammar::Regex("((a{1,1000}){1,1000}){1,1000}".to_owned()),
+            Grammar::Regex("(a|b)*a(a|b){2000}".to_owned()),
+            Grammar::JsonSchema(json!({"type": "string", "minLength": 100_000_000})),
+            Grammar::JsonSchema(chain),
+        ] {
+            // The stack of a thread of a host may be small.
+            let vocabulary = vocabulary.clone();
+            let small = std::thread::Builder::new().stack_size(256 << 10);
+            let work = move || {
+                let mut constraint = Constraint::new(&vocabulary, &grammar).unwrap();
+                let mut logits = vec![0.0; VOCAB_SIZE];
+                for _ in 0..30 {
+                    logits.fill(0.0);
+                    // Too complex to go on is an answer; the other one is a token.
+                    if constraint.is_complete() || constraint.mask(&mut logits).is_err() {
+                        break;
+                    }
+                    let id = (0..)
+                        .zip(&logits)
+                        .find(|(_, logit)| logit.is_finite())
+                        .unwrap()
+                        .0;
+                    constraint.accept(id).unwrap();
+                }
+            };
+            small.spawn(work).unwrap().join().unwrap();
+        }
+    }
 }

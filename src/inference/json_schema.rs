@@ -240,3 +240,136 @@ fn check_numbers(path: &str, value: &Value) -> Result<()> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::constraint::tests::assert_unusable;
+    use super::*;
+
+    fn assert_refused(cases: &[(Value, &str)]) {
+        let grammars = cases
+            .iter()
+            .map(|(schema, words)| (Grammar::JsonSchema(schema.clone()), *words));
+        assert_unusable(&grammars.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_no_value_meets_is_an_error() {
+        let endless = json!({"type": "object", "properties": {"a": {"$ref": "#/anyOf/1"}},
+            "required": ["a"]});
+        assert_refused(&[
+            (
+                json!({"type": "integer", "minimum": 5, "maximum": 3}),
+                "minimum (5)",
+            ),
+            (
+                json!({"type": "integer", "multipleOf": 5, "minimum": 1, "maximum": 2}),
+                "multiple of 5",
+            ),
+            (json!({"enum": []}), "empty"),
+            (json!(false), "`false`"),
+            (
+                json!({"type": "object", "properties": {"a": false}, "required": ["a"]}),
+                "'a'",
+            ),
+            (
+                json!({"type": "string", "pattern": "^abc$", "maxLength": 2}),
+                "abc",
+            ),
+            (
+                json!({"type": "array", "minItems": 2, "maxItems": 1}),
+                "minItems (2)",
+            ),
+            (
+                json!({"allOf": [{"type": "null"}, {"type": "string"}]}),
+                "incompatible types",
+            ),
+            (json!({"$ref": "#"}), "`start`"),
+            // One option has values, but a model could enter the other.
+            (
+                json!({"anyOf": [{"type": "null"}, endless]}),
+                "no text can complete",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn what_is_not_supported_is_an_error_that_says_where() {
+        let keyword = |keyword: &str| format!("there is the keyword `{keyword}`");
+        assert_refused(&[
+            (json!(3), "neither an object nor a boolean"),
+            (
+                json!({"properties": 3}),
+                "`#/properties` there is no object",
+            ),
+            (
+                json!({"properties": {"a/b": {"uniqueItems": true}}}),
+                &format!("`#/properties/a/b` {}", keyword("uniqueItems")),
+            ),
+            (
+                json!({"items": {"anyOf": [true, {"not": {}}]}}),
+                &format!("`#/items/anyOf/1` {}", keyword("not")),
+            ),
+            (
+                json!({"$ref": "#/x-types/t", "x-types": {"t": {"minLenght": 3}}}),
+                &format!("`#/x-types/t` {}", keyword("minLenght")),
+            ),
+            (
+                json!({"x-guidance": {"lenient": true}}),
+                &keyword("x-guidance"),
+            ),
+            (
+                json!({"oneOf": [{"type": "integer"}, {"type": "number"}]}),
+                "`anyOf` is",
+            ),
+            (json!({"type": "string", "format": "color"}), "color"),
+            (json!({"type": "é".repeat(900)}), "Invalid type"),
+            (
+                json!({"items": {"$ref": "http://a/b"}}),
+                "`#/items/$ref` there is \"http://a/b\"",
+            ),
+            (json!({"$ref": "#/$defs/a"}), "\"#/$defs/a\""),
+            (
+                json!({"const": {"a": [9_007_199_254_740_993_u64]}}),
+                "9007199254740993",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn what_is_too_large_is_an_error() {
+        let nested = (0..200).fold(json!(true), |inner, _| json!({"items": inner}));
+        let numbers: Vec<Value> = (0..12).map(|number| json!({"const": number})).collect();
+        let patterns: Map<_, _> = (0..40).map(|i| (i.to_string(), json!(true))).collect();
+        assert_refused(&[
+            (nested, "deeper than 128"),
+            (json!({"description": "x".repeat(300_000)}), "256 KiB"),
+            (
+                json!({"allOf": vec![json!({"anyOf": numbers}); 12]}),
+                "too large",
+            ),
+            (
+                json!({"oneOf": vec![true; 3000]}),
+                "`#/oneOf` there is more than 2000",
+            ),
+            (json!({"patternProperties": patterns}), "more than 32"),
+        ]);
+    }
+
+    #[test]
+    fn annotations_and_extensions_have_no_effect() {
+        let schema = json!({"$schema": "http://json-schema.org/draft-07/schema#", "title": "T",
+            "x-order": 1, "properties": {"a": {"description": "d", "default": 1, "not": {}}}});
+        let mut plain = schema.clone();
+        plain["properties"]["a"]
+            .as_object_mut()
+            .unwrap()
+            .remove("not");
+        assert!(prepare(&schema).is_err());
+        let prepared = prepare(&plain).unwrap();
+        assert_eq!(prepared["properties"], plain["properties"]);
+        assert_eq!(prepared[SETTINGS]["whitespace_flexible"], json!(false));
+        assert!(prepared.get("$schema").is_none());
+        assert_eq!(prepare(&json!(true)).unwrap().as_object().unwrap().len(), 1);
+    }
+}
