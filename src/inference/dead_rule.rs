@@ -84,9 +84,16 @@ pub(super) fn dead_rule(grammar: &CGrammar) -> Option<String> {
     if names.is_empty() {
         return None;
     }
-    // The last one is the cause rather than a rule that needs it. The compiler's own names are
-    // numbers, those of rules and references say more.
-    let is_told = |name: &&&str| !name.starts_with(['#', '[']) || name.starts_with("#/");
-    let name = names.iter().rfind(is_told);
-    Some(name.map_or_else(|| "a part of it".to_owned(), |name| format!("`{name}`")))
+    // The last one is the cause rather than a rule that needs it. A number ends the name of what
+    // the compiler made of a rule, and is all of the name of what it made of nothing named.
+    let told = names.iter().rev().find_map(|name| {
+        let is_reference = name.starts_with("#/");
+        let rule = if is_reference {
+            name
+        } else {
+            name.split('#').next()?
+        };
+        (!rule.is_empty() && !rule.starts_with('[')).then_some(rule)
+    });
+    Some(told.map_or_else(|| "a part of it".to_owned(), |rule| format!("`{rule}`")))
 }
