@@ -41,10 +41,6 @@ fn eight_bits_keep_the_perplexity() {
     let ids = ids(&reference["input_ids"]);
     let (full, full_size) = perplexity(&model, &ids, KvCacheType::Full);
     let (int8, int8_size) = perplexity(&model, &ids, KvCacheType::Int8);
-    println!(
-        "{} tokens: {full:.5} in {full_size} bytes, {int8:.5} in {int8_size}",
-        ids.len()
-    );
     let expected = reference["perplexity"].as_f64().unwrap();
     assert!((full / expected - 1.0).abs() < 1e-5, "{full} {expected}");
     assert!((int8 / full - 1.0).abs() < 1e-3, "{int8} {full}");
