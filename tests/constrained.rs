@@ -2,10 +2,11 @@
 
 mod common;
 
-use candle_core::Tensor;
-use common::{TINY_CODER, affordable, load_f32};
-use metal_candle::inference::{Constraint, Grammar, GrammarVocabulary, Sampler, SamplingOptions};
+use common::{TINY_CODER, affordable, fixture, load_f32};
+use metal_candle::inference::{BatchGenerator, FinishReason, Grammar};
+use metal_candle::{Error, GenerateOptions, Generator, SamplingOptions};
 use serde_json::{Value, json};
+use std::ops::ControlFlow;
 
 /// A small schema with a choice, a number and a string.
 fn schema() -> Value {
@@ -44,71 +45,143 @@ fn assert_valid(text: &str) {
 #[test]
 fn whatever_the_model_generates_is_valid() {
     let model = load_f32(TINY_CODER);
-    let (decoder, tokenizer) = (model.decoder(), model.tokenizer().unwrap());
-    let vocab_size = model.config().vocab_size;
-    let vocabulary = GrammarVocabulary::new(tokenizer, model.eos_token_ids(), vocab_size).unwrap();
-    let fresh = Constraint::new(&vocabulary, &Grammar::JsonSchema(schema())).unwrap();
-    let forward = |ids: &[u32], cache: &mut _| -> Vec<f32> {
-        let tokens = Tensor::new(ids, model.device())
-            .unwrap()
-            .unsqueeze(0)
-            .unwrap();
-        let hidden = decoder.forward(&tokens, Some(cache), None).unwrap();
-        let last = hidden
-            .squeeze(0)
-            .unwrap()
-            .narrow(0, ids.len() - 1, 1)
-            .unwrap();
-        decoder
-            .logits(&last)
-            .unwrap()
-            .squeeze(0)
-            .unwrap()
-            .to_vec1()
-            .unwrap()
-    };
-    let mut cache = decoder.new_cache();
-    let prompt = tokenizer
-        .encode("// An item of a crate, as JSON:\n", false)
-        .unwrap();
-    let first = forward(&prompt, &mut cache);
+    let mut generator = Generator::new(&model);
     let mut texts = std::collections::HashSet::new();
+    let (mut drafted, mut accepted) = (0, 0);
     let runs = affordable(200);
     for seed in 0..runs {
-        let options = SamplingOptions {
-            temperature: 1.0,
-            seed: seed as u64,
-            ..SamplingOptions::default()
+        let options = GenerateOptions {
+            max_tokens: 40,
+            grammar: Some(Grammar::JsonSchema(schema())),
+            sampling: SamplingOptions {
+                temperature: 1.0,
+                seed: seed as u64,
+                ..SamplingOptions::default()
+            },
+            ..GenerateOptions::default()
         };
-        let mut sampler = Sampler::new(options).unwrap();
-        let mut constraint = fresh.clone();
-        cache.truncate(prompt.len());
-        let (mut logits, mut ids) = (first.clone(), vec![]);
-        loop {
-            constraint.mask(&mut logits).unwrap();
-            let id = sampler.sample(&logits, ids.len()).unwrap();
-            constraint.accept(id).unwrap();
-            ids.push(id);
-            if constraint.is_complete() {
-                break;
-            }
-            assert!(ids.len() < 40, "{:?}", tokenizer.decode(&ids, false));
-            // The model takes the text that is forced in one pass.
-            let mut next = vec![id];
-            for id in constraint.forced().unwrap() {
-                constraint.accept(id).unwrap();
-                next.push(id);
-            }
-            ids.extend(&next[1..]);
-            if constraint.is_complete() {
-                break;
-            }
-            logits = forward(&next, &mut cache);
-        }
-        let text = tokenizer.decode(&ids, false).unwrap();
-        assert_valid(&text);
-        texts.insert(text);
+        let prompt = "// An item of a crate, as JSON:\n";
+        let mut streamed = String::new();
+        let found = generator
+            .generate(prompt, &options, |chunk| {
+                streamed.push_str(&chunk.text);
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        assert_eq!(found.finish_reason, FinishReason::Stop, "{}", found.text);
+        assert_eq!(streamed, found.text);
+        assert_valid(&found.text);
+        texts.insert(found.text);
+        drafted += found.drafted_tokens;
+        accepted += found.accepted_tokens;
     }
     // The constraint leaves the model its choices.
     assert!(texts.len() > runs * 3 / 4, "{}", texts.len());
+    // What is forced is read at once.
+    assert!(
+        drafted >= accepted && accepted > runs,
+        "{accepted} of {drafted}"
+    );
+}
+
+#[test]
+fn a_grammar_ends_the_text_with_other_options_at_work() {
+    let model = load_f32(TINY_CODER);
+    let options = |grammar| GenerateOptions {
+        max_tokens: 30,
+        grammar: Some(grammar),
+        ..GenerateOptions::default()
+    };
+    let generate = |options: &GenerateOptions| {
+        let mut generator = Generator::new(&model);
+        let found = generator.generate("let x = ", options, |_| ControlFlow::Continue(()));
+        found.unwrap()
+    };
+    // The end of a text is the only thing that may follow, and is not held back.
+    let word = options(Grammar::Regex("yes|no".to_owned()));
+    for options in [
+        word.clone(),
+        GenerateOptions {
+            ignore_eos: true,
+            min_tokens: 9,
+            ..word.clone()
+        },
+        GenerateOptions {
+            prompt_lookup_num_tokens: 4,
+            ..word.clone()
+        },
+    ] {
+        let found = generate(&options);
+        assert!(
+            ["yes", "no"].contains(&found.text.as_str()),
+            "{}",
+            found.text
+        );
+        assert_eq!(found.finish_reason, FinishReason::Stop);
+    }
+    let list = r#"start: item ("," item)*
+        item: /[0-9]{1,3}/"#;
+    let found = generate(&GenerateOptions {
+        max_tokens: 6,
+        ..options(Grammar::Lark(list.to_owned()))
+    });
+    assert!(
+        found.text.split(',').all(|item| item.len() <= 3),
+        "{}",
+        found.text
+    );
+    assert!(found.text.bytes().all(|b| b == b',' || b.is_ascii_digit()));
+
+    let mut batch = BatchGenerator::new(&model, 2).unwrap();
+    batch.push("let x = ", &word).unwrap();
+    batch
+        .push("let x = ", &options(Grammar::Regex("[a-c]{5}".to_owned())))
+        .unwrap();
+    for (sequence, found) in batch.run(|_| ControlFlow::Continue(())) {
+        let text = found.unwrap().text;
+        match sequence {
+            0 => assert_eq!(text, generate(&word).text),
+            _ => assert!(text.len() == 5 && text.bytes().all(|b| (b'a'..=b'c').contains(&b))),
+        }
+    }
+}
+
+#[test]
+fn a_grammar_that_cannot_be_met_is_refused_before_anything_is_computed() {
+    let model = load_f32(TINY_CODER);
+    let mut generator = Generator::new(&model);
+    for grammar in [
+        Grammar::JsonSchema(json!({"type": "integer", "minimum": 5, "maximum": 3})),
+        Grammar::JsonSchema(json!(false)),
+        Grammar::Regex("(".to_owned()),
+        Grammar::Lark("start: missing".to_owned()),
+    ] {
+        let options = GenerateOptions {
+            grammar: Some(grammar),
+            ..GenerateOptions::default()
+        };
+        let mut chunks = 0;
+        let result = generator.generate("let x = ", &options, |_| {
+            chunks += 1;
+            ControlFlow::Continue(())
+        });
+        assert_error!(
+            result.unwrap_err(),
+            Error::InvalidOption { .. },
+            ["unusable"]
+        );
+        assert_eq!(chunks, 0);
+        assert!(generator.context().is_empty());
+    }
+    let mut generator = Generator::new(&load_f32(fixture("models/qwen2_tied")));
+    let options = GenerateOptions {
+        grammar: Some(Grammar::Regex("a".to_owned())),
+        ..GenerateOptions::default()
+    };
+    let result = generator.generate_from_ids(&[1], &options, |_| ControlFlow::Continue(()));
+    assert_error!(
+        result.unwrap_err(),
+        Error::Tokenizer { .. },
+        ["tokenizer.json"]
+    );
 }

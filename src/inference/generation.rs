@@ -77,7 +77,8 @@ pub struct Generation {
     pub finish_reason: FinishReason,
     /// The stop string that ended it.
     pub stop_string: Option<String>,
-    /// Tokens that were drafted to be checked by the model.
+    /// Tokens that were drafted to be checked by the model: looked up in the text, proposed by the
+    /// draft model, or forced by the grammar.
     pub drafted_tokens: usize,
     /// How many of them were right. Their share is the acceptance rate.
     pub accepted_tokens: usize,

@@ -271,10 +271,14 @@ impl Generator {
                 continue;
             }
             let mut drafts = vec![];
-            if !in_prompt && drafter.is_on() {
-                let tokens = [context.tokens(), &pending].concat();
-                let room = limit.saturating_sub(tokens.len());
-                drafts = drafter.draft(&tokens, room.min(sequence.remaining() - 1))?;
+            if !in_prompt {
+                let room = limit.saturating_sub(context.tokens().len() + pending.len());
+                let most = room.min(sequence.remaining() - 1);
+                drafts = sequence.forced(most)?;
+                if drafts.is_empty() && drafter.is_on() {
+                    let tokens = [context.tokens(), &pending].concat();
+                    drafts = drafter.draft(&tokens, most)?;
+                }
                 sequence.count_drafted(drafts.len());
                 pending.extend(drafts.iter().map(|draft| draft.token));
             }

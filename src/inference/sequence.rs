@@ -4,10 +4,7 @@ use super::logits_processor::LogitsProcessor;
 use super::logprobs::{log_sum_exp, logprob, top_logprobs};
 use super::speculative::Draft;
 use super::stop::{Matched, StopMatcher};
-use super::{
-    Chunk, Constraint, Detokenizer, FinishReason, GenerateOptions, Generation, GrammarVocabulary,
-    Sampler,
-};
+use super::{Chunk, Constraint, Detokenizer, FinishReason, GenerateOptions, Generation, Sampler};
 use crate::error::{Error, Result};
 use crate::models::Model;
 use std::ops::ControlFlow;
@@ -59,11 +56,7 @@ impl Sequence {
             Err(_) => Sampler::new(sampling)?,
         };
         let constraint = match &options.grammar {
-            Some(grammar) => {
-                let vocabulary =
-                    GrammarVocabulary::new(model.tokenizer()?, model.eos_token_ids(), vocabulary)?;
-                Some(Constraint::new(&vocabulary, grammar)?)
-            }
+            Some(grammar) => Some(Constraint::new(model.grammar_vocabulary()?, grammar)?),
             None => None,
         };
         let text = match model.tokenizer() {
@@ -133,6 +126,21 @@ impl Sequence {
 
     pub fn count_drafted(&mut self, tokens: usize) {
         self.generation.drafted_tokens += tokens;
+    }
+
+    /// The tokens that the grammar leaves no choice about, at most `most`.
+    ///
+    /// They are drafts, because their text may be cut into other tokens.
+    pub fn forced(&mut self, most: usize) -> Result<Vec<Draft>> {
+        let forced = match &mut self.constraint {
+            Some(constraint) => constraint.forced()?,
+            None => vec![],
+        };
+        let certain = |token| Draft {
+            token,
+            probabilities: None,
+        };
+        Ok(forced.into_iter().take(most).map(certain).collect())
     }
 
     /// Chooses the next token from its logits, or accepts the draft of it, and hands it out.

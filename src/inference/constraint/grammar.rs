@@ -188,7 +188,7 @@ mod tests {
     use serde_json::json;
 
     use super::super::Constraint;
-    use super::super::constraint::tests::{VOCAB_SIZE, assert_unusable, generate, tiny_coder};
+    use super::super::tests::{VOCAB_SIZE, assert_unusable, generate, tiny_coder};
     use super::*;
 
     #[test]

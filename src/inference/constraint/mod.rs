@@ -1,5 +1,9 @@
 //! Holding the output of a model to a grammar, token by token.
 
+mod dead_rule;
+mod grammar;
+mod json_schema;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -7,9 +11,11 @@ use llguidance::Matcher;
 use llguidance::api::StopReason;
 use llguidance::toktrie::SimpleVob;
 
-use super::grammar::reason;
-use super::{Grammar, GrammarVocabulary};
+use crate::models::GrammarVocabulary;
 use crate::{Error, Result};
+use grammar::reason;
+
+pub use grammar::Grammar;
 
 /// Keeps a text that grows token by token within a [`Grammar`].
 ///

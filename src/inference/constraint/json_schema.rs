@@ -243,7 +243,7 @@ fn check_numbers(path: &str, value: &Value) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::constraint::tests::assert_unusable;
+    use super::super::tests::assert_unusable;
     use super::*;
 
     fn assert_refused(cases: &[(Value, &str)]) {

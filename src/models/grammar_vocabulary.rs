@@ -9,8 +9,7 @@ use llguidance::toktrie::{INVALID_TOKEN, TokEnv, TokRxInfo, TokTrie, TokenizerEn
 use llguidance::{ParserFactory, api::ParserLimits};
 use serde_json::Value;
 
-use super::grammar::reason;
-use crate::models::Tokenizer;
+use super::Tokenizer;
 use crate::{Error, Result};
 
 /// The largest vocabulary that the trie can hold, in tokens.
@@ -25,7 +24,7 @@ const MAX_LEXER_STATES: usize = 50_000;
 /// The vocabulary of a tokenizer, prepared for grammars.
 ///
 /// It is made once for a model, which takes a second or two and 80 MB for 150 000 tokens, and serves any number
-/// of [`Constraint`](super::Constraint)s. Cloning is cheap and shares it.
+/// of [`Constraint`](crate::inference::Constraint)s. Cloning is cheap and shares it.
 ///
 /// Each token stands for the bytes that it adds to a text. Added tokens, special or not, stand for
 /// none: no grammar produces them as text, not even where it asks for their spelling. The same goes
@@ -35,7 +34,7 @@ const MAX_LEXER_STATES: usize = 50_000;
 ///
 /// ```
 /// use metal_candle::ModelLoader;
-/// use metal_candle::inference::GrammarVocabulary;
+/// use metal_candle::models::GrammarVocabulary;
 ///
 /// let model = ModelLoader::new().load("assets/tiny-coder")?;
 /// let vocab_size = model.config().vocab_size;
@@ -94,22 +93,19 @@ impl GrammarVocabulary {
             })
         });
         catch_unwind(build).map_err(|error| Error::Tokenizer {
-            reason: format!(
-                "its vocabulary cannot be used for grammars: {}",
-                reason(error)
-            ),
+            reason: format!("its vocabulary cannot be used for grammars: {}", error),
         })
     }
 
-    pub(super) fn factory(&self) -> &ParserFactory {
+    pub(crate) fn factory(&self) -> &ParserFactory {
         &self.factory
     }
 
-    pub(super) fn added(&self) -> &[u32] {
+    pub(crate) fn added(&self) -> &[u32] {
         &self.added
     }
 
-    pub(super) fn trie(&self) -> &TokTrie {
+    pub(crate) fn trie(&self) -> &TokTrie {
         self.factory.tok_env().tok_trie()
     }
 }
