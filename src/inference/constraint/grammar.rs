@@ -22,9 +22,8 @@ const MAX_LINES: usize = 2000;
 
 /// The stack on which a grammar is compiled, in bytes; pages that are not used take no memory.
 ///
-/// The compiler recurses along references. The longest chain of them that fits into
-/// [`MAX_GRAMMAR_BYTES`] takes less than 48 MiB, more without optimisation; threads of a host often
-/// have 512 KiB in all.
+/// The compiler recurses along references. The longest chain of them that is let through takes a few
+/// MiB, several times as much without optimisation; threads of a host often have 512 KiB in all.
 const COMPILER_STACK_BYTES: usize = 128 << 20;
 
 /// The longest reason that is kept of an error of the grammar library, in characters.
@@ -75,8 +74,8 @@ pub enum Grammar {
     /// its rule `start` is where it starts.
     ///
     /// Names of added tokens in angle brackets, such as `<|im_end|>`, stand for the tokens; nothing
-    /// else produces them. A schema after `%json` follows llguidance's rules for white space and
-    /// unknown keywords.
+    /// else produces them. A schema after `%json` may have the keywords of [`Self::JsonSchema`], and
+    /// llguidance's settings under `x-guidance`, without which it allows any white space.
     Lark(String),
 }
 
@@ -103,7 +102,10 @@ impl Grammar {
     pub(super) fn compile(&self, factory: &ParserFactory) -> Result<TokenParser> {
         let grammar = match self {
             Self::JsonSchema(schema) => {
-                TopLevelGrammar::from_json_schema(json_schema::prepare(schema)?)
+                let prepared = json_schema::prepare(schema);
+                TopLevelGrammar::from_json_schema(
+                    prepared.map_err(|reason| self.unusable(&reason))?,
+                )
             }
             Self::Regex(regex) => {
                 self.check_size(regex)?;
@@ -119,6 +121,7 @@ impl Grammar {
                 if lark.lines().count() > MAX_LINES {
                     return Err(self.unusable(&format!("it has more than {MAX_LINES} lines")));
                 }
+                json_schema::check_embedded(lark).map_err(|reason| self.unusable(&reason))?;
                 TopLevelGrammar::from_lark(lark.clone())
             }
         };
@@ -189,6 +192,7 @@ mod tests {
 
     use super::super::Constraint;
     use super::super::tests::{VOCAB_SIZE, assert_unusable, generate, tiny_coder};
+    use super::super::json_schema::tests::chain;
     use super::*;
 
     #[test]
@@ -373,27 +377,11 @@ mod tests {
     #[test]
     fn hostile_grammars_are_bounded() {
         let (_, vocabulary) = tiny_coder();
-        let definitions = |group: usize| {
-            let next = |i: usize| {
-                if i % 1900 == 1899 {
-                    (group + 1, 0)
-                } else {
-                    (group, i + 1)
-                }
-            };
-            let reference = |i| format!("#/$defs/{}/$defs/{}", next(i).0, next(i).1);
-            let entries = (0..1900).map(|i| (i.to_string(), json!({"$ref": reference(i)})));
-            json!({"$defs": entries.collect::<serde_json::Map<_, _>>()})
-        };
-        let mut groups: serde_json::Map<_, _> =
-            (0..3).map(|g| (g.to_string(), definitions(g))).collect();
-        groups.insert("3".to_owned(), json!({"$defs": {"0": {"type": "null"}}}));
-        let chain = json!({"$defs": groups, "$ref": "#/$defs/0/$defs/0"});
         for grammar in [
             Grammar::Regex("((a{1,1000}){1,1000}){1,1000}".to_owned()),
             Grammar::Regex("(a|b)*a(a|b){2000}".to_owned()),
             Grammar::JsonSchema(json!({"type": "string", "minLength": 100_000_000})),
-            Grammar::JsonSchema(chain),
+            Grammar::JsonSchema(chain(650)),
         ] {
             // The stack of a thread of a host may be small.
             let vocabulary = vocabulary.clone();

@@ -7,11 +7,17 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value, json};
 
-use super::grammar::{Grammar, MAX_GRAMMAR_BYTES};
-use crate::{Error, Result};
+use super::grammar::MAX_GRAMMAR_BYTES;
+
+/// A result whose error says what is wrong and where.
+type Result<T> = std::result::Result<T, String>;
 
 /// The deepest nesting of a schema, that of the JSON parser.
 const MAX_DEPTH: usize = 128;
+
+/// The deepest nesting along references, in which the library recurses: that of the schema and of
+/// everything that is referred to, one inside the other.
+const MAX_CHAIN: usize = 2000;
 
 /// The most properties of an object, and options of an alternative.
 const MAX_PARTS: usize = 2000;
@@ -77,24 +83,21 @@ const ANNOTATIONS: [&str; 16] = [
     "writeOnly",
 ];
 
+/// What stands before a schema in a Lark grammar.
+const EMBEDDED: &str = "%json";
+
 /// The key under which the library takes its settings from the schema.
 const SETTINGS: &str = "x-guidance";
 
 /// The schema as the library shall compile it: checked, with our rules for white space.
 ///
-/// # Errors
-///
-/// [`Error::InvalidOption`] that names the keyword or value and its place.
+/// The error says what is wrong and where.
 pub(super) fn prepare(schema: &Value) -> Result<Value> {
-    check_size(schema)?;
+    check(schema)?;
     let mut prepared = match schema {
-        Value::Object(object) => {
-            check_keywords(schema)?;
-            object.clone()
-        }
-        Value::Bool(true) => Map::new(),
+        Value::Object(object) => object.clone(),
         Value::Bool(false) => return Err(unusable("#", "`false`, which no value meets")),
-        _ => return Err(unusable("#", "neither an object nor a boolean")),
+        _ => Map::new(),
     };
     // Older drafts would switch `prefixItems` off; the checks here know one draft.
     prepared.remove("$schema");
@@ -107,15 +110,42 @@ pub(super) fn prepare(schema: &Value) -> Result<Value> {
     Ok(Value::Object(prepared))
 }
 
-fn unusable(path: &str, found: &str) -> Error {
-    Grammar::JsonSchema(Value::Null).unusable(&format!("at `{path}` there is {found}"))
+/// Checks the schemas in a Lark grammar, which stand behind `%json`.
+///
+/// What is no JSON is left to the grammar library, which knows whether it should be some.
+pub(super) fn check_embedded(lark: &str) -> Result<()> {
+    for (index, _) in lark.match_indices(EMBEDDED) {
+        let rest = &lark[index + EMBEDDED.len()..];
+        let schema = serde_json::Deserializer::from_str(rest)
+            .into_iter::<Value>()
+            .next();
+        if let Some(Ok(mut schema)) = schema {
+            // In Lark the settings are the caller's.
+            if let Some(object) = schema.as_object_mut() {
+                object.remove(SETTINGS);
+            }
+            check(&schema)?;
+        }
+    }
+    Ok(())
 }
 
-/// Checks size and depth, without recursion: a schema of a Rust program may have any depth.
-fn check_size(schema: &Value) -> Result<()> {
-    let mut size = 0;
+fn check(schema: &Value) -> Result<()> {
+    let depth = check_size(schema)?;
+    check_keywords(schema, depth)
+}
+
+fn unusable(path: &str, found: &str) -> String {
+    format!("at `{path}` there is {found}")
+}
+
+/// Checks size and depth, and gives the depth, without recursion: a schema of a Rust program may have
+/// any depth.
+fn check_size(schema: &Value) -> Result<usize> {
+    let (mut size, mut deepest) = (0, 0);
     let mut todo = vec![(schema, 0)];
     while let Some((value, depth)) = todo.pop() {
+        deepest = deepest.max(depth);
         if depth > MAX_DEPTH {
             return Err(unusable("#", &format!("nesting deeper than {MAX_DEPTH}")));
         }
@@ -136,13 +166,14 @@ fn check_size(schema: &Value) -> Result<()> {
             return Err(unusable("#", &format!("more than {limit} KiB")));
         }
     }
-    Ok(())
+    Ok(deepest)
 }
 
 /// Checks the keywords of all schemas inside a schema, and of those that it refers to.
-fn check_keywords(root: &Value) -> Result<()> {
+fn check_keywords(root: &Value, depth: usize) -> Result<()> {
     let mut todo = vec![("#".to_owned(), root)];
     let mut referred = HashSet::new();
+    let mut chain = depth;
     while let Some((path, schema)) = todo.pop() {
         let object = match schema {
             Value::Object(object) => object,
@@ -161,6 +192,11 @@ fn check_keywords(root: &Value) -> Result<()> {
                     if let Some(reference) = value.as_str()
                         && referred.insert(reference)
                     {
+                        chain += 1 + check_size(target)?;
+                        if chain > MAX_CHAIN {
+                            let found = format!("nesting deeper than {MAX_CHAIN} by references");
+                            return Err(unusable(&here, &found));
+                        }
                         todo.push((reference.to_owned(), target));
                     }
                 }
@@ -242,7 +278,8 @@ fn check_numbers(path: &str, value: &Value) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use super::super::Grammar;
     use super::super::tests::assert_unusable;
     use super::*;
 
@@ -336,6 +373,26 @@ mod tests {
         ]);
     }
 
+    /// A schema with a chain of references.
+    pub(crate) fn chain(length: usize) -> Value {
+        let link = |i| json!({"items": {"$ref": format!("#/$defs/{}", (i + 1) % length)}});
+        let links: Map<_, _> = (0..length).map(|i| (i.to_string(), link(i))).collect();
+        json!({"$defs": links, "$ref": "#/$defs/0"})
+    }
+
+    #[test]
+    fn schemas_in_lark_grammars_are_checked() {
+        let refused = |lark: &str| check_embedded(lark).unwrap_err();
+        let keyword = refused(r#"start: "a" %json {"items": {"uniqueItem": true}} "b""#);
+        assert!(keyword.contains("`#/items`") && keyword.contains("`uniqueItem`"));
+        let long = refused(&format!("start: %json{}", chain(MAX_CHAIN)));
+        assert!(long.contains("by references"), "{long}");
+        let settings = r#"start: %json {"x-guidance": {"whitespace_flexible": false}}"#;
+        for fine in [settings, r#"start: "%json" b"#, "start: %json {"] {
+            check_embedded(fine).unwrap();
+        }
+    }
+
     #[test]
     fn what_is_too_large_is_an_error() {
         let nested = (0..200).fold(json!(true), |inner, _| json!({"items": inner}));
@@ -343,6 +400,7 @@ mod tests {
         let patterns: Map<_, _> = (0..40).map(|i| (i.to_string(), json!(true))).collect();
         assert_refused(&[
             (nested, "deeper than 128"),
+            (chain(MAX_CHAIN), "deeper than 2000 by references"),
             (json!({"description": "x".repeat(300_000)}), "256 KiB"),
             (
                 json!({"allOf": vec![json!({"anyOf": numbers}); 12]}),
