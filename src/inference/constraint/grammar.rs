@@ -22,11 +22,11 @@ const MAX_LINES: usize = 2000;
 
 /// The stack on which a grammar is compiled, in bytes; pages that are not used take no memory.
 ///
-/// The compiler recurses along references. The longest chain of them that is let through takes a few
-/// MiB, several times as much without optimisation; threads of a host often have 512 KiB in all.
+/// The compiler recurses along references. The longest chain of them that is let through takes some
+/// 16 MiB, several times as much without optimisation; threads of a host often have 512 KiB in all.
 const COMPILER_STACK_BYTES: usize = 128 << 20;
 
-/// The longest reason that is kept of an error of the grammar library, in characters.
+/// The longest reason that an error gives, in characters: it may quote the grammar.
 const MAX_REASON_CHARS: usize = 500;
 
 /// What the output must be: a JSON value of a schema, a match of a regular expression, or a text of
@@ -95,6 +95,7 @@ impl Grammar {
     /// An error that says why this grammar cannot be used.
     pub(super) fn unusable(&self, reason: &str) -> Error {
         let (name, expected) = self.option();
+        let reason: String = reason.chars().take(MAX_REASON_CHARS).collect();
         Error::option(name, format!("unusable: {reason}"), expected)
     }
 
@@ -381,7 +382,7 @@ mod tests {
             Grammar::Regex("((a{1,1000}){1,1000}){1,1000}".to_owned()),
             Grammar::Regex("(a|b)*a(a|b){2000}".to_owned()),
             Grammar::JsonSchema(json!({"type": "string", "minLength": 100_000_000})),
-            Grammar::JsonSchema(chain(650)),
+            Grammar::JsonSchema(chain(1650)),
         ] {
             // The stack of a thread of a host may be small.
             let vocabulary = vocabulary.clone();

@@ -17,7 +17,7 @@ const MAX_DEPTH: usize = 128;
 
 /// The deepest nesting along references, in which the library recurses: that of the schema and of
 /// everything that is referred to, one inside the other.
-const MAX_CHAIN: usize = 2000;
+const MAX_CHAIN: usize = 5000;
 
 /// The most properties of an object, and options of an alternative.
 const MAX_PARTS: usize = 2000;
@@ -367,6 +367,10 @@ pub(super) mod tests {
             ),
             (json!({"$ref": "#/$defs/a"}), "\"#/$defs/a\""),
             (
+                json!({"$ref": "a".repeat(100_000)}),
+                "`#/$ref` there is \"aaa",
+            ),
+            (
                 json!({"const": {"a": [9_007_199_254_740_993_u64]}}),
                 "9007199254740993",
             ),
@@ -400,7 +404,7 @@ pub(super) mod tests {
         let patterns: Map<_, _> = (0..40).map(|i| (i.to_string(), json!(true))).collect();
         assert_refused(&[
             (nested, "deeper than 128"),
-            (chain(MAX_CHAIN), "deeper than 2000 by references"),
+            (chain(MAX_CHAIN), "deeper than 5000 by references"),
             (json!({"description": "x".repeat(300_000)}), "256 KiB"),
             (
                 json!({"allOf": vec![json!({"anyOf": numbers}); 12]}),
