@@ -127,6 +127,12 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// A conversation does not have the shape that is needed, or the chat template refused it.
+    #[error("chat template: {reason}")]
+    ChatTemplate {
+        /// What is wrong and what was expected; where the template refused, its own words.
+        reason: String,
+    },
     /// A device was asked for that this machine or build does not have.
     #[error("device `{device}` is not available: {reason}")]
     DeviceUnavailable {
@@ -217,7 +223,7 @@ impl Error {
             | Self::InvalidRow { .. }
             | Self::EmptyDataset { .. } => ErrorKind::InvalidFormat,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
-            Self::InvalidOption { .. } => ErrorKind::InvalidArgument,
+            Self::InvalidOption { .. } | Self::ChatTemplate { .. } => ErrorKind::InvalidArgument,
             Self::Tokenizer { .. } => ErrorKind::Tokenizer,
             Self::DeviceUnavailable { .. } => ErrorKind::Device,
             Self::ContextFull { .. } => ErrorKind::ContextFull,

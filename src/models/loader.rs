@@ -1,6 +1,8 @@
 //! From a model directory to a [`Model`].
 
-use super::{Decoder, GenerationConfig, Model, ModelConfig, SafetensorsCheckpoint, Tokenizer};
+use super::{
+    ChatTemplate, Decoder, GenerationConfig, Model, ModelConfig, SafetensorsCheckpoint, Tokenizer,
+};
 use crate::backend::{DTypePolicy, DeviceKind};
 use crate::error::{Error, Result};
 use std::path::Path;
@@ -76,6 +78,7 @@ impl ModelLoader {
         let config = ModelConfig::from_file(&directory.join("config.json"))?;
         let generation = GenerationConfig::from_file(&directory.join("generation_config.json"))?;
         let tokenizer = Tokenizer::from_dir(directory)?;
+        let chat_template = ChatTemplate::from_dir(directory)?;
         let checkpoint = SafetensorsCheckpoint::open(directory)?;
         checkpoint.validate(&config.tensors())?;
         if let Some(tokenizer) = tokenizer.as_ref()
@@ -112,6 +115,12 @@ impl ModelLoader {
         let decoder = Decoder::new(config, dtype, &device, |name| {
             checkpoint.load(name, Some(dtype), &device)
         })?;
-        Ok(Model::new(directory, decoder, tokenizer, eos_token_ids))
+        Ok(Model::new(
+            directory,
+            decoder,
+            tokenizer,
+            eos_token_ids,
+            chat_template,
+        ))
     }
 }

@@ -1,6 +1,7 @@
 //! What a model is: configuration, weights, tokenizer, and the decoder they make.
 
 pub(crate) mod adapter;
+mod chat_template;
 mod config;
 pub(crate) mod decoder;
 pub(crate) mod fingerprint;
@@ -21,6 +22,7 @@ pub(crate) mod testing;
 mod tokenizer;
 
 pub use adapter::{LoRAAdapter, LoRAConfig};
+pub use chat_template::{ChatOptions, ChatTemplate};
 pub use config::{Architecture, ModelConfig};
 pub use decoder::Decoder;
 pub use fingerprint::Fingerprint;

@@ -1,7 +1,7 @@
 //! A loaded model: decoder, tokenizer and the ids that end a text.
 
 use super::fingerprint::{self, Fingerprint};
-use super::{Decoder, GrammarVocabulary, LoRAAdapter, ModelConfig, Tokenizer};
+use super::{ChatTemplate, Decoder, GrammarVocabulary, LoRAAdapter, ModelConfig, Tokenizer};
 use crate::backend::device;
 use crate::error::{Error, Result};
 use candle_core::{DType, Device};
@@ -38,6 +38,7 @@ struct Inner {
     eos_token_ids: Vec<u32>,
     fingerprint: OnceLock<Fingerprint>,
     grammar_vocabulary: OnceCell<GrammarVocabulary>,
+    chat_template: Option<Arc<ChatTemplate>>,
 }
 
 impl Model {
@@ -46,6 +47,7 @@ impl Model {
         decoder: Decoder,
         tokenizer: Option<Tokenizer>,
         eos_token_ids: Vec<u32>,
+        chat_template: Option<ChatTemplate>,
     ) -> Self {
         Self {
             inner: Arc::new(Inner {
@@ -55,6 +57,7 @@ impl Model {
                 eos_token_ids,
                 fingerprint: OnceLock::new(),
                 grammar_vocabulary: OnceCell::new(),
+                chat_template: chat_template.map(Arc::new),
             }),
         }
     }
@@ -112,6 +115,24 @@ impl Model {
             let vocab_size = self.config().vocab_size;
             GrammarVocabulary::new(self.tokenizer()?, self.eos_token_ids(), vocab_size)
         })
+    }
+
+    /// The chat template.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::FileNotFound`] where the model directory has none, and [`Error::InvalidFormat`]
+    /// where it cannot be compiled.
+    pub fn chat_template(&self) -> Result<&ChatTemplate> {
+        let template = self.inner.chat_template.as_deref();
+        let template = template.ok_or_else(|| Error::FileNotFound {
+            path: self.inner.path.join("chat_template.jinja"),
+            expected: "a chat template, there or as `chat_template` in tokenizer_config.json; \
+                       models that are no chat models have none"
+                .to_owned(),
+        })?;
+        template.compile()?;
+        Ok(template)
     }
 
     /// The device that holds the weights.
@@ -178,6 +199,7 @@ impl Model {
                 eos_token_ids: self.inner.eos_token_ids.clone(),
                 fingerprint: OnceLock::new(),
                 grammar_vocabulary: OnceCell::new(),
+                chat_template: self.inner.chat_template.clone(),
             }),
         })
     }

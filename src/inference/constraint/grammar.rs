@@ -192,8 +192,8 @@ mod tests {
     use serde_json::json;
 
     use super::super::Constraint;
-    use super::super::tests::{VOCAB_SIZE, assert_unusable, generate, tiny_coder};
     use super::super::json_schema::tests::chain;
+    use super::super::tests::{VOCAB_SIZE, assert_unusable, generate, tiny_coder};
     use super::*;
 
     #[test]
