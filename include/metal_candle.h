@@ -12,9 +12,9 @@
  *   Pointers that live only as long as something else say so. Freeing NULL does nothing.
  * - Text is UTF-8. Paths and names end with a NUL; other text has a length, and may hold NULs.
  * - Objects may move between threads. A function that takes `const T *` may run at the same time as
- *   others on the same object; one that takes `T *` must be alone, except that generators and
- *   trainers answer MCANDLE_BUSY instead of breaking. `_cancel` functions may run at any time, also
- *   in a signal handler.
+ *   others on the same object; one that takes `T *` must be alone, except that generators, batches
+ *   and trainers answer MCANDLE_BUSY instead of breaking. `_cancel` functions may run at any time,
+ *   also in a signal handler.
  * - No function prints, exits or throws.
  */
 
@@ -40,7 +40,26 @@
 typedef struct mcandle_adapter mcandle_adapter;
 
 /**
+ * Generates many texts at the same time, each with options of its own.
+ *
+ * The weights are read once for the next tokens of all texts, so that a batch takes little longer
+ * than its longest text alone. Each text gets the tokens that it gets alone, but for rounding.
+ * Finished texts leave and waiting ones join. Nothing is drafted.
+ *
+ * It serves one call at a time; another call meanwhile gets MCANDLE_BUSY.
+ */
+typedef struct mcandle_batch mcandle_batch;
+
+/**
+ * What became of the texts of a batch that finished: a generation or an error for each.
+ */
+typedef struct mcandle_batch_results mcandle_batch_results;
+
+/**
  * One generated token. It lives only during the callback that receives it.
+ *
+ * There is one for each token. Where text was held back at the end, because it might have become a
+ * stop string or the bytes of a character never came, one more repeats the last token with it.
  */
 typedef struct mcandle_chunk mcandle_chunk;
 
@@ -64,6 +83,11 @@ typedef struct mcandle_dataset_options mcandle_dataset_options;
 typedef struct mcandle_error mcandle_error;
 
 /**
+ * Numbers that the library made.
+ */
+typedef struct mcandle_floats mcandle_floats;
+
+/**
  * How a text is continued.
  */
 typedef struct mcandle_generate_options mcandle_generate_options;
@@ -75,6 +99,9 @@ typedef struct mcandle_generation mcandle_generation;
 
 /**
  * Generates text with a model, and perhaps an adapter.
+ *
+ * It keeps what it has read: where a prompt starts as the last prompt and its answer did, that start
+ * is not computed again. So a conversation costs only what is new in it.
  *
  * It serves one call at a time; another call meanwhile gets MCANDLE_BUSY. Make one for each thread:
  * they share the weights of the model.
@@ -137,6 +164,42 @@ typedef struct mcandle_trainer mcandle_trainer;
 typedef int32_t mcandle_status;
 
 /**
+ * Changes the logits of the next token before it is chosen, on the thread that generates.
+ *
+ * Penalties, grammars and filters work on what it leaves. Negative infinity forbids a token. It
+ * returns true to go on, and false to fail the generation with MCANDLE_CANCELLED. It must not unwind,
+ * jump out or throw, and must not use the generator or batch that calls it, except to cancel it.
+ *
+ * @param tokens The ids of the prompt and of what was generated; they live only during the call.
+ * @param token_count Their number.
+ * @param[in,out] logits One for each id of the vocabulary, to be changed in place; they live only
+ * during the call.
+ * @param logit_count Their number.
+ * @param user_data As it was given with the callback.
+ */
+typedef bool (*mcandle_logits_callback)(const uint32_t *tokens,
+                                        size_t token_count,
+                                        float *logits,
+                                        size_t logit_count,
+                                        void *user_data);
+
+/**
+ * Frees the user data of a callback that the library keeps beyond a call. It is called once, on the
+ * thread whose call gives the callback up, and must not unwind, jump out or throw, nor use the object
+ * that kept the callback.
+ */
+typedef void (*mcandle_free_callback)(void *user_data);
+
+/**
+ * Receives each token as it is generated, on the thread that called.
+ *
+ * It returns true to go on, and false to stop: the generation, or in a batch the text that the token
+ * belongs to. It must not unwind, jump out or throw, and must not use the generator or batch that
+ * calls it, except to cancel it.
+ */
+typedef bool (*mcandle_chunk_callback)(const mcandle_chunk *chunk, void *user_data);
+
+/**
  * Where a model computes: one of the MCANDLE_DEVICE_ constants.
  */
 typedef int32_t mcandle_device;
@@ -147,17 +210,20 @@ typedef int32_t mcandle_device;
 typedef int32_t mcandle_finish_reason;
 
 /**
- * Receives each token as it is generated, on the thread that called.
- *
- * It returns true to go on, and false to stop. It must not unwind, jump out or throw, and must not
- * use the generator that calls it, except to cancel it.
+ * How keys and values are kept: one of the MCANDLE_CACHE_ constants.
  */
-typedef bool (*mcandle_chunk_callback)(const mcandle_chunk *chunk, void *user_data);
+typedef int32_t mcandle_cache_type;
 
 /**
  * The number format of weights and activations: one of the MCANDLE_DTYPE_ constants.
  */
 typedef int32_t mcandle_dtype;
+
+/**
+ * How the hidden states of the tokens of a text become one vector: one of the MCANDLE_POOLING_
+ * constants.
+ */
+typedef int32_t mcandle_pooling;
 
 /**
  * How the learning rate falls: one of the MCANDLE_SCHEDULE_ constants.
@@ -333,6 +399,27 @@ typedef bool (*mcandle_train_callback)(const mcandle_train_event *event, void *u
 #define MCANDLE_FINISH_TIME_LIMIT 5
 
 /**
+ * In the number format of the model.
+ */
+#define MCANDLE_CACHE_FULL 0
+
+/**
+ * In eight bits: about half the memory of 16 bits, a quarter of that of 32. Tokens take somewhat
+ * longer, and a few may differ.
+ */
+#define MCANDLE_CACHE_INT8 1
+
+/**
+ * Their mean.
+ */
+#define MCANDLE_POOLING_MEAN 0
+
+/**
+ * That of the last token, which alone has seen all of the text.
+ */
+#define MCANDLE_POOLING_LAST 1
+
+/**
  * It stays.
  */
 #define MCANDLE_SCHEDULE_CONSTANT 0
@@ -430,6 +517,226 @@ size_t mcandle_adapter_rank(const mcandle_adapter *adapter);
  * @param adapter The adapter; NULL is allowed and does nothing.
  */
 void mcandle_adapter_free(mcandle_adapter *adapter);
+
+/**
+ * Makes a batch without texts.
+ *
+ * @param model The model; it need not outlive the batch.
+ * @param max_batch_size The most texts to work on at once, at least 1; more wait. Memory grows with
+ * it.
+ * @param[out] batch Receives the batch on success, to be freed with mcandle_batch_free().
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT, MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_batch_new(const mcandle_model *model,
+                                 size_t max_batch_size,
+                                 mcandle_batch **batch,
+                                 mcandle_error **error);
+
+/**
+ * Uses an adapter for all texts.
+ *
+ * @param batch The batch, of whose texts none is being generated.
+ * @param adapter The adapter, or NULL for none; it need not outlive the call.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where the adapter is for another model or texts are
+ * being generated, MCANDLE_BUSY, MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_batch_set_adapter(mcandle_batch *batch,
+                                         const mcandle_adapter *adapter,
+                                         mcandle_error **error);
+
+/**
+ * Adds a text to be continued, also between steps, while others are being generated.
+ *
+ * @param batch The batch.
+ * @param prompt The text in UTF-8; it is copied.
+ * @param prompt_length Its length in bytes.
+ * @param options Options, or NULL for the defaults; they are copied.
+ * @param[out] sequence Receives the number of the text, which counts from 0; may be NULL.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_UTF8, MCANDLE_INVALID_ARGUMENT, MCANDLE_CONTEXT_FULL,
+ * MCANDLE_TOKENIZER, MCANDLE_BUSY, MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_batch_push(mcandle_batch *batch,
+                                  const char *prompt,
+                                  size_t prompt_length,
+                                  const mcandle_generate_options *options,
+                                  size_t *sequence,
+                                  mcandle_error **error);
+
+/**
+ * Adds token ids to be continued, as mcandle_batch_push() adds a text, with a callback that changes
+ * the logits of their tokens.
+ *
+ * The user data belongs to the batch from this call on, also where the call fails. It is freed when
+ * the text is finished or the batch is freed; at once where the call fails or the callback is NULL.
+ *
+ * @param batch The batch.
+ * @param ids The token ids of the prompt; they are copied.
+ * @param id_count Their number.
+ * @param options Options, or NULL for the defaults; they are copied.
+ * @param callback Changes the logits of this text alone; may be NULL.
+ * @param user_data Given to the callback as it is.
+ * @param free_user_data Called once to free the user data; may be NULL.
+ * @param[out] sequence Receives the number of the text; may be NULL.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return As mcandle_batch_push(); MCANDLE_INVALID_ARGUMENT also for an id outside the vocabulary.
+ */
+mcandle_status mcandle_batch_push_ids_with(mcandle_batch *batch,
+                                           const uint32_t *ids,
+                                           size_t id_count,
+                                           const mcandle_generate_options *options,
+                                           mcandle_logits_callback callback,
+                                           void *user_data,
+                                           mcandle_free_callback free_user_data,
+                                           size_t *sequence,
+                                           mcandle_error **error);
+
+/**
+ * Adds token ids to be continued, as mcandle_batch_push() adds a text. The model needs no tokenizer.
+ *
+ * @param batch The batch.
+ * @param ids The token ids of the prompt; they are copied.
+ * @param id_count Their number.
+ * @param options Options, or NULL for the defaults; they are copied.
+ * @param[out] sequence Receives the number of the text; may be NULL.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return As mcandle_batch_push(); MCANDLE_INVALID_ARGUMENT also for an id outside the vocabulary.
+ */
+mcandle_status mcandle_batch_push_ids(mcandle_batch *batch,
+                                      const uint32_t *ids,
+                                      size_t id_count,
+                                      const mcandle_generate_options *options,
+                                      size_t *sequence,
+                                      mcandle_error **error);
+
+/**
+ * Gives the number of texts that are not finished.
+ *
+ * @param batch The batch.
+ * @param[out] length Receives the number.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_BUSY, MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_batch_length(const mcandle_batch *batch,
+                                    size_t *length,
+                                    mcandle_error **error);
+
+/**
+ * Generates until all texts are finished. A text that fails stops no other.
+ *
+ * @param batch The batch.
+ * @param callback Receives the tokens of all texts as they come; may be NULL. By returning false it
+ * ends the text whose token it received.
+ * @param user_data Given to the callback as it is; not used after the call.
+ * @param[out] results Receives what became of each text, in the order in which they finished, to be
+ * freed with mcandle_batch_results_free(); may be NULL.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, also where texts were stopped or failed, or MCANDLE_BUSY,
+ * MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_batch_run(mcandle_batch *batch,
+                                 mcandle_chunk_callback callback,
+                                 void *user_data,
+                                 mcandle_batch_results **results,
+                                 mcandle_error **error);
+
+/**
+ * Computes the next token of every text, or a part of its prompt where that is long. Texts can be
+ * added between steps.
+ *
+ * @param batch The batch; without texts nothing is computed.
+ * @param callback Receives the tokens of all texts; may be NULL. By returning false it ends the text
+ * whose token it received.
+ * @param user_data Given to the callback as it is; not used after the call.
+ * @param[out] results Receives what became of the texts that finished, often none, to be freed with
+ * mcandle_batch_results_free(); may be NULL.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, also where texts were stopped or failed, or MCANDLE_BUSY,
+ * MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_batch_step(mcandle_batch *batch,
+                                  mcandle_chunk_callback callback,
+                                  void *user_data,
+                                  mcandle_batch_results **results,
+                                  mcandle_error **error);
+
+/**
+ * Ends one text before its next token; the next step gives it among its results.
+ *
+ * @param batch The batch.
+ * @param sequence The number of the text.
+ * @param[out] found Receives whether it was there and not finished; may be NULL.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, also where it was not there, or MCANDLE_BUSY, MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_batch_cancel_sequence(mcandle_batch *batch,
+                                             size_t sequence,
+                                             bool *found,
+                                             mcandle_error **error);
+
+/**
+ * Stops all texts of the run that is under way, before their next tokens, and those that wait. Any
+ * thread may call it at any time while the batch lives; without a run it stops what the next step
+ * finds.
+ *
+ * @param batch The batch; NULL is allowed and does nothing.
+ */
+void mcandle_batch_cancel(const mcandle_batch *batch);
+
+/**
+ * Frees a batch, and texts that are not finished. No call may be using it.
+ *
+ * @param batch The batch; NULL is allowed and does nothing.
+ */
+void mcandle_batch_free(mcandle_batch *batch);
+
+/**
+ * Gives the number of results.
+ *
+ * @param results The results, or NULL.
+ * @return The number; 0 for NULL.
+ */
+size_t mcandle_batch_results_length(const mcandle_batch_results *results);
+
+/**
+ * Gives the text that a result belongs to.
+ *
+ * @param results The results, or NULL.
+ * @param index The place of the result, below their number.
+ * @return The number that the text got when it was added; 0 for NULL and places out of range.
+ */
+size_t mcandle_batch_results_sequence(const mcandle_batch_results *results, size_t index);
+
+/**
+ * Gives the generation of a text that did not fail.
+ *
+ * @param results The results, or NULL.
+ * @param index The place of the result, below their number.
+ * @return The generation, which lives as long as the results and is not to be freed; NULL for a text
+ * that failed, for NULL and places out of range.
+ */
+const mcandle_generation *mcandle_batch_results_generation(const mcandle_batch_results *results,
+                                                           size_t index);
+
+/**
+ * Gives the error of a text that failed.
+ *
+ * @param results The results, or NULL.
+ * @param index The place of the result, below their number.
+ * @return The error, which lives as long as the results and is not to be freed; NULL for a text that
+ * did not fail, for NULL and places out of range.
+ */
+const mcandle_error *mcandle_batch_results_error(const mcandle_batch_results *results,
+                                                 size_t index);
+
+/**
+ * Frees results, with their generations and errors.
+ *
+ * @param results The results; NULL is allowed and does nothing.
+ */
+void mcandle_batch_results_free(mcandle_batch_results *results);
 
 /**
  * Makes options with the defaults: rows of at most 2,048 tokens, prompts not scored.
@@ -566,11 +873,71 @@ void mcandle_error_free(mcandle_error *error);
 const char *mcandle_status_name(mcandle_status status);
 
 /**
+ * Gives the numbers.
+ *
+ * @param floats The numbers, or NULL.
+ * @return A pointer that lives as long as the object; NULL for NULL. With a length of 0 it must not
+ * be read.
+ */
+const float *mcandle_floats_data(const mcandle_floats *floats);
+
+/**
+ * Gives how many numbers there are.
+ *
+ * @param floats The numbers, or NULL.
+ * @return How many; 0 for NULL.
+ */
+size_t mcandle_floats_length(const mcandle_floats *floats);
+
+/**
+ * Frees numbers.
+ *
+ * @param floats The numbers; NULL is allowed and does nothing.
+ */
+void mcandle_floats_free(mcandle_floats *floats);
+
+/**
  * Makes options with the defaults: greedy, at most 256 tokens.
  *
  * @return Options, to be freed with mcandle_generate_options_free().
  */
 mcandle_generate_options *mcandle_generate_options_new(void);
+
+/**
+ * Makes options from JSON: an object whose keys are the names in the setters, such as
+ * {"max_tokens": 64, "stop": ["\n\n"], "sampling": {"temperature": 0.7, "top_p": 0.9}}.
+ *
+ * What belongs to the choice of a token is under "sampling". A ban in "logit_bias" is written
+ * false. A grammar is {"grammar": {"json_schema": {...}}}, or with "regex" or "lark" and a string.
+ * A key that is left out has its default.
+ *
+ * @param json The JSON in UTF-8.
+ * @param json_length Its length in bytes.
+ * @param[out] options Receives the options on success, to be freed with
+ * mcandle_generate_options_free().
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT for what is not JSON, unknown keys and values of
+ * another type, MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER. Values out of range are reported by the
+ * call that uses the options.
+ */
+mcandle_status mcandle_generate_options_from_json(const char *json,
+                                                  size_t json_length,
+                                                  mcandle_generate_options **options,
+                                                  mcandle_error **error);
+
+/**
+ * Writes options as JSON, from which mcandle_generate_options_from_json() makes the same options.
+ *
+ * @param options The options.
+ * @param[out] json Receives an object with all keys on success, to be freed with
+ * mcandle_string_free().
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where an option is out of its range,
+ * MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_generate_options_to_json(const mcandle_generate_options *options,
+                                                mcandle_string **json,
+                                                mcandle_error **error);
 
 /**
  * Sets the most tokens to generate. Values out of range are reported by the call that uses the
@@ -582,37 +949,87 @@ mcandle_generate_options *mcandle_generate_options_new(void);
 void mcandle_generate_options_set_max_tokens(mcandle_generate_options *options, size_t max_tokens);
 
 /**
- * Sets the temperature of sampling.
+ * Sets the number of tokens before which no token that ends the text is chosen.
  *
  * @param options The options; NULL is allowed and does nothing.
- * @param temperature 0 for always the most likely token, or more. Default 0.
+ * @param min_tokens At most the most tokens to generate. Default 0.
  */
-void mcandle_generate_options_set_temperature(mcandle_generate_options *options,
-                                              double temperature);
+void mcandle_generate_options_set_min_tokens(mcandle_generate_options *options, size_t min_tokens);
 
 /**
- * Sets how many of the most likely tokens are sampled from.
+ * Adds a stop string: where it is generated, the text ends before it. It may span tokens, and is
+ * not part of the text.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param top_k 0 for all. Default 0.
+ * @param options The options.
+ * @param stop The string in UTF-8; it is copied. An empty one is reported by the call that uses the
+ * options.
+ * @param stop_length Its length in bytes.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
  */
-void mcandle_generate_options_set_top_k(mcandle_generate_options *options, size_t top_k);
+mcandle_status mcandle_generate_options_add_stop(mcandle_generate_options *options,
+                                                 const char *stop,
+                                                 size_t stop_length,
+                                                 mcandle_error **error);
 
 /**
- * Sets the probability that the most likely tokens must reach together to be sampled from.
+ * Removes all stop strings. There are none by default.
  *
  * @param options The options; NULL is allowed and does nothing.
- * @param top_p Above 0 and at most 1, which is for all. Default 1.
  */
-void mcandle_generate_options_set_top_p(mcandle_generate_options *options, double top_p);
+void mcandle_generate_options_clear_stop(mcandle_generate_options *options);
 
 /**
- * Sets the seed of sampling. The same seed, model and device give the same tokens.
+ * Adds a token that ends the text, beside those that the model names. It is not part of the text.
  *
  * @param options The options; NULL is allowed and does nothing.
- * @param seed Any number. Default 0.
+ * @param id The id of the token, below the size of the model's vocabulary.
  */
-void mcandle_generate_options_set_seed(mcandle_generate_options *options, uint64_t seed);
+void mcandle_generate_options_add_stop_token_id(mcandle_generate_options *options, uint32_t id);
+
+/**
+ * Removes all tokens that mcandle_generate_options_add_stop_token_id() added. There are none by
+ * default.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ */
+void mcandle_generate_options_clear_stop_token_ids(mcandle_generate_options *options);
+
+/**
+ * Sets whether to go on after a token by which the model ends the text. Tokens that
+ * mcandle_generate_options_add_stop_token_id() added end it all the same.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param ignore_eos Default false.
+ */
+void mcandle_generate_options_set_ignore_eos(mcandle_generate_options *options, bool ignore_eos);
+
+/**
+ * Sets the time after which a generation ends, with what there is.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param seconds Above 0, from the call on; or 0 for no limit. Default 0.
+ */
+void mcandle_generate_options_set_max_time(mcandle_generate_options *options, double seconds);
+
+/**
+ * Sets how many of the most likely tokens each token is reported with.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param top_logprobs At most 100. Default 0.
+ */
+void mcandle_generate_options_set_top_logprobs(mcandle_generate_options *options,
+                                               size_t top_logprobs);
+
+/**
+ * Sets whether special tokens, such as those between the turns of a conversation, are left out of
+ * the text.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param skip_special_tokens Default true.
+ */
+void mcandle_generate_options_set_skip_special_tokens(mcandle_generate_options *options,
+                                                      bool skip_special_tokens);
 
 /**
  * Sets how many prompt tokens are computed at once; memory grows with it.
@@ -624,12 +1041,54 @@ void mcandle_generate_options_set_prefill_chunk(mcandle_generate_options *option
                                                 size_t prefill_chunk);
 
 /**
- * Sets whether to go on after a token that ends the text.
+ * Sets the most tokens of context to keep, which bounds the memory of keys and values. The model's
+ * own limit holds too.
  *
  * @param options The options; NULL is allowed and does nothing.
- * @param ignore_eos Default false.
+ * @param max_kv_size At least 2, or 0 for the model's limit alone. Default 0.
  */
-void mcandle_generate_options_set_ignore_eos(mcandle_generate_options *options, bool ignore_eos);
+void mcandle_generate_options_set_max_kv_size(mcandle_generate_options *options,
+                                              size_t max_kv_size);
+
+/**
+ * Sets what happens when the context is full: whether to drop the older half of it, all but the
+ * first tokens, and go on. Otherwise a prompt that does not fit is an error, and a text that
+ * reaches the limit ends.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param context_shift Default false.
+ */
+void mcandle_generate_options_set_context_shift(mcandle_generate_options *options,
+                                                bool context_shift);
+
+/**
+ * Sets how many of the first tokens a shift of the context keeps, such as those of a system prompt.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param keep Below half the context. Default 4.
+ */
+void mcandle_generate_options_set_keep(mcandle_generate_options *options, size_t keep);
+
+/**
+ * Sets how many tokens are drafted at once from the text so far: where its last tokens occurred
+ * before, what came after them is tried. The text stays the same, or its distribution where it is
+ * sampled; it pays where the answer repeats the prompt. Generators with a draft model and batches do
+ * without.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param prompt_lookup_num_tokens The number, or 0 for none. Default 0.
+ */
+void mcandle_generate_options_set_prompt_lookup_num_tokens(mcandle_generate_options *options,
+                                                           size_t prompt_lookup_num_tokens);
+
+/**
+ * Sets how many tokens are drafted at once where the generator has a draft model.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param num_draft_tokens At least 1. Default 3.
+ */
+void mcandle_generate_options_set_num_draft_tokens(mcandle_generate_options *options,
+                                                   size_t num_draft_tokens);
 
 /**
  * Frees options.
@@ -637,6 +1096,15 @@ void mcandle_generate_options_set_ignore_eos(mcandle_generate_options *options, 
  * @param options The options; NULL is allowed and does nothing.
  */
 void mcandle_generate_options_free(mcandle_generate_options *options);
+
+/**
+ * Gives the text of a batch that a token belongs to.
+ *
+ * @param chunk The chunk, or NULL.
+ * @return The number that the text got when it was added to the batch; 0 for NULL and the chunks of
+ * a generator.
+ */
+size_t mcandle_chunk_sequence(const mcandle_chunk *chunk);
 
 /**
  * Gives the place of a token among the generated ones, from 0.
@@ -656,7 +1124,7 @@ uint32_t mcandle_chunk_token(const mcandle_chunk *chunk);
 
 /**
  * Gives the text that became complete with a token: whole UTF-8 characters only. It is empty while
- * the bytes of a character are still coming.
+ * the bytes of a character or what may be a stop string are still coming, and for special tokens.
  *
  * @param chunk The chunk, or NULL.
  * @param[out] length Receives the length in bytes; may be NULL.
@@ -665,7 +1133,40 @@ uint32_t mcandle_chunk_token(const mcandle_chunk *chunk);
 const char *mcandle_chunk_text(const mcandle_chunk *chunk, size_t *length);
 
 /**
- * Gives the generated text, without special tokens.
+ * Gives the natural logarithm of the probability of a token under the model, before any option of
+ * sampling.
+ *
+ * @param chunk The chunk, or NULL.
+ * @return The logarithm, 0 or less; NaN for NULL.
+ */
+float mcandle_chunk_logprob(const mcandle_chunk *chunk);
+
+/**
+ * Gives the most likely tokens in the place of a token, the most likely first: as many as
+ * mcandle_generate_options_set_top_logprobs() asked for.
+ *
+ * @param chunk The chunk, or NULL.
+ * @param[out] count Receives their number; may be NULL.
+ * @return The ids, which live only during the callback; NULL for NULL. With a count of 0 they must
+ * not be read.
+ */
+const uint32_t *mcandle_chunk_top_tokens(const mcandle_chunk *chunk, size_t *count);
+
+/**
+ * Gives the natural logarithms of the probabilities of the tokens that mcandle_chunk_top_tokens()
+ * gives, in the same order.
+ *
+ * @param chunk The chunk, or NULL.
+ * @param[out] count Receives their number; may be NULL.
+ * @return The logarithms, which live only during the callback; NULL for NULL. With a count of 0 they
+ * must not be read.
+ */
+const float *mcandle_chunk_top_logprobs(const mcandle_chunk *chunk,
+                                        size_t *count);
+
+/**
+ * Gives the generated text, without special tokens and stop string. It is empty where the model has
+ * no tokenizer.
  *
  * @param generation The generation, or NULL.
  * @param[out] length Receives the length in bytes; may be NULL.
@@ -674,7 +1175,8 @@ const char *mcandle_chunk_text(const mcandle_chunk *chunk, size_t *length);
 const char *mcandle_generation_text(const mcandle_generation *generation, size_t *length);
 
 /**
- * Gives the generated tokens, without the one that ended the text.
+ * Gives the generated tokens, without the one that ended the text. Those of a stop string are among
+ * them.
  *
  * @param generation The generation, or NULL.
  * @param[out] count Receives their number; may be NULL.
@@ -684,12 +1186,32 @@ const char *mcandle_generation_text(const mcandle_generation *generation, size_t
 const uint32_t *mcandle_generation_tokens(const mcandle_generation *generation, size_t *count);
 
 /**
+ * Gives the natural logarithm of the probability of each generated token under the model, before any
+ * option of sampling.
+ *
+ * @param generation The generation, or NULL.
+ * @param[out] count Receives their number, which is that of the tokens; may be NULL.
+ * @return The logarithms, which live as long as the generation; NULL for NULL. With a count of 0 they
+ * must not be read.
+ */
+const float *mcandle_generation_logprobs(const mcandle_generation *generation,
+                                         size_t *count);
+
+/**
  * Gives the number of tokens of the prompt.
  *
  * @param generation The generation, or NULL.
  * @return The number; 0 for NULL.
  */
 size_t mcandle_generation_prompt_tokens(const mcandle_generation *generation);
+
+/**
+ * Gives how many tokens of the prompt the generator had read before, and did not compute again.
+ *
+ * @param generation The generation, or NULL.
+ * @return The number; 0 for NULL.
+ */
+size_t mcandle_generation_cached_tokens(const mcandle_generation *generation);
 
 /**
  * Gives the time from the call to the first token.
@@ -716,6 +1238,33 @@ double mcandle_generation_tokens_per_second(const mcandle_generation *generation
 mcandle_finish_reason mcandle_generation_finish_reason(const mcandle_generation *generation);
 
 /**
+ * Gives the stop string that ended a generation.
+ *
+ * @param generation The generation, or NULL.
+ * @param[out] length Receives the length in bytes; may be NULL.
+ * @return The string, with a NUL behind it, which lives as long as the generation; empty for NULL and
+ * where no stop string ended it.
+ */
+const char *mcandle_generation_stop_string(const mcandle_generation *generation,
+                                           size_t *length);
+
+/**
+ * Gives the number of tokens that were drafted to be checked by the model.
+ *
+ * @param generation The generation, or NULL.
+ * @return The number; 0 for NULL.
+ */
+size_t mcandle_generation_drafted_tokens(const mcandle_generation *generation);
+
+/**
+ * Gives how many of the drafted tokens were right. Their share is the acceptance rate.
+ *
+ * @param generation The generation, or NULL.
+ * @return The number; 0 for NULL.
+ */
+size_t mcandle_generation_accepted_tokens(const mcandle_generation *generation);
+
+/**
  * Frees a generation.
  *
  * @param generation The generation; NULL is allowed and does nothing.
@@ -736,7 +1285,38 @@ mcandle_status mcandle_generator_new(const mcandle_model *model,
                                      mcandle_error **error);
 
 /**
- * Uses an adapter from the next generation on.
+ * Makes a generator that keeps keys and values in another form.
+ *
+ * @param model The model; it need not outlive the generator.
+ * @param cache_type One of the MCANDLE_CACHE_ constants. mcandle_generator_new() takes
+ * MCANDLE_CACHE_FULL.
+ * @param[out] generator Receives the generator on success, to be freed with
+ * mcandle_generator_free().
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT, MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_generator_new_with_cache_type(const mcandle_model *model,
+                                                     mcandle_cache_type cache_type,
+                                                     mcandle_generator **generator,
+                                                     mcandle_error **error);
+
+/**
+ * Makes a generator that has read the same as another, and goes its own way from here: two
+ * continuations of one conversation. It has the same adapter and draft model, and no logits
+ * callback.
+ *
+ * @param generator The generator to copy.
+ * @param[out] fork Receives the copy on success, to be freed with mcandle_generator_free().
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_BACKEND where memory is lacking, MCANDLE_BUSY,
+ * MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_generator_fork(const mcandle_generator *generator,
+                                      mcandle_generator **fork,
+                                      mcandle_error **error);
+
+/**
+ * Uses an adapter from the next generation on. What was read before is forgotten.
  *
  * @param generator The generator.
  * @param adapter The adapter, or NULL for none; it need not outlive the call.
@@ -747,6 +1327,43 @@ mcandle_status mcandle_generator_new(const mcandle_model *model,
 mcandle_status mcandle_generator_set_adapter(mcandle_generator *generator,
                                              const mcandle_adapter *adapter,
                                              mcandle_error **error);
+
+/**
+ * Lets a smaller model draft tokens that the generator's model checks, several at once.
+ *
+ * Greedy text stays the same, and sampled text keeps its distribution. It pays where the smaller
+ * model is much faster and mostly right; mcandle_generation_accepted_tokens() tells.
+ *
+ * @param generator The generator.
+ * @param draft The smaller model, or NULL for none; it need not outlive the call.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where it has another vocabulary, MCANDLE_BUSY,
+ * MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_generator_set_draft_model(mcandle_generator *generator,
+                                                 const mcandle_model *draft,
+                                                 mcandle_error **error);
+
+/**
+ * Lets a callback change the logits of every token from the next generation on.
+ *
+ * The user data belongs to the generator from this call on, also where the call fails. It is freed
+ * when the callback is replaced or removed, or the generator is freed; at once where the call fails
+ * or the callback is NULL. Callback and user data may be used by every thread that uses the
+ * generator.
+ *
+ * @param generator The generator.
+ * @param callback The callback, or NULL for none.
+ * @param user_data Given to the callback as it is.
+ * @param free_user_data Called once to free the user data; may be NULL.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_BUSY, MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_generator_set_logits_processor(mcandle_generator *generator,
+                                                      mcandle_logits_callback callback,
+                                                      void *user_data,
+                                                      mcandle_free_callback free_user_data,
+                                                      mcandle_error **error);
 
 /**
  * Continues a text, and hands each token to a callback as it comes.
@@ -762,7 +1379,7 @@ mcandle_status mcandle_generator_set_adapter(mcandle_generator *generator,
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, also when it was stopped, or MCANDLE_INVALID_UTF8, MCANDLE_INVALID_ARGUMENT,
  * MCANDLE_CONTEXT_FULL, MCANDLE_TOKENIZER, MCANDLE_BUSY, MCANDLE_NON_FINITE, MCANDLE_BACKEND,
- * MCANDLE_NULL_POINTER.
+ * MCANDLE_NULL_POINTER; MCANDLE_CANCELLED where a logits callback failed it.
  */
 mcandle_status mcandle_generator_generate(mcandle_generator *generator,
                                           const char *prompt,
@@ -771,6 +1388,56 @@ mcandle_status mcandle_generator_generate(mcandle_generator *generator,
                                           mcandle_chunk_callback callback,
                                           void *user_data,
                                           mcandle_generation **generation,
+                                          mcandle_error **error);
+
+/**
+ * Continues token ids, as mcandle_generator_generate() continues a text. The model needs no
+ * tokenizer.
+ *
+ * @param generator The generator.
+ * @param ids The token ids of the prompt.
+ * @param id_count Their number.
+ * @param options Options, or NULL for the defaults.
+ * @param callback Receives each token; may be NULL.
+ * @param user_data Given to the callback as it is; not used after the call.
+ * @param[out] generation Receives the finished generation, also when it was stopped, to be freed
+ * with mcandle_generation_free(); may be NULL.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return As mcandle_generator_generate(); MCANDLE_INVALID_ARGUMENT also for an id outside the
+ * vocabulary.
+ */
+mcandle_status mcandle_generator_generate_from_ids(mcandle_generator *generator,
+                                                   const uint32_t *ids,
+                                                   size_t id_count,
+                                                   const mcandle_generate_options *options,
+                                                   mcandle_chunk_callback callback,
+                                                   void *user_data,
+                                                   mcandle_generation **generation,
+                                                   mcandle_error **error);
+
+/**
+ * Gives the tokens that were read and are kept: the last prompt, and its answer but for the last
+ * token.
+ *
+ * @param generator The generator.
+ * @param[out] context Receives a copy on success, to be freed with mcandle_tokens_free().
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_BUSY, MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_generator_context(const mcandle_generator *generator,
+                                         mcandle_tokens **context,
+                                         mcandle_error **error);
+
+/**
+ * Forgets tokens at the end of what was read.
+ *
+ * @param generator The generator.
+ * @param length How many tokens are left; 0 forgets all, and more than there are changes nothing.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_BUSY, MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_generator_truncate(mcandle_generator *generator,
+                                          size_t length,
                                           mcandle_error **error);
 
 /**
@@ -787,6 +1454,78 @@ void mcandle_generator_cancel(const mcandle_generator *generator);
  * @param generator The generator; NULL is allowed and does nothing.
  */
 void mcandle_generator_free(mcandle_generator *generator);
+
+/**
+ * Sets a JSON schema that the text must meet. It replaces an earlier schema, expression or grammar.
+ *
+ * The text ends when nothing can follow. Where it ends before, because the most tokens were
+ * generated or the time is over, it is the start of such a text. So it is for expressions and
+ * grammars too.
+ *
+ * The schema is of draft 2020-12. The JSON is on one line, and properties come in the order of the
+ * schema. Supported are type, enum, const, anyOf, allOf, oneOf of options that exclude each other,
+ * $ref into the same schema, properties, required, additionalProperties, patternProperties,
+ * minProperties, maxProperties, items, prefixItems, additionalItems, minItems, maxItems, minLength,
+ * maxLength, pattern, minimum, maximum, exclusiveMinimum, exclusiveMaximum, multipleOf, and format
+ * with date-time, time, date, duration, email, hostname, ipv4, ipv6, uuid and uri. Annotations such
+ * as title have no effect. Any other keyword, and a schema that nothing meets, is reported by the
+ * call that uses the options.
+ *
+ * @param options The options.
+ * @param json_schema The schema as JSON in UTF-8; it is copied.
+ * @param json_schema_length Its length in bytes.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where it is not JSON, MCANDLE_INVALID_UTF8,
+ * MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_generate_options_set_json_schema(mcandle_generate_options *options,
+                                                        const char *json_schema,
+                                                        size_t json_schema_length,
+                                                        mcandle_error **error);
+
+/**
+ * Sets a regular expression that must match the text from its start to its end. It replaces an
+ * earlier schema, expression or grammar.
+ *
+ * The syntax is that of Perl without look-around, word boundaries, back references and lazy
+ * matching. An expression that cannot be used is reported by the call that uses the options.
+ *
+ * @param options The options.
+ * @param regex The expression in UTF-8, at most 256 KiB; it is copied.
+ * @param regex_length Its length in bytes.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_generate_options_set_regex(mcandle_generate_options *options,
+                                                  const char *regex,
+                                                  size_t regex_length,
+                                                  mcandle_error **error);
+
+/**
+ * Sets a context-free grammar that the text must follow. It replaces an earlier schema, expression
+ * or grammar.
+ *
+ * The syntax is llguidance's variant of Lark; the rule "start" is where the text starts. Names of
+ * added tokens in angle brackets, such as <|im_end|>, stand for the tokens, which nothing else
+ * produces. A grammar that cannot be used is reported by the call that uses the options.
+ *
+ * @param options The options.
+ * @param lark The grammar in UTF-8, at most 256 KiB; it is copied.
+ * @param lark_length Its length in bytes.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_generate_options_set_lark(mcandle_generate_options *options,
+                                                 const char *lark,
+                                                 size_t lark_length,
+                                                 mcandle_error **error);
+
+/**
+ * Removes what the text must be: schema, expression or grammar. There is none by default.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ */
+void mcandle_generate_options_clear_grammar(mcandle_generate_options *options);
 
 /**
  * Makes options with the defaults: device and dtype chosen automatically.
@@ -905,6 +1644,283 @@ mcandle_dtype mcandle_model_dtype(const mcandle_model *model);
  */
 mcandle_status mcandle_model_tokenizer(const mcandle_model *model,
                                        mcandle_tokenizer **tokenizer,
+                                       mcandle_error **error);
+
+/**
+ * Sets the temperature of sampling: it divides the logits. Below 1 sharpens, above 1 flattens the
+ * distribution.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param temperature 0 for always the most likely token, or more; finite. Default 0.
+ */
+void mcandle_generate_options_set_temperature(mcandle_generate_options *options,
+                                              double temperature);
+
+/**
+ * Sets how many of the most likely tokens are sampled from.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param top_k 0 for all. Default 0.
+ */
+void mcandle_generate_options_set_top_k(mcandle_generate_options *options, size_t top_k);
+
+/**
+ * Sets the probability that the most likely tokens must reach together to be sampled from.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param top_p Above 0 and at most 1, which is for all. Default 1.
+ */
+void mcandle_generate_options_set_top_p(mcandle_generate_options *options, double top_p);
+
+/**
+ * Sets the least probability to sample from, as a share of that of the most likely token.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param min_p 0 to 1; 0 is for all. Default 0.
+ */
+void mcandle_generate_options_set_min_p(mcandle_generate_options *options, double min_p);
+
+/**
+ * Sets the probability that the most typical tokens must reach together to be sampled from: those
+ * whose information is closest to the entropy of the distribution come first.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param typical_p Above 0 and at most 1, which is for all. Default 1.
+ */
+void mcandle_generate_options_set_typical_p(mcandle_generate_options *options, double typical_p);
+
+/**
+ * Sets how often a token is drawn without the top choices (XTC): all tokens that have the threshold
+ * or more, but the least likely one of them.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param xtc_probability 0 to 1; 0 is never. Default 0.
+ */
+void mcandle_generate_options_set_xtc_probability(mcandle_generate_options *options,
+                                                  double xtc_probability);
+
+/**
+ * Sets the least probability of a top choice of XTC.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param xtc_threshold 0 to 0.5. Default 0.1.
+ */
+void mcandle_generate_options_set_xtc_threshold(mcandle_generate_options *options,
+                                                double xtc_threshold);
+
+/**
+ * Sets the factor by which tokens that occurred are made less likely: a divisor of their positive
+ * logits, and a factor of the negative ones.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param repetition_penalty Above 0 and finite; 1 is for none, below 1 makes them more likely.
+ * Default 1.
+ */
+void mcandle_generate_options_set_repetition_penalty(mcandle_generate_options *options,
+                                                     double repetition_penalty);
+
+/**
+ * Sets what is subtracted from the logits of tokens that occurred, once for each token.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param presence_penalty Finite, usually -2 to 2. Default 0.
+ */
+void mcandle_generate_options_set_presence_penalty(mcandle_generate_options *options,
+                                                   double presence_penalty);
+
+/**
+ * Sets what is subtracted from the logit of a token as often as it occurred.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param frequency_penalty Finite, usually -2 to 2. Default 0.
+ */
+void mcandle_generate_options_set_frequency_penalty(mcandle_generate_options *options,
+                                                    double frequency_penalty);
+
+/**
+ * Sets the number of last tokens, of prompt and answer together, in which the penalties on
+ * repetition, presence and frequency look for a token.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param penalty_last_n 0 for all. Default 0.
+ */
+void mcandle_generate_options_set_penalty_last_n(mcandle_generate_options *options,
+                                                 size_t penalty_last_n);
+
+/**
+ * Sets the size of the penalty on going on with a repetition (DRY): a token that would go on with a
+ * repetition of n tokens loses multiplier * base^(n - allowed length) of its logit.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param dry_multiplier 0 for none, or more; finite. 0.8 is usual. Default 0.
+ */
+void mcandle_generate_options_set_dry_multiplier(mcandle_generate_options *options,
+                                                 double dry_multiplier);
+
+/**
+ * Sets the growth of the DRY penalty with each further token of a repetition.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param dry_base At least 1 and finite. Default 1.75.
+ */
+void mcandle_generate_options_set_dry_base(mcandle_generate_options *options, double dry_base);
+
+/**
+ * Sets the shortest repetition that has a DRY penalty, in tokens.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param dry_allowed_length Any number. Default 2.
+ */
+void mcandle_generate_options_set_dry_allowed_length(mcandle_generate_options *options,
+                                                     size_t dry_allowed_length);
+
+/**
+ * Sets the number of last tokens, of prompt and answer together, in which DRY looks for repetitions.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param dry_penalty_last_n 0 for all. Default 0.
+ */
+void mcandle_generate_options_set_dry_penalty_last_n(mcandle_generate_options *options,
+                                                     size_t dry_penalty_last_n);
+
+/**
+ * Adds a text that ends a repetition for DRY: no repetition goes over a token that has it in its
+ * text, nor is such a token penalised. By default there are a line break, ":", "\"" and "*".
+ *
+ * @param options The options.
+ * @param breaker The text in UTF-8; it is copied. An empty one is reported by the call that uses the
+ * options.
+ * @param breaker_length Its length in bytes.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_generate_options_add_dry_sequence_breaker(mcandle_generate_options *options,
+                                                                 const char *breaker,
+                                                                 size_t breaker_length,
+                                                                 mcandle_error **error);
+
+/**
+ * Removes all texts that end a repetition for DRY, those of the default included.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ */
+void mcandle_generate_options_clear_dry_sequence_breakers(mcandle_generate_options *options);
+
+/**
+ * Sets what is added to the logit of a token before anything else. Another call for the same token
+ * replaces it.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param id The id of the token, below the size of the model's vocabulary.
+ * @param bias A finite number, or negative infinity for a token that must not be drawn. Default 0
+ * for each token.
+ */
+void mcandle_generate_options_set_logit_bias(mcandle_generate_options *options,
+                                             uint32_t id,
+                                             float bias);
+
+/**
+ * Removes what mcandle_generate_options_set_logit_bias() set, for all tokens.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ */
+void mcandle_generate_options_clear_logit_bias(mcandle_generate_options *options);
+
+/**
+ * Sets the seed of sampling. The same seed, model and device give the same tokens.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param seed Any number. Default 0.
+ */
+void mcandle_generate_options_set_seed(mcandle_generate_options *options, uint64_t seed);
+
+/**
+ * Gives the logits of the token that follows a text.
+ *
+ * @param generator The generator. Its adapter counts; what it has read is reused or forgotten, as for
+ * a generation.
+ * @param ids The token ids of the text, at least one.
+ * @param id_count Their number.
+ * @param[out] logits Receives one for each id of the vocabulary on success, to be freed with
+ * mcandle_floats_free().
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT for too few ids and one outside the vocabulary,
+ * MCANDLE_CONTEXT_FULL, MCANDLE_BUSY, MCANDLE_BACKEND, MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_generator_next_logits(mcandle_generator *generator,
+                                             const uint32_t *ids,
+                                             size_t id_count,
+                                             mcandle_floats **logits,
+                                             mcandle_error **error);
+
+/**
+ * Gives the natural logarithm of the probability of each token of a text after the first, given
+ * those before it.
+ *
+ * @param generator The generator. Its adapter counts; what it has read is reused or forgotten, as for
+ * a generation.
+ * @param ids The token ids of the text, at least two.
+ * @param id_count Their number.
+ * @param[out] logprobs Receives one less than there are ids on success, to be freed with
+ * mcandle_floats_free().
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT for too few ids and one outside the vocabulary,
+ * MCANDLE_CONTEXT_FULL, MCANDLE_NON_FINITE, MCANDLE_BUSY, MCANDLE_BACKEND, MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_generator_logprobs(mcandle_generator *generator,
+                                          const uint32_t *ids,
+                                          size_t id_count,
+                                          mcandle_floats **logprobs,
+                                          mcandle_error **error);
+
+/**
+ * Gives the perplexity of a text, by a window that moves over it: each token is predicted from at
+ * least `window - stride` tokens before it, where there are so many.
+ *
+ * @param generator The generator. Its adapter counts; what it has read is forgotten.
+ * @param ids The token ids of the text, at least two.
+ * @param id_count Their number, which may exceed the context.
+ * @param window The length of the window in tokens: 2 or more, up to the context of the model.
+ * @param stride By how many tokens it moves: 1 or more, below the window.
+ * @param[out] perplexity Receives the exponential of the mean negative log-likelihood per scored
+ * token.
+ * @param[out] sum_nll Receives the summed negative log-likelihood, in nats; may be NULL.
+ * @param[out] token_count Receives the number of scored tokens, all but the first; may be NULL.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT for too few ids, one outside the vocabulary, window
+ * and stride out of range, MCANDLE_NON_FINITE, MCANDLE_BUSY, MCANDLE_BACKEND, MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_generator_perplexity(mcandle_generator *generator,
+                                            const uint32_t *ids,
+                                            size_t id_count,
+                                            size_t window,
+                                            size_t stride,
+                                            double *perplexity,
+                                            double *sum_nll,
+                                            size_t *token_count,
+                                            mcandle_error **error);
+
+/**
+ * Gives a vector that stands for a text: the hidden states after the last layer, pooled.
+ *
+ * @param generator The generator. Its adapter counts; what it has read is reused or forgotten, as for
+ * a generation.
+ * @param ids The token ids of the text, at least one.
+ * @param id_count Their number.
+ * @param pooling One of the MCANDLE_POOLING_ constants; mean pooling is usual.
+ * @param normalize Whether to scale the vector to length 1.
+ * @param[out] embedding Receives as many numbers as the model is wide on success, to be freed with
+ * mcandle_floats_free().
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT for too few ids, one outside the vocabulary and a
+ * pooling that is none, MCANDLE_CONTEXT_FULL, MCANDLE_BUSY, MCANDLE_BACKEND, MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_generator_embed(mcandle_generator *generator,
+                                       const uint32_t *ids,
+                                       size_t id_count,
+                                       mcandle_pooling pooling,
+                                       bool normalize,
+                                       mcandle_floats **embedding,
                                        mcandle_error **error);
 
 /**

@@ -172,6 +172,13 @@ fn all_can_be_cancelled() {
         run(&mut batch)[&5].as_ref().unwrap().tokens,
         alone(&model, 1).tokens
     );
+    // So are the steps after one that met the request.
+    batch.push(PROMPTS[1], &options(1)).unwrap();
+    batch.cancel_handle().cancel();
+    let found = batch.step(|_| ControlFlow::Continue(()));
+    assert!(found[0].1.as_ref().unwrap().tokens.is_empty());
+    batch.push(PROMPTS[1], &options(1)).unwrap();
+    assert!(batch.step(|_| ControlFlow::Continue(())).is_empty());
 }
 
 #[test]

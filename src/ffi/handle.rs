@@ -25,6 +25,47 @@ pub(super) unsafe fn borrow<'a, T>(pointer: *const T, name: &str) -> Result<&'a 
     unsafe { pointer.as_ref() }.ok_or_else(|| null(name))
 }
 
+/// Borrows an object to change it.
+///
+/// # Safety
+///
+/// `pointer` is NULL or an object that stays alive for `'a` and that nobody else uses meanwhile.
+pub(super) unsafe fn borrow_mut<'a, T>(pointer: *mut T, name: &str) -> Result<&'a mut T> {
+    // SAFETY: as the caller promises.
+    unsafe { pointer.as_mut() }.ok_or_else(|| null(name))
+}
+
+/// The place of a number, checked before the work and written after it.
+pub(super) fn place<T>(pointer: *mut T, name: &str) -> Result<*mut T> {
+    if pointer.is_null() {
+        return Err(null(name));
+    }
+    Ok(pointer)
+}
+
+/// Gives a number where there is a place for it.
+///
+/// # Safety
+///
+/// `pointer` is NULL or writable.
+pub(super) unsafe fn give_number<T>(pointer: *mut T, value: T) {
+    if !pointer.is_null() {
+        // SAFETY: not NULL, and writable as the caller promises.
+        unsafe { pointer.write(value) }
+    }
+}
+
+/// Gives the items of an object, and their number where there is a place for it. No object has none.
+///
+/// # Safety
+///
+/// `count` is NULL or writable.
+pub(super) unsafe fn give_items<T>(items: Option<&[T]>, count: *mut usize) -> *const T {
+    // SAFETY: as the caller promises.
+    unsafe { give_number(count, items.map_or(0, <[T]>::len)) }
+    items.map_or(std::ptr::null(), <[T]>::as_ptr)
+}
+
 /// The place of an output, checked before the work and written after it.
 pub(super) struct Out<T> {
     slot: *mut *mut T,

@@ -7,6 +7,7 @@
 #![allow(unsafe_code, reason = "a C API takes and gives pointers")]
 #![allow(non_camel_case_types, reason = "the types are named as C names them")]
 #![allow(
+    clippy::doc_link_with_quotes,
     clippy::doc_markdown,
     reason = "comments of the header are Doxygen, not Markdown"
 )]
@@ -20,24 +21,42 @@
 )]
 
 mod adapter;
+mod batch;
+mod batch_results;
 mod dataset;
 mod device;
 mod error;
+mod floats;
+mod generate_options;
+mod generation;
 mod generator;
+mod grammar;
 mod handle;
+mod logits_processor;
 mod model;
 mod panic;
+mod sampling_options;
+mod scores;
 mod string;
 mod tokenizer;
 mod train_options;
 mod trainer;
 
 pub use adapter::*;
+pub use batch::*;
+pub use batch_results::*;
 pub use dataset::*;
 pub use device::*;
 pub use error::*;
+pub use floats::*;
+pub use generate_options::*;
+pub use generation::*;
 pub use generator::*;
+pub use grammar::*;
+pub use logits_processor::*;
 pub use model::*;
+pub use sampling_options::*;
+pub use scores::*;
 pub use string::*;
 pub use tokenizer::*;
 pub use train_options::*;

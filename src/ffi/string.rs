@@ -25,6 +25,18 @@ impl mcandle_string {
     pub(super) fn len(&self) -> usize {
         self.bytes.len() - 1
     }
+
+    /// Gives a text that an object has, and its length where there is a place for it. No text is an
+    /// empty one.
+    ///
+    /// # Safety
+    ///
+    /// `length` is NULL or writable.
+    pub(super) unsafe fn give(text: Option<&Self>, length: *mut usize) -> *const c_char {
+        // SAFETY: as the caller promises.
+        unsafe { handle::give_number(length, text.map_or(0, Self::len)) }
+        text.map_or(c"".as_ptr(), Self::as_ptr)
+    }
 }
 
 /// Gives the bytes of a text, in UTF-8 and with a NUL behind them.

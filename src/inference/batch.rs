@@ -265,6 +265,10 @@ impl BatchGenerator {
         let mut finished = self.remove_finished();
         self.compute(&mut on_chunk);
         finished.extend(self.remove_finished());
+        if cancelled && self.is_empty() {
+            // The request is met; texts that come later have nothing to do with it.
+            self.cancel.reset();
+        }
         finished
     }
 

@@ -1,0 +1,337 @@
+//! Batches: many texts at once.
+
+use super::adapter::mcandle_adapter;
+use super::batch_results::mcandle_batch_results;
+use super::error::{mcandle_error, mcandle_status};
+use super::generate_options::{mcandle_generate_options, resolve};
+use super::generation::{mcandle_chunk_callback, on_chunk};
+use super::handle::{self, Exclusive, Out, borrow};
+use super::logits_processor::{
+    CallbackProcessor, UserData, mcandle_free_callback, mcandle_logits_callback,
+};
+use super::model::mcandle_model;
+use super::panic::guard;
+use crate::cancel::CancelHandle;
+use crate::inference::BatchGenerator;
+use std::ffi::{c_char, c_void};
+
+/// Generates many texts at the same time, each with options of its own.
+///
+/// The weights are read once for the next tokens of all texts, so that a batch takes little longer
+/// than its longest text alone. Each text gets the tokens that it gets alone, but for rounding.
+/// Finished texts leave and waiting ones join. Nothing is drafted.
+///
+/// It serves one call at a time; another call meanwhile gets MCANDLE_BUSY.
+#[derive(Debug)]
+pub struct mcandle_batch {
+    inner: Exclusive<BatchGenerator>,
+    cancel: CancelHandle,
+}
+
+/// Makes a batch without texts.
+///
+/// @param model The model; it need not outlive the batch.
+/// @param max_batch_size The most texts to work on at once, at least 1; more wait. Memory grows with
+/// it.
+/// @param[out] batch Receives the batch on success, to be freed with mcandle_batch_free().
+/// @param[out] error Receives an error on failure; may be NULL.
+/// @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT, MCANDLE_NULL_POINTER.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_batch_new(
+    model: *const mcandle_model,
+    max_batch_size: usize,
+    batch: *mut *mut mcandle_batch,
+    error: *mut *mut mcandle_error,
+) -> mcandle_status {
+    // SAFETY: the caller passes a live model and writable outputs, or NULL.
+    unsafe {
+        guard(error, || {
+            let model = borrow(model, "model")?;
+            let out = Out::new(batch, "batch")?;
+            let inner = BatchGenerator::new(&model.inner, max_batch_size)?;
+            out.give(mcandle_batch {
+                cancel: inner.cancel_handle(),
+                inner: Exclusive::new(inner),
+            });
+            Ok(())
+        })
+    }
+}
+
+/// Uses an adapter for all texts.
+///
+/// @param batch The batch, of whose texts none is being generated.
+/// @param adapter The adapter, or NULL for none; it need not outlive the call.
+/// @param[out] error Receives an error on failure; may be NULL.
+/// @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where the adapter is for another model or texts are
+/// being generated, MCANDLE_BUSY, MCANDLE_NULL_POINTER.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_batch_set_adapter(
+    batch: *mut mcandle_batch,
+    adapter: *const mcandle_adapter,
+    error: *mut *mut mcandle_error,
+) -> mcandle_status {
+    // SAFETY: the caller passes live objects or NULL.
+    unsafe {
+        guard(error, || {
+            let batch = borrow(batch, "batch")?;
+            let adapter = adapter.as_ref().map(|adapter| adapter.inner.clone());
+            batch
+                .inner
+                .with("batch", |inner| Ok(inner.set_adapter(adapter)?))
+        })
+    }
+}
+
+/// Adds a text to be continued, also between steps, while others are being generated.
+///
+/// @param batch The batch.
+/// @param prompt The text in UTF-8; it is copied.
+/// @param prompt_length Its length in bytes.
+/// @param options Options, or NULL for the defaults; they are copied.
+/// @param[out] sequence Receives the number of the text, which counts from 0; may be NULL.
+/// @param[out] error Receives an error on failure; may be NULL.
+/// @return MCANDLE_OK, or MCANDLE_INVALID_UTF8, MCANDLE_INVALID_ARGUMENT, MCANDLE_CONTEXT_FULL,
+/// MCANDLE_TOKENIZER, MCANDLE_BUSY, MCANDLE_NULL_POINTER.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_batch_push(
+    batch: *mut mcandle_batch,
+    prompt: *const c_char,
+    prompt_length: usize,
+    options: *const mcandle_generate_options,
+    sequence: *mut usize,
+    error: *mut *mut mcandle_error,
+) -> mcandle_status {
+    // SAFETY: the caller passes live objects, readable text and writable outputs, or NULL.
+    unsafe {
+        guard(error, || {
+            let batch = borrow(batch, "batch")?;
+            let prompt = handle::text(prompt, prompt_length, "prompt")?;
+            let options = resolve(options)?;
+            let number = batch
+                .inner
+                .with("batch", |inner| Ok(inner.push(prompt, &options)?))?;
+            handle::give_number(sequence, number);
+            Ok(())
+        })
+    }
+}
+
+/// Adds token ids to be continued, as mcandle_batch_push() adds a text. The model needs no tokenizer.
+///
+/// @param batch The batch.
+/// @param ids The token ids of the prompt; they are copied.
+/// @param id_count Their number.
+/// @param options Options, or NULL for the defaults; they are copied.
+/// @param[out] sequence Receives the number of the text; may be NULL.
+/// @param[out] error Receives an error on failure; may be NULL.
+/// @return As mcandle_batch_push(); MCANDLE_INVALID_ARGUMENT also for an id outside the vocabulary.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_batch_push_ids(
+    batch: *mut mcandle_batch,
+    ids: *const u32,
+    id_count: usize,
+    options: *const mcandle_generate_options,
+    sequence: *mut usize,
+    error: *mut *mut mcandle_error,
+) -> mcandle_status {
+    // SAFETY: the caller passes live objects, readable ids and writable outputs, or NULL; there is no
+    // callback.
+    unsafe {
+        let nothing = std::ptr::null_mut();
+        mcandle_batch_push_ids_with(
+            batch, ids, id_count, options, None, nothing, None, sequence, error,
+        )
+    }
+}
+
+/// Adds token ids to be continued, as mcandle_batch_push_ids(), with a callback that changes the
+/// logits of the tokens that follow.
+///
+/// The user data belongs to the batch from this call on, also where the call fails. It is freed when
+/// the text is finished or the batch is freed; at once where the call fails or the callback is NULL.
+///
+/// @param batch The batch.
+/// @param ids The token ids of the prompt; they are copied.
+/// @param id_count Their number.
+/// @param options Options, or NULL for the defaults; they are copied.
+/// @param callback Changes the logits of this text alone; may be NULL.
+/// @param user_data Given to the callback as it is.
+/// @param free_user_data Called once to free the user data; may be NULL.
+/// @param[out] sequence Receives the number of the text; may be NULL.
+/// @param[out] error Receives an error on failure; may be NULL.
+/// @return As mcandle_batch_push(); MCANDLE_INVALID_ARGUMENT also for an id outside the vocabulary.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_batch_push_ids_with(
+    batch: *mut mcandle_batch,
+    ids: *const u32,
+    id_count: usize,
+    options: *const mcandle_generate_options,
+    callback: mcandle_logits_callback,
+    user_data: *mut c_void,
+    free_user_data: mcandle_free_callback,
+    sequence: *mut usize,
+    error: *mut *mut mcandle_error,
+) -> mcandle_status {
+    // SAFETY: the caller passes live objects, readable ids and writable outputs, or NULL, and
+    // callbacks that may be called with `user_data`.
+    unsafe {
+        let processor = CallbackProcessor::new(callback, UserData::new(user_data, free_user_data));
+        guard(error, || {
+            let batch = borrow(batch, "batch")?;
+            let ids = handle::items(ids, id_count, "ids")?;
+            let options = resolve(options)?;
+            let number = batch.inner.with("batch", |inner| {
+                Ok(match processor {
+                    Some(processor) => inner.push_ids_with(ids, &options, processor)?,
+                    None => inner.push_ids(ids, &options)?,
+                })
+            })?;
+            handle::give_number(sequence, number);
+            Ok(())
+        })
+    }
+}
+
+/// Gives the number of texts that are not finished.
+///
+/// @param batch The batch.
+/// @param[out] length Receives the number.
+/// @param[out] error Receives an error on failure; may be NULL.
+/// @return MCANDLE_OK, or MCANDLE_BUSY, MCANDLE_NULL_POINTER.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_batch_length(
+    batch: *const mcandle_batch,
+    length: *mut usize,
+    error: *mut *mut mcandle_error,
+) -> mcandle_status {
+    // SAFETY: the caller passes a live batch and writable outputs, or NULL.
+    unsafe {
+        guard(error, || {
+            let batch = borrow(batch, "batch")?;
+            let length = handle::place(length, "length")?;
+            length.write(batch.inner.with("batch", |inner| Ok(inner.len()))?);
+            Ok(())
+        })
+    }
+}
+
+/// Generates until all texts are finished. A text that fails stops no other.
+///
+/// @param batch The batch.
+/// @param callback Receives the tokens of all texts as they come; may be NULL. By returning false it
+/// ends the text whose token it received.
+/// @param user_data Given to the callback as it is; not used after the call.
+/// @param[out] results Receives what became of each text, in the order in which they finished, to be
+/// freed with mcandle_batch_results_free(); may be NULL.
+/// @param[out] error Receives an error on failure; may be NULL.
+/// @return MCANDLE_OK, also where texts were stopped or failed, or MCANDLE_BUSY,
+/// MCANDLE_NULL_POINTER.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_batch_run(
+    batch: *mut mcandle_batch,
+    callback: mcandle_chunk_callback,
+    user_data: *mut c_void,
+    results: *mut *mut mcandle_batch_results,
+    error: *mut *mut mcandle_error,
+) -> mcandle_status {
+    // SAFETY: the caller passes a live batch, writable outputs or NULL, and a callback that may be
+    // called with `user_data`.
+    unsafe {
+        guard(error, || {
+            let batch = borrow(batch, "batch")?;
+            let on_chunk = on_chunk(callback, user_data);
+            let finished = batch.inner.with("batch", |inner| Ok(inner.run(on_chunk)))?;
+            if !results.is_null() {
+                Out::new(results, "results")?.give(mcandle_batch_results::new(finished));
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Computes the next token of every text, or a part of its prompt where that is long. Texts can be
+/// added between steps.
+///
+/// @param batch The batch; without texts nothing is computed.
+/// @param callback Receives the tokens of all texts; may be NULL. By returning false it ends the text
+/// whose token it received.
+/// @param user_data Given to the callback as it is; not used after the call.
+/// @param[out] results Receives what became of the texts that finished, often none, to be freed with
+/// mcandle_batch_results_free(); may be NULL.
+/// @param[out] error Receives an error on failure; may be NULL.
+/// @return MCANDLE_OK, also where texts were stopped or failed, or MCANDLE_BUSY,
+/// MCANDLE_NULL_POINTER.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_batch_step(
+    batch: *mut mcandle_batch,
+    callback: mcandle_chunk_callback,
+    user_data: *mut c_void,
+    results: *mut *mut mcandle_batch_results,
+    error: *mut *mut mcandle_error,
+) -> mcandle_status {
+    // SAFETY: the caller passes a live batch, writable outputs or NULL, and a callback that may be
+    // called with `user_data`.
+    unsafe {
+        guard(error, || {
+            let batch = borrow(batch, "batch")?;
+            let on_chunk = on_chunk(callback, user_data);
+            let finished = batch
+                .inner
+                .with("batch", |inner| Ok(inner.step(on_chunk)))?;
+            if !results.is_null() {
+                Out::new(results, "results")?.give(mcandle_batch_results::new(finished));
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Ends one text before its next token; the next step gives it among its results.
+///
+/// @param batch The batch.
+/// @param sequence The number of the text.
+/// @param[out] found Receives whether it was there and not finished; may be NULL.
+/// @param[out] error Receives an error on failure; may be NULL.
+/// @return MCANDLE_OK, also where it was not there, or MCANDLE_BUSY, MCANDLE_NULL_POINTER.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_batch_cancel_sequence(
+    batch: *mut mcandle_batch,
+    sequence: usize,
+    found: *mut bool,
+    error: *mut *mut mcandle_error,
+) -> mcandle_status {
+    // SAFETY: the caller passes a live batch and writable outputs, or NULL.
+    unsafe {
+        guard(error, || {
+            let batch = borrow(batch, "batch")?;
+            let ended = batch
+                .inner
+                .with("batch", |inner| Ok(inner.cancel(sequence)))?;
+            handle::give_number(found, ended);
+            Ok(())
+        })
+    }
+}
+
+/// Stops all texts of the run that is under way, before their next tokens, and those that wait. Any
+/// thread may call it at any time while the batch lives; between steps it stops what the next step
+/// finds.
+///
+/// @param batch The batch; NULL is allowed and does nothing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_batch_cancel(batch: *const mcandle_batch) {
+    // SAFETY: the caller passes NULL or a live batch, whose handle is shared between threads.
+    if let Some(batch) = unsafe { batch.as_ref() } {
+        batch.cancel.cancel();
+    }
+}
+
+/// Frees a batch, and texts that are not finished. No call may be using it.
+///
+/// @param batch The batch; NULL is allowed and does nothing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_batch_free(batch: *mut mcandle_batch) {
+    // SAFETY: the caller passes NULL or a batch that it owns.
+    unsafe { handle::free(batch) }
+}
