@@ -4,15 +4,13 @@
  */
 #include "test.h"
 
+#include <math.h>
+
 static const char *folder;
 static mcandle_model *model;
 static mcandle_tokenizer *tokenizer;
 static mcandle_generator *generator;
 static mcandle_dataset *rows;
-
-/* What outputs hold before a call that fails, and still must hold after it. */
-static char mark;
-#define UNTOUCHED ((void *)&mark)
 
 /* The path of an input; the next call overwrites it. */
 static const char *in(const char *name) {
@@ -105,24 +103,126 @@ static void broken_prompts(void) {
 }
 
 static void bad_generate_options(void) {
+    const double NaN = NAN;
     mcandle_generation *generation = UNTOUCHED;
     mcandle_generate_options *options = mcandle_generate_options_new();
 #define GENERATE_FAILS(...)                                                                        \
     FAILS(mcandle_generator_generate(generator, "a", 1, options, NULL, NULL, &generation, error),  \
           MCANDLE_INVALID_ARGUMENT, __VA_ARGS__)
-    mcandle_generate_options_set_temperature(options, -1);
-    GENERATE_FAILS("`temperature` is -1", "at least 0");
-    mcandle_generate_options_set_temperature(options, 1);
-    mcandle_generate_options_set_top_p(options, 0);
-    GENERATE_FAILS("`top_p` is 0", "above 0");
-    mcandle_generate_options_set_top_p(options, 1);
-    mcandle_generate_options_set_max_tokens(options, 0);
-    GENERATE_FAILS("`max_tokens` is 0", "at least 1");
-    mcandle_generate_options_set_max_tokens(options, 1);
-    mcandle_generate_options_set_prefill_chunk(options, 0);
-    GENERATE_FAILS("`prefill_chunk` is 0", "at least 1");
+#define OUT_OF_RANGE(setting, value, good, range)                                                  \
+    mcandle_generate_options_set_##setting(options, value);                                        \
+    GENERATE_FAILS("`" #setting "` is " #value, range);                                            \
+    mcandle_generate_options_set_##setting(options, good)
+    OUT_OF_RANGE(temperature, -1, 1, "at least 0");
+    OUT_OF_RANGE(top_p, 0, 1, "above 0");
+    OUT_OF_RANGE(min_p, 2, 0, "0 to 1");
+    OUT_OF_RANGE(typical_p, 0, 1, "above 0");
+    OUT_OF_RANGE(xtc_probability, 2, 0, "0 to 1");
+    OUT_OF_RANGE(xtc_threshold, 1, 0.1, "0 to 0.5");
+    OUT_OF_RANGE(repetition_penalty, 0, 1, "above 0");
+    OUT_OF_RANGE(presence_penalty, NaN, 0, "finite");
+    OUT_OF_RANGE(frequency_penalty, NaN, 0, "finite");
+    OUT_OF_RANGE(dry_multiplier, -1, 0, "at least 0");
+    OUT_OF_RANGE(dry_base, 0, 1.75, "at least 1");
+    OUT_OF_RANGE(max_tokens, 0, 1, "at least 1");
+    OUT_OF_RANGE(min_tokens, 2, 0, "at most `max_tokens`, 1");
+    OUT_OF_RANGE(max_time, -1, 0, "above 0, in seconds");
+    OUT_OF_RANGE(max_time, NaN, 0, "above 0, in seconds");
+    OUT_OF_RANGE(top_logprobs, 101, 0, "at most 100");
+    OUT_OF_RANGE(prefill_chunk, 0, 1, "at least 1");
+    OUT_OF_RANGE(max_kv_size, 1, 0, "at least 2");
+    OUT_OF_RANGE(num_draft_tokens, 0, 3, "at least 1");
+    mcandle_generate_options_set_context_shift(options, true);
+    OUT_OF_RANGE(keep, 1024, 4, "below half the context of 2048");
+    mcandle_generate_options_set_context_shift(options, false);
+    mcandle_generate_options_set_logit_bias(options, 5, NAN);
+    GENERATE_FAILS("`logit_bias` is NaN for token id 5", "negative infinity");
+    mcandle_generate_options_clear_logit_bias(options);
+    mcandle_generate_options_set_logit_bias(options, 6144, 1);
+    GENERATE_FAILS("`logit_bias`", "6144");
+    mcandle_generate_options_clear_logit_bias(options);
+    mcandle_generate_options_add_stop_token_id(options, 6144);
+    GENERATE_FAILS("`stop_token_ids` is token id 6144", "below the vocabulary size of 6144");
+    mcandle_generate_options_clear_stop_token_ids(options);
+    SUCCEEDS(mcandle_generate_options_add_stop(options, NULL, 0, error));
+    GENERATE_FAILS("`stop` is an empty string", "text");
+    mcandle_generate_options_clear_stop(options);
+    SUCCEEDS(mcandle_generate_options_add_dry_sequence_breaker(options, NULL, 0, error));
+    GENERATE_FAILS("`dry_sequence_breakers`", "at least one character");
+    mcandle_generate_options_clear_dry_sequence_breakers(options);
     CHECK((void *)generation == UNTOUCHED);
     mcandle_generate_options_free(options);
+}
+
+static void bad_grammars_and_json(void) {
+    mcandle_generation *generation = UNTOUCHED;
+    mcandle_generate_options *options = mcandle_generate_options_new(), *read = UNTOUCHED;
+    mcandle_string *json = UNTOUCHED;
+    FAILS(mcandle_generate_options_set_json_schema(options, "{\"type\":", 8, error),
+          MCANDLE_INVALID_ARGUMENT, "`json_schema` is not JSON", "column", "a JSON schema");
+    FAILS(mcandle_generate_options_set_regex(options, "\xFF", 1, error), MCANDLE_INVALID_UTF8,
+          "`regex`");
+    FAILS(mcandle_generate_options_set_lark(options, "\xFF", 1, error), MCANDLE_INVALID_UTF8,
+          "`lark`");
+    FAILS(mcandle_generate_options_add_stop(options, "\xFF", 1, error), MCANDLE_INVALID_UTF8,
+          "`stop`");
+    FAILS(mcandle_generate_options_from_json("{\"top_k\": 1}", 12, &read, error),
+          MCANDLE_INVALID_ARGUMENT, "`options`", "unknown field `top_k`");
+    CHECK((void *)read == UNTOUCHED);
+    mcandle_generate_options_set_top_p(options, NAN);
+    FAILS(mcandle_generate_options_to_json(options, &json, error), MCANDLE_INVALID_ARGUMENT,
+          "`top_p` is NaN");
+    CHECK((void *)json == UNTOUCHED);
+    mcandle_generate_options_set_top_p(options, 1);
+    if (!is_light()) {
+        SUCCEEDS(mcandle_generate_options_set_json_schema(options, "{\"typ\": 1}", 10, error));
+        GENERATE_FAILS("`json_schema` is unusable", "typ");
+        SUCCEEDS(mcandle_generate_options_set_regex(options, "(", 1, error));
+        GENERATE_FAILS("`regex` is unusable", "expected a regular expression");
+        SUCCEEDS(mcandle_generate_options_set_lark(options, "x", 1, error));
+        GENERATE_FAILS("`lark` is unusable", "expected a Lark grammar");
+    }
+    CHECK((void *)generation == UNTOUCHED);
+    mcandle_generate_options_free(options);
+}
+
+static void bad_generators_and_batches(void) {
+    static const uint32_t IDS[] = {1, 2, 6144};
+    mcandle_generator *made = UNTOUCHED;
+    mcandle_floats *floats = UNTOUCHED;
+    mcandle_batch *batch = UNTOUCHED;
+    double perplexity = -1;
+    size_t sequence = 77;
+    FAILS(mcandle_generator_new_with_cache_type(model, 9, &made, error), MCANDLE_INVALID_ARGUMENT,
+          "`cache_type` is 9", "MCANDLE_CACHE_");
+    CHECK((void *)made == UNTOUCHED);
+    FAILS(mcandle_generator_generate_from_ids(generator, IDS, 3, NULL, NULL, NULL, NULL, error),
+          MCANDLE_INVALID_ARGUMENT, "`prompt` is token id 6144", "vocabulary");
+    FAILS(mcandle_generator_next_logits(generator, IDS, 0, &floats, error),
+          MCANDLE_INVALID_ARGUMENT, "`tokens` is 0 ids", "at least 1");
+    FAILS(mcandle_generator_logprobs(generator, IDS, 1, &floats, error), MCANDLE_INVALID_ARGUMENT,
+          "`tokens` is 1 ids", "at least 2");
+    FAILS(mcandle_generator_embed(generator, IDS, 3, MCANDLE_POOLING_MEAN, true, &floats, error),
+          MCANDLE_INVALID_ARGUMENT, "`tokens` is token id 6144");
+    FAILS(mcandle_generator_embed(generator, IDS, 2, 9, true, &floats, error),
+          MCANDLE_INVALID_ARGUMENT, "`pooling` is 9", "MCANDLE_POOLING_");
+    CHECK((void *)floats == UNTOUCHED);
+    FAILS(mcandle_generator_perplexity(generator, IDS, 2, 1, 1, &perplexity, NULL, NULL, error),
+          MCANDLE_INVALID_ARGUMENT, "`window` is 1", "2 or more");
+    FAILS(mcandle_generator_perplexity(generator, IDS, 2, 4, 4, &perplexity, NULL, NULL, error),
+          MCANDLE_INVALID_ARGUMENT, "`stride` is 4", "below `window`, 4");
+    CHECK(perplexity == -1);
+
+    FAILS(mcandle_batch_new(model, 0, &batch, error), MCANDLE_INVALID_ARGUMENT,
+          "`max_batch_size` is 0", "at least 1");
+    CHECK((void *)batch == UNTOUCHED);
+    SUCCEEDS(mcandle_batch_new(model, 1, &batch, error));
+    FAILS(mcandle_batch_push(batch, "\xFF", 1, NULL, &sequence, error), MCANDLE_INVALID_UTF8,
+          "`prompt`");
+    FAILS(mcandle_batch_push_ids(batch, IDS, 3, NULL, &sequence, error), MCANDLE_INVALID_ARGUMENT,
+          "`prompt` is token id 6144");
+    CHECK(sequence == 77);
+    mcandle_batch_free(batch);
 }
 
 static void bad_train_options(void) {
@@ -168,6 +268,7 @@ static void foreign_adapters(void) {
     mcandle_tokenizer *none = UNTOUCHED;
     mcandle_adapter *adapter = UNTOUCHED;
     mcandle_generator *mute = NULL;
+    mcandle_batch *batch = NULL;
     mcandle_trainer *trainer = UNTOUCHED;
     mcandle_string *checkpoint = UNTOUCHED;
     FAILS(mcandle_adapter_load(in("missing"), model, &adapter, error), MCANDLE_NOT_FOUND,
@@ -182,10 +283,16 @@ static void foreign_adapters(void) {
     SUCCEEDS(mcandle_generator_new(other, &mute, error));
     FAILS(mcandle_generator_generate(mute, "a", 1, NULL, NULL, NULL, NULL, error),
           MCANDLE_TOKENIZER, "tokenizer.json");
+    FAILS(mcandle_generator_set_draft_model(generator, other, error), MCANDLE_INVALID_ARGUMENT,
+          "vocabulary");
     SUCCEEDS(mcandle_adapter_load(in("other_adapter"), other, &adapter, error));
     CHECK(mcandle_adapter_rank(adapter) == 2 && mcandle_adapter_parameter_count(adapter) > 0);
     FAILS(mcandle_generator_set_adapter(generator, adapter, error), MCANDLE_INVALID_ARGUMENT,
           "`adapter`", "expected");
+    SUCCEEDS(mcandle_batch_new(model, 1, &batch, error));
+    FAILS(mcandle_batch_set_adapter(batch, adapter, error), MCANDLE_INVALID_ARGUMENT, "`adapter`",
+          "expected");
+    mcandle_batch_free(batch);
     FAILS(mcandle_adapter_save(adapter, in("empty.jsonl/x"), error), MCANDLE_IO, "/empty.jsonl");
     /* The rows have tokens beyond the small vocabulary of the other model. */
     FAILS(mcandle_trainer_new(other, rows, NULL, NULL, &trainer, error), MCANDLE_INVALID_ARGUMENT,
@@ -213,6 +320,8 @@ int main(int argc, char **argv) {
     broken_data();
     broken_prompts();
     bad_generate_options();
+    bad_grammars_and_json();
+    bad_generators_and_batches();
     bad_train_options();
     foreign_adapters();
     mcandle_dataset_free(rows);

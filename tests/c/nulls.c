@@ -22,6 +22,34 @@ static void setters_and_frees_do_nothing(void) {
     mcandle_generate_options_set_seed(NULL, 1);
     mcandle_generate_options_set_prefill_chunk(NULL, 1);
     mcandle_generate_options_set_ignore_eos(NULL, true);
+    mcandle_generate_options_set_min_tokens(NULL, 1);
+    mcandle_generate_options_clear_stop(NULL);
+    mcandle_generate_options_add_stop_token_id(NULL, 1);
+    mcandle_generate_options_clear_stop_token_ids(NULL);
+    mcandle_generate_options_set_max_time(NULL, 1);
+    mcandle_generate_options_set_top_logprobs(NULL, 1);
+    mcandle_generate_options_set_skip_special_tokens(NULL, true);
+    mcandle_generate_options_set_max_kv_size(NULL, 2);
+    mcandle_generate_options_set_context_shift(NULL, true);
+    mcandle_generate_options_set_keep(NULL, 1);
+    mcandle_generate_options_set_prompt_lookup_num_tokens(NULL, 1);
+    mcandle_generate_options_set_num_draft_tokens(NULL, 1);
+    mcandle_generate_options_clear_grammar(NULL);
+    mcandle_generate_options_set_min_p(NULL, 1);
+    mcandle_generate_options_set_typical_p(NULL, 1);
+    mcandle_generate_options_set_xtc_probability(NULL, 1);
+    mcandle_generate_options_set_xtc_threshold(NULL, 0);
+    mcandle_generate_options_set_repetition_penalty(NULL, 1);
+    mcandle_generate_options_set_presence_penalty(NULL, 1);
+    mcandle_generate_options_set_frequency_penalty(NULL, 1);
+    mcandle_generate_options_set_penalty_last_n(NULL, 1);
+    mcandle_generate_options_set_dry_multiplier(NULL, 1);
+    mcandle_generate_options_set_dry_base(NULL, 1);
+    mcandle_generate_options_set_dry_allowed_length(NULL, 1);
+    mcandle_generate_options_set_dry_penalty_last_n(NULL, 1);
+    mcandle_generate_options_clear_dry_sequence_breakers(NULL);
+    mcandle_generate_options_set_logit_bias(NULL, 1, 1);
+    mcandle_generate_options_clear_logit_bias(NULL);
     mcandle_generate_options_free(NULL);
     mcandle_train_options_set_steps(NULL, 1);
     mcandle_train_options_set_batch_size(NULL, 1);
@@ -50,6 +78,7 @@ static void setters_and_frees_do_nothing(void) {
     mcandle_train_options_free(NULL);
     mcandle_generator_cancel(NULL);
     mcandle_trainer_cancel(NULL);
+    mcandle_batch_cancel(NULL);
     mcandle_model_free(NULL);
     mcandle_tokenizer_free(NULL);
     mcandle_tokens_free(NULL);
@@ -58,6 +87,9 @@ static void setters_and_frees_do_nothing(void) {
     mcandle_adapter_free(NULL);
     mcandle_generator_free(NULL);
     mcandle_generation_free(NULL);
+    mcandle_batch_free(NULL);
+    mcandle_batch_results_free(NULL);
+    mcandle_floats_free(NULL);
     mcandle_trainer_free(NULL);
     mcandle_train_summary_free(NULL);
     mcandle_error_free(NULL);
@@ -83,6 +115,14 @@ static void accessors_give_the_documented_value(void) {
     CHECK(strcmp(mcandle_error_message(NULL), "") == 0);
     CHECK(mcandle_chunk_index(NULL) == 0);
     CHECK(mcandle_chunk_token(NULL) == 0);
+    CHECK(mcandle_chunk_sequence(NULL) == 0);
+    CHECK(isnan(mcandle_chunk_logprob(NULL)));
+    CHECK(mcandle_chunk_top_tokens(NULL, NULL) == NULL);
+    CHECK(mcandle_chunk_top_tokens(NULL, &length) == NULL && length == 0);
+    length = 7;
+    CHECK(mcandle_chunk_top_logprobs(NULL, NULL) == NULL);
+    CHECK(mcandle_chunk_top_logprobs(NULL, &length) == NULL && length == 0);
+    length = 7;
     CHECK(strcmp(mcandle_chunk_text(NULL, NULL), "") == 0);
     CHECK(strcmp(mcandle_chunk_text(NULL, &length), "") == 0 && length == 0);
     length = 7;
@@ -91,6 +131,21 @@ static void accessors_give_the_documented_value(void) {
     length = 7;
     CHECK(mcandle_generation_tokens(NULL, NULL) == NULL);
     CHECK(mcandle_generation_tokens(NULL, &length) == NULL && length == 0);
+    length = 7;
+    CHECK(mcandle_generation_logprobs(NULL, NULL) == NULL);
+    CHECK(mcandle_generation_logprobs(NULL, &length) == NULL && length == 0);
+    length = 7;
+    CHECK(strcmp(mcandle_generation_stop_string(NULL, NULL), "") == 0);
+    CHECK(strcmp(mcandle_generation_stop_string(NULL, &length), "") == 0 && length == 0);
+    CHECK(mcandle_generation_cached_tokens(NULL) == 0);
+    CHECK(mcandle_generation_drafted_tokens(NULL) == 0);
+    CHECK(mcandle_generation_accepted_tokens(NULL) == 0);
+    CHECK(mcandle_batch_results_length(NULL) == 0);
+    CHECK(mcandle_batch_results_sequence(NULL, 0) == 0);
+    CHECK(mcandle_batch_results_generation(NULL, 0) == NULL);
+    CHECK(mcandle_batch_results_error(NULL, 0) == NULL);
+    CHECK(mcandle_floats_data(NULL) == NULL);
+    CHECK(mcandle_floats_length(NULL) == 0);
     CHECK(mcandle_generation_prompt_tokens(NULL) == 0);
     CHECK(mcandle_generation_time_to_first_token(NULL) == 0);
     CHECK(mcandle_generation_tokens_per_second(NULL) == 0);
@@ -127,6 +182,111 @@ static void the_rest_of_the_library(void) {
     CHECK(!mcandle_device_is_available(99));
     CHECK(mcandle_memory_current() > 0);
     CHECK(mcandle_memory_peak() > 0);
+}
+
+/* The rest of a generator and its options, with a generator that works. */
+static void generation_names_the_parameter(const mcandle_model *model,
+                                           mcandle_generator *generator) {
+    static const uint32_t IDS[] = {1, 2};
+    mcandle_generate_options *options = mcandle_generate_options_new(), *read = NULL;
+    mcandle_generator *fork = NULL;
+    mcandle_string *json = NULL;
+    mcandle_tokens *context = NULL;
+    mcandle_floats *floats = NULL;
+    double perplexity = 0;
+
+    NULL_FAILS("options", mcandle_generate_options_add_stop(NULL, "a", 1, error));
+    NULL_FAILS("stop", mcandle_generate_options_add_stop(options, NULL, 1, error));
+    NULL_FAILS("options", mcandle_generate_options_add_dry_sequence_breaker(NULL, "a", 1, error));
+    NULL_FAILS("breaker", mcandle_generate_options_add_dry_sequence_breaker(options, NULL, 1, error));
+    NULL_FAILS("options", mcandle_generate_options_set_json_schema(NULL, "{}", 2, error));
+    NULL_FAILS("json_schema", mcandle_generate_options_set_json_schema(options, NULL, 2, error));
+    NULL_FAILS("options", mcandle_generate_options_set_regex(NULL, "a", 1, error));
+    NULL_FAILS("regex", mcandle_generate_options_set_regex(options, NULL, 1, error));
+    NULL_FAILS("options", mcandle_generate_options_set_lark(NULL, "a", 1, error));
+    NULL_FAILS("lark", mcandle_generate_options_set_lark(options, NULL, 1, error));
+    NULL_FAILS("json", mcandle_generate_options_from_json(NULL, 2, &read, error));
+    NULL_FAILS("options", mcandle_generate_options_from_json("{}", 2, NULL, error));
+    NULL_FAILS("options", mcandle_generate_options_to_json(NULL, &json, error));
+    NULL_FAILS("json", mcandle_generate_options_to_json(options, NULL, error));
+    CHECK(read == NULL && json == NULL);
+
+    NULL_FAILS("model", mcandle_generator_new_with_cache_type(NULL, MCANDLE_CACHE_FULL, &fork, error));
+    NULL_FAILS("generator",
+               mcandle_generator_new_with_cache_type(model, MCANDLE_CACHE_FULL, NULL, error));
+    NULL_FAILS("generator", mcandle_generator_fork(NULL, &fork, error));
+    NULL_FAILS("fork", mcandle_generator_fork(generator, NULL, error));
+    NULL_FAILS("generator", mcandle_generator_set_draft_model(NULL, NULL, error));
+    SUCCEEDS(mcandle_generator_set_draft_model(generator, NULL, error));
+    NULL_FAILS("generator", mcandle_generator_set_logits_processor(NULL, NULL, NULL, NULL, error));
+    SUCCEEDS(mcandle_generator_set_logits_processor(generator, NULL, NULL, NULL, error));
+    NULL_FAILS("generator", mcandle_generator_context(NULL, &context, error));
+    NULL_FAILS("context", mcandle_generator_context(generator, NULL, error));
+    NULL_FAILS("generator", mcandle_generator_truncate(NULL, 0, error));
+    NULL_FAILS("generator",
+               mcandle_generator_generate_from_ids(NULL, IDS, 2, NULL, NULL, NULL, NULL, error));
+    NULL_FAILS("ids",
+               mcandle_generator_generate_from_ids(generator, NULL, 2, NULL, NULL, NULL, NULL, error));
+    NULL_FAILS("generator", mcandle_generator_next_logits(NULL, IDS, 2, &floats, error));
+    NULL_FAILS("ids", mcandle_generator_next_logits(generator, NULL, 2, &floats, error));
+    NULL_FAILS("logits", mcandle_generator_next_logits(generator, IDS, 2, NULL, error));
+    NULL_FAILS("generator", mcandle_generator_logprobs(NULL, IDS, 2, &floats, error));
+    NULL_FAILS("ids", mcandle_generator_logprobs(generator, NULL, 2, &floats, error));
+    NULL_FAILS("logprobs", mcandle_generator_logprobs(generator, IDS, 2, NULL, error));
+    NULL_FAILS("generator",
+               mcandle_generator_perplexity(NULL, IDS, 2, 2, 1, &perplexity, NULL, NULL, error));
+    NULL_FAILS("ids", mcandle_generator_perplexity(generator, NULL, 2, 2, 1, &perplexity, NULL, NULL,
+                                                   error));
+    NULL_FAILS("perplexity",
+               mcandle_generator_perplexity(generator, IDS, 2, 2, 1, NULL, NULL, NULL, error));
+    NULL_FAILS("generator",
+               mcandle_generator_embed(NULL, IDS, 2, MCANDLE_POOLING_MEAN, true, &floats, error));
+    NULL_FAILS("ids", mcandle_generator_embed(generator, NULL, 2, MCANDLE_POOLING_MEAN, true, &floats,
+                                              error));
+    NULL_FAILS("embedding",
+               mcandle_generator_embed(generator, IDS, 2, MCANDLE_POOLING_MEAN, true, NULL, error));
+    CHECK(fork == NULL && context == NULL && floats == NULL && perplexity == 0);
+    mcandle_generate_options_free(options);
+}
+
+static void batches_name_the_parameter(const mcandle_model *model) {
+    static const uint32_t IDS[] = {1, 2};
+    mcandle_generate_options *options = mcandle_generate_options_new();
+    mcandle_batch *batch = NULL;
+    mcandle_batch_results *results = NULL;
+    size_t length = 7;
+    bool present = true;
+    NULL_FAILS("model", mcandle_batch_new(NULL, 1, &batch, error));
+    NULL_FAILS("batch", mcandle_batch_new(model, 1, NULL, error));
+    CHECK(batch == NULL);
+    SUCCEEDS(mcandle_batch_new(model, 1, &batch, error));
+    NULL_FAILS("batch", mcandle_batch_set_adapter(NULL, NULL, error));
+    SUCCEEDS(mcandle_batch_set_adapter(batch, NULL, error));
+    NULL_FAILS("batch", mcandle_batch_push(NULL, "a", 1, NULL, NULL, error));
+    NULL_FAILS("prompt", mcandle_batch_push(batch, NULL, 1, NULL, NULL, error));
+    NULL_FAILS("batch", mcandle_batch_push_ids(NULL, IDS, 2, NULL, NULL, error));
+    NULL_FAILS("ids", mcandle_batch_push_ids(batch, NULL, 2, NULL, NULL, error));
+    NULL_FAILS("batch",
+               mcandle_batch_push_ids_with(NULL, IDS, 2, NULL, NULL, NULL, NULL, NULL, error));
+    NULL_FAILS("ids",
+               mcandle_batch_push_ids_with(batch, NULL, 2, NULL, NULL, NULL, NULL, NULL, error));
+    NULL_FAILS("batch", mcandle_batch_length(NULL, &length, error));
+    NULL_FAILS("length", mcandle_batch_length(batch, NULL, error));
+    NULL_FAILS("batch", mcandle_batch_run(NULL, NULL, NULL, &results, error));
+    NULL_FAILS("batch", mcandle_batch_step(NULL, NULL, NULL, &results, error));
+    NULL_FAILS("batch", mcandle_batch_cancel_sequence(NULL, 0, &present, error));
+    CHECK(results == NULL && length == 7 && present);
+    /* Outputs that need not be, and a callback that is none. */
+    mcandle_generate_options_set_max_tokens(options, 1);
+    SUCCEEDS(mcandle_batch_push(batch, "a", 1, options, NULL, error));
+    SUCCEEDS(mcandle_batch_cancel_sequence(batch, 7, NULL, error));
+    SUCCEEDS(mcandle_batch_step(batch, NULL, NULL, NULL, error));
+    SUCCEEDS(mcandle_batch_push_ids(batch, IDS, 2, options, NULL, error));
+    SUCCEEDS(mcandle_batch_run(batch, NULL, NULL, NULL, error));
+    SUCCEEDS(mcandle_batch_length(batch, &length, error));
+    CHECK(length == 0);
+    mcandle_batch_free(batch);
+    mcandle_generate_options_free(options);
 }
 
 /* One NULL at a time, with everything else as it should be. */
@@ -176,6 +336,8 @@ static void fallible_functions_name_the_parameter(const char *path) {
                mcandle_generator_generate(NULL, "a", 1, NULL, NULL, NULL, NULL, error));
     NULL_FAILS("prompt",
                mcandle_generator_generate(generator, NULL, 1, NULL, NULL, NULL, NULL, error));
+    generation_names_the_parameter(model, generator);
+    batches_name_the_parameter(model);
 
     mcandle_train_options_set_rank(options, 1);
     mcandle_train_options_set_target_modules(options, "q_proj");

@@ -10,6 +10,13 @@
 
 #define MODEL_DIR "assets/tiny-coder"
 
+/* What outputs hold before a call that fails, and still must hold after it. */
+#define UNTOUCHED untouched()
+static inline void *untouched(void) {
+    static char mark;
+    return &mark;
+}
+
 #define CHECK(condition)                                                                           \
     do {                                                                                           \
         if (!(condition)) {                                                                        \

@@ -60,6 +60,16 @@ fn generate() {
 }
 
 #[test]
+fn sampling() {
+    Program::build("tests/c/sampling.c").run(&[PROMPT]);
+}
+
+#[test]
+fn batch() {
+    Program::build("tests/c/batch.c").run(&[PROMPT]);
+}
+
+#[test]
 fn train() {
     let data = inputs::data();
     let rows = data.path().join("train.jsonl");
