@@ -566,8 +566,26 @@ mcandle_status mcandle_batch_push(mcandle_batch *batch,
                                   mcandle_error **error);
 
 /**
- * Adds token ids to be continued, as mcandle_batch_push() adds a text, with a callback that changes
- * the logits of their tokens.
+ * Adds token ids to be continued, as mcandle_batch_push() adds a text. The model needs no tokenizer.
+ *
+ * @param batch The batch.
+ * @param ids The token ids of the prompt; they are copied.
+ * @param id_count Their number.
+ * @param options Options, or NULL for the defaults; they are copied.
+ * @param[out] sequence Receives the number of the text; may be NULL.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return As mcandle_batch_push(); MCANDLE_INVALID_ARGUMENT also for an id outside the vocabulary.
+ */
+mcandle_status mcandle_batch_push_ids(mcandle_batch *batch,
+                                      const uint32_t *ids,
+                                      size_t id_count,
+                                      const mcandle_generate_options *options,
+                                      size_t *sequence,
+                                      mcandle_error **error);
+
+/**
+ * Adds token ids to be continued, as mcandle_batch_push_ids(), with a callback that changes the
+ * logits of the tokens that follow.
  *
  * The user data belongs to the batch from this call on, also where the call fails. It is freed when
  * the text is finished or the batch is freed; at once where the call fails or the callback is NULL.
@@ -592,24 +610,6 @@ mcandle_status mcandle_batch_push_ids_with(mcandle_batch *batch,
                                            mcandle_free_callback free_user_data,
                                            size_t *sequence,
                                            mcandle_error **error);
-
-/**
- * Adds token ids to be continued, as mcandle_batch_push() adds a text. The model needs no tokenizer.
- *
- * @param batch The batch.
- * @param ids The token ids of the prompt; they are copied.
- * @param id_count Their number.
- * @param options Options, or NULL for the defaults; they are copied.
- * @param[out] sequence Receives the number of the text; may be NULL.
- * @param[out] error Receives an error on failure; may be NULL.
- * @return As mcandle_batch_push(); MCANDLE_INVALID_ARGUMENT also for an id outside the vocabulary.
- */
-mcandle_status mcandle_batch_push_ids(mcandle_batch *batch,
-                                      const uint32_t *ids,
-                                      size_t id_count,
-                                      const mcandle_generate_options *options,
-                                      size_t *sequence,
-                                      mcandle_error **error);
 
 /**
  * Gives the number of texts that are not finished.
@@ -678,7 +678,7 @@ mcandle_status mcandle_batch_cancel_sequence(mcandle_batch *batch,
 
 /**
  * Stops all texts of the run that is under way, before their next tokens, and those that wait. Any
- * thread may call it at any time while the batch lives; without a run it stops what the next step
+ * thread may call it at any time while the batch lives; between steps it stops what the next step
  * finds.
  *
  * @param batch The batch; NULL is allowed and does nothing.
@@ -1337,7 +1337,7 @@ mcandle_status mcandle_generator_set_adapter(mcandle_generator *generator,
  * @param generator The generator.
  * @param draft The smaller model, or NULL for none; it need not outlive the call.
  * @param[out] error Receives an error on failure; may be NULL.
- * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where it has another vocabulary, MCANDLE_BUSY,
+ * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where it has other tokens, MCANDLE_BUSY,
  * MCANDLE_NULL_POINTER.
  */
 mcandle_status mcandle_generator_set_draft_model(mcandle_generator *generator,
@@ -1439,6 +1439,35 @@ mcandle_status mcandle_generator_context(const mcandle_generator *generator,
 mcandle_status mcandle_generator_truncate(mcandle_generator *generator,
                                           size_t length,
                                           mcandle_error **error);
+
+/**
+ * Saves what a generator has read, so that mcandle_generator_load_session() goes on from it at
+ * another time or in another process.
+ *
+ * @param generator The generator. Adapter, draft model and logits callback are not saved.
+ * @param path The file, NUL-terminated UTF-8, which appears whole or not at all; folders above it
+ * are made.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_IO, MCANDLE_BACKEND, MCANDLE_BUSY, and those of bad arguments.
+ */
+mcandle_status mcandle_generator_save_session(const mcandle_generator *generator,
+                                              const char *path,
+                                              mcandle_error **error);
+
+/**
+ * Goes on from a file that mcandle_generator_save_session() wrote. Keys and values then are in the
+ * form of the saved ones. A generator whose call fails is as before.
+ *
+ * @param generator The generator, with the model and adapter that the file was saved with.
+ * @param path The file, NUL-terminated UTF-8.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_NOT_FOUND, MCANDLE_IO, MCANDLE_INVALID_FORMAT where it is no
+ * session, MCANDLE_INCOMPATIBLE where it belongs to another model or adapter, MCANDLE_BACKEND,
+ * MCANDLE_BUSY, and those of bad arguments.
+ */
+mcandle_status mcandle_generator_load_session(mcandle_generator *generator,
+                                              const char *path,
+                                              mcandle_error **error);
 
 /**
  * Stops the generation that runs, before its next token. Any thread may call it at any time while

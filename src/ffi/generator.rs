@@ -173,7 +173,7 @@ pub unsafe extern "C" fn mcandle_generator_set_adapter(
 /// @param generator The generator.
 /// @param draft The smaller model, or NULL for none; it need not outlive the call.
 /// @param[out] error Receives an error on failure; may be NULL.
-/// @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where it has another vocabulary, MCANDLE_BUSY,
+/// @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where it has other tokens, MCANDLE_BUSY,
 /// MCANDLE_NULL_POINTER.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generator_set_draft_model(
@@ -374,6 +374,59 @@ pub unsafe extern "C" fn mcandle_generator_truncate(
                 inner.truncate(length);
                 Ok(())
             })
+        })
+    }
+}
+
+/// Saves what a generator has read, so that mcandle_generator_load_session() goes on from it at
+/// another time or in another process.
+///
+/// @param generator The generator. Adapter, draft model and logits callback are not saved.
+/// @param path The file, NUL-terminated UTF-8, which appears whole or not at all; folders above it
+/// are made.
+/// @param[out] error Receives an error on failure; may be NULL.
+/// @return MCANDLE_OK, or MCANDLE_IO, MCANDLE_BACKEND, MCANDLE_BUSY, and those of bad arguments.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_generator_save_session(
+    generator: *const mcandle_generator,
+    path: *const c_char,
+    error: *mut *mut mcandle_error,
+) -> mcandle_status {
+    // SAFETY: the caller passes a live generator and a NUL-terminated path, or NULL.
+    unsafe {
+        guard(error, || {
+            let generator = borrow(generator, "generator")?;
+            let path = handle::path(path, "path")?;
+            generator
+                .inner
+                .with("generator", |inner| Ok(inner.save_session(path)?))
+        })
+    }
+}
+
+/// Goes on from a file that mcandle_generator_save_session() wrote. Keys and values then are in the
+/// form of the saved ones. A generator whose call fails is as before.
+///
+/// @param generator The generator, with the model and adapter that the file was saved with.
+/// @param path The file, NUL-terminated UTF-8.
+/// @param[out] error Receives an error on failure; may be NULL.
+/// @return MCANDLE_OK, or MCANDLE_NOT_FOUND, MCANDLE_IO, MCANDLE_INVALID_FORMAT where it is no
+/// session, MCANDLE_INCOMPATIBLE where it belongs to another model or adapter, MCANDLE_BACKEND,
+/// MCANDLE_BUSY, and those of bad arguments.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_generator_load_session(
+    generator: *mut mcandle_generator,
+    path: *const c_char,
+    error: *mut *mut mcandle_error,
+) -> mcandle_status {
+    // SAFETY: the caller passes a live generator and a NUL-terminated path, or NULL.
+    unsafe {
+        guard(error, || {
+            let generator = borrow(generator, "generator")?;
+            let path = handle::path(path, "path")?;
+            generator
+                .inner
+                .with("generator", |inner| Ok(inner.load_session(path)?))
         })
     }
 }

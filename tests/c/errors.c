@@ -213,6 +213,13 @@ static void bad_generators_and_batches(void) {
           MCANDLE_INVALID_ARGUMENT, "`stride` is 4", "below `window`, 4");
     CHECK(perplexity == -1);
 
+    FAILS(mcandle_generator_load_session(generator, in("missing"), error), MCANDLE_NOT_FOUND,
+          "/missing");
+    FAILS(mcandle_generator_load_session(generator, in("rows.jsonl"), error),
+          MCANDLE_INVALID_FORMAT, "/rows.jsonl");
+    FAILS(mcandle_generator_save_session(generator, in("empty.jsonl/x"), error), MCANDLE_IO,
+          "/empty.jsonl");
+
     FAILS(mcandle_batch_new(model, 0, &batch, error), MCANDLE_INVALID_ARGUMENT,
           "`max_batch_size` is 0", "at least 1");
     CHECK((void *)batch == UNTOUCHED);
@@ -284,7 +291,7 @@ static void foreign_adapters(void) {
     FAILS(mcandle_generator_generate(mute, "a", 1, NULL, NULL, NULL, NULL, error),
           MCANDLE_TOKENIZER, "tokenizer.json");
     FAILS(mcandle_generator_set_draft_model(generator, other, error), MCANDLE_INVALID_ARGUMENT,
-          "vocabulary");
+          "`draft_model`", "/other_model");
     SUCCEEDS(mcandle_adapter_load(in("other_adapter"), other, &adapter, error));
     CHECK(mcandle_adapter_rank(adapter) == 2 && mcandle_adapter_parameter_count(adapter) > 0);
     FAILS(mcandle_generator_set_adapter(generator, adapter, error), MCANDLE_INVALID_ARGUMENT,
@@ -293,6 +300,9 @@ static void foreign_adapters(void) {
     FAILS(mcandle_batch_set_adapter(batch, adapter, error), MCANDLE_INVALID_ARGUMENT, "`adapter`",
           "expected");
     mcandle_batch_free(batch);
+    SUCCEEDS(mcandle_generator_save_session(mute, in("other_session"), error));
+    FAILS(mcandle_generator_load_session(generator, in("other_session"), error),
+          MCANDLE_INCOMPATIBLE, "/other_session", "expected");
     FAILS(mcandle_adapter_save(adapter, in("empty.jsonl/x"), error), MCANDLE_IO, "/empty.jsonl");
     /* The rows have tokens beyond the small vocabulary of the other model. */
     FAILS(mcandle_trainer_new(other, rows, NULL, NULL, &trainer, error), MCANDLE_INVALID_ARGUMENT,

@@ -223,6 +223,10 @@ static void generation_names_the_parameter(const mcandle_model *model,
     NULL_FAILS("generator", mcandle_generator_context(NULL, &context, error));
     NULL_FAILS("context", mcandle_generator_context(generator, NULL, error));
     NULL_FAILS("generator", mcandle_generator_truncate(NULL, 0, error));
+    NULL_FAILS("generator", mcandle_generator_save_session(NULL, "x", error));
+    NULL_FAILS("path", mcandle_generator_save_session(generator, NULL, error));
+    NULL_FAILS("generator", mcandle_generator_load_session(NULL, "x", error));
+    NULL_FAILS("path", mcandle_generator_load_session(generator, NULL, error));
     NULL_FAILS("generator",
                mcandle_generator_generate_from_ids(NULL, IDS, 2, NULL, NULL, NULL, NULL, error));
     NULL_FAILS("ids",

@@ -1,7 +1,7 @@
 /* All options, what chunks and generations tell, grammars, logits callbacks, and what generators
  * keep.
  *
- * Usage: sampling PROMPT
+ * Usage: sampling PROMPT SESSION, a file that does not exist.
  */
 #include "test.h"
 
@@ -20,7 +20,7 @@
     "\"skip_special_tokens\":false,\"prefill_chunk\":16,\"max_kv_size\":64,"                       \
     "\"context_shift\":true,\"keep\":6,\"prompt_lookup_num_tokens\":10,\"num_draft_tokens\":12}"
 
-static const char *prompt;
+static const char *prompt, *session;
 
 static mcandle_generation *generate(mcandle_generator *generator,
                                     const mcandle_generate_options *options) {
@@ -296,7 +296,7 @@ static void check_context(const mcandle_generator *generator, size_t length) {
 
 static void generators_keep_what_they_read(const mcandle_model *model,
                                            mcandle_generate_options *options) {
-    mcandle_generator *generator = NULL, *fork = NULL;
+    mcandle_generator *generator = NULL, *fork = NULL, *later = NULL;
     mcandle_generation *first, *again;
     mcandle_tokens *context = NULL;
     size_t prompt_tokens, count, read;
@@ -321,6 +321,13 @@ static void generators_keep_what_they_read(const mcandle_model *model,
     again = generate(generator, options);
     CHECK(mcandle_generation_cached_tokens(again) == 1);
     mcandle_generation_free(again);
+
+    /* So does a generator that goes on from a file. */
+    SUCCEEDS(mcandle_generator_save_session(fork, session, error));
+    SUCCEEDS(mcandle_generator_new(model, &later, error));
+    SUCCEEDS(mcandle_generator_load_session(later, session, error));
+    check_context(later, read);
+    mcandle_generator_free(later);
 
     /* A model is always right about itself. */
     SUCCEEDS(mcandle_generator_set_draft_model(fork, model, error));
@@ -400,8 +407,9 @@ int main(int argc, char **argv) {
     mcandle_tokenizer *tokenizer = NULL;
     mcandle_generator *generator = NULL;
     mcandle_generate_options *options = mcandle_generate_options_new();
-    CHECK(argc == 2);
+    CHECK(argc == 3);
     prompt = argv[1];
+    session = argv[2];
     mcandle_generate_options_set_max_tokens(options, 4);
     mcandle_generate_options_set_ignore_eos(options, true);
     SUCCEEDS(mcandle_model_load(MODEL_DIR, NULL, &model, error));

@@ -61,7 +61,9 @@ fn generate() {
 
 #[test]
 fn sampling() {
-    Program::build("tests/c/sampling.c").run(&[PROMPT]);
+    let folder = tempfile::tempdir().unwrap();
+    let session = folder.path().join("main.session");
+    Program::build("tests/c/sampling.c").run(&[Path::new(PROMPT), &session]);
 }
 
 #[test]
