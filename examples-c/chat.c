@@ -14,6 +14,7 @@ static const char USAGE[] =
     "\n"
     "  --model DIR        the model (default ../assets/tiny-coder)\n"
     "  --adapter DIR      a LoRA adapter\n"
+    "  --device NAME      auto, cpu, metal or cuda (default auto)\n"
     "  --system TEXT      instructions for the model\n"
     "  --max-tokens N     the longest answer (default 512)\n"
     "  --temperature X    0 for always the most likely token (default 0.7)\n"
@@ -217,9 +218,11 @@ static void chat(mcandle_generator *generator, const mcandle_generate_options *o
 }
 
 int main(int argc, char **argv) {
+    static const char *const DEVICES[] = {"auto", "cpu", "metal", "cuda", NULL};
     const char *model_dir = "../assets/tiny-coder";
     const char *adapter_dir = NULL;
     const char *system = NULL;
+    mcandle_model_options *model_options = mcandle_model_options_new();
     mcandle_generate_options *options = mcandle_generate_options_new();
     mcandle_model *model = NULL;
     mcandle_adapter *adapter = NULL;
@@ -236,6 +239,7 @@ int main(int argc, char **argv) {
         const char *value = i + 1 < argc ? argv[i + 1] : "";
         unsigned long long count = 0;
         double real = 0;
+        int choice;
         if (strcmp(name, "--help") == 0) {
             fputs(USAGE, stdout);
             goto done;
@@ -247,6 +251,8 @@ int main(int argc, char **argv) {
             model_dir = value;
         } else if (strcmp(name, "--adapter") == 0) {
             adapter_dir = value;
+        } else if (strcmp(name, "--device") == 0 && (choice = index_of(value, DEVICES)) >= 0) {
+            mcandle_model_options_set_device(model_options, choice);
         } else if (strcmp(name, "--system") == 0) {
             system = value;
         } else if (strcmp(name, "--max-tokens") == 0 && parse_count(value, &count)) {
@@ -268,7 +274,7 @@ int main(int argc, char **argv) {
     if (result != 0) {
         goto done;
     }
-    if (mcandle_model_load(model_dir, NULL, &model, &error) != MCANDLE_OK ||
+    if (mcandle_model_load(model_dir, model_options, &model, &error) != MCANDLE_OK ||
         mcandle_generator_new(model, &generator, &error) != MCANDLE_OK ||
         (adapter_dir != NULL && mcandle_adapter_load(adapter_dir, model, &adapter, &error) != MCANDLE_OK) ||
         mcandle_generator_set_adapter(generator, adapter, &error) != MCANDLE_OK) {
@@ -287,5 +293,6 @@ done:
     mcandle_adapter_free(adapter);
     mcandle_model_free(model);
     mcandle_generate_options_free(options);
+    mcandle_model_options_free(model_options);
     return result;
 }

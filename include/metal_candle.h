@@ -1676,6 +1676,41 @@ mcandle_status mcandle_model_tokenizer(const mcandle_model *model,
                                        mcandle_error **error);
 
 /**
+ * Answers the last message of a conversation, by the chat template of the model, and hands each
+ * token to a callback as it comes.
+ *
+ * What the generator has read of the conversation already is not read again.
+ *
+ * @param generator The generator.
+ * @param messages The whole conversation as a JSON array of objects such as
+ * {"role": "user", "content": "..."}, in UTF-8.
+ * @param messages_length Its length in bytes.
+ * @param chat_options A JSON object, or NULL for the defaults. Its keys: "tools", an array of
+ * descriptions of functions; "add_generation_prompt", default true; "continue_final_message",
+ * default false; "arguments", an object of further variables of the template, such as
+ * {"enable_thinking": false}.
+ * @param chat_options_length Its length in bytes.
+ * @param options Options, or NULL for the defaults.
+ * @param callback Receives each token; may be NULL.
+ * @param user_data Given to the callback as it is; not used after the call.
+ * @param[out] generation Receives the finished generation, also when it was stopped, to be freed
+ * with mcandle_generation_free(); may be NULL.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return As mcandle_generator_generate(); MCANDLE_INVALID_ARGUMENT also for messages that are not
+ * well-formed or that the template refuses, MCANDLE_NOT_FOUND where the model has no chat template.
+ */
+mcandle_status mcandle_generator_chat(mcandle_generator *generator,
+                                      const char *messages,
+                                      size_t messages_length,
+                                      const char *chat_options,
+                                      size_t chat_options_length,
+                                      const mcandle_generate_options *options,
+                                      mcandle_chunk_callback callback,
+                                      void *user_data,
+                                      mcandle_generation **generation,
+                                      mcandle_error **error);
+
+/**
  * Sets the temperature of sampling: it divides the logits. Below 1 sharpens, above 1 flattens the
  * distribution.
  *

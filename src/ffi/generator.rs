@@ -318,7 +318,10 @@ pub unsafe extern "C" fn mcandle_generator_generate_from_ids(
 /// # Safety
 ///
 /// `generation` is NULL or writable.
-unsafe fn give(generation: *mut *mut mcandle_generation, finished: Generation) -> Result<()> {
+pub(super) unsafe fn give(
+    generation: *mut *mut mcandle_generation,
+    finished: Generation,
+) -> Result<()> {
     if !generation.is_null() {
         // SAFETY: not NULL, and writable as the caller promises.
         let out = unsafe { Out::new(generation, "generation") }?;

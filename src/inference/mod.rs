@@ -10,6 +10,7 @@ mod generator;
 mod logits_processor;
 mod logprobs;
 mod options;
+mod prompts;
 mod sampler;
 mod scores;
 mod sequence;

@@ -1,0 +1,77 @@
+//! Generations whose prompt is made from something else than a text to go on with.
+
+use super::error::{mcandle_error, mcandle_status};
+use super::generate_options::{mcandle_generate_options, resolve};
+use super::generation::{mcandle_chunk_callback, mcandle_generation, on_chunk};
+use super::generator::{give, mcandle_generator};
+use super::handle::{self, borrow};
+use super::panic::guard;
+use crate::error::{Error, Result};
+use crate::models::ChatOptions;
+use serde_json::Value;
+use std::ffi::{c_char, c_void};
+
+/// Answers the last message of a conversation, by the chat template of the model, and hands each
+/// token to a callback as it comes.
+///
+/// What the generator has read of the conversation already is not read again.
+///
+/// @param generator The generator.
+/// @param messages The whole conversation as a JSON array of objects such as
+/// {"role": "user", "content": "..."}, in UTF-8.
+/// @param messages_length Its length in bytes.
+/// @param chat_options A JSON object, or NULL for the defaults. Its keys: "tools", an array of
+/// descriptions of functions; "add_generation_prompt", default true; "continue_final_message",
+/// default false; "arguments", an object of further variables of the template, such as
+/// {"enable_thinking": false}.
+/// @param chat_options_length Its length in bytes.
+/// @param options Options, or NULL for the defaults.
+/// @param callback Receives each token; may be NULL.
+/// @param user_data Given to the callback as it is; not used after the call.
+/// @param[out] generation Receives the finished generation, also when it was stopped, to be freed
+/// with mcandle_generation_free(); may be NULL.
+/// @param[out] error Receives an error on failure; may be NULL.
+/// @return As mcandle_generator_generate(); MCANDLE_INVALID_ARGUMENT also for messages that are not
+/// well-formed or that the template refuses, MCANDLE_NOT_FOUND where the model has no chat template.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_generator_chat(
+    generator: *mut mcandle_generator,
+    messages: *const c_char,
+    messages_length: usize,
+    chat_options: *const c_char,
+    chat_options_length: usize,
+    options: *const mcandle_generate_options,
+    callback: mcandle_chunk_callback,
+    user_data: *mut c_void,
+    generation: *mut *mut mcandle_generation,
+    error: *mut *mut mcandle_error,
+) -> mcandle_status {
+    // SAFETY: the caller passes live objects, readable texts and writable outputs, or NULL, and a
+    // callback that may be called with `user_data`.
+    unsafe {
+        guard(error, || {
+            let generator = borrow(generator, "generator")?;
+            let messages = json(
+                handle::text(messages, messages_length, "messages")?,
+                "messages",
+            )?;
+            let chat = if chat_options.is_null() {
+                ChatOptions::default()
+            } else {
+                let text = handle::text(chat_options, chat_options_length, "chat_options")?;
+                ChatOptions::from_json(&json(text, "chat_options")?)?
+            };
+            let options = resolve(options)?;
+            let on_chunk = on_chunk(callback, user_data);
+            let finished = generator.inner.with("generator", |inner| {
+                Ok(inner.chat(&messages, &chat, &options, on_chunk)?)
+            })?;
+            give(generation, finished)
+        })
+    }
+}
+
+fn json(text: &str, name: &'static str) -> Result<Value> {
+    serde_json::from_str(text)
+        .map_err(|error| Error::option(name, format!("not JSON ({error})"), "JSON"))
+}
