@@ -4,7 +4,7 @@ mod common;
 
 use common::{fixture, read_json};
 use metal_candle::models::{ChatOptions, ChatTemplate};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::fs;
 
 /// A model directory with one of the templates, as far as templates go.

@@ -16,6 +16,7 @@ mod scores;
 mod sequence;
 mod speculative;
 mod stop;
+mod tool_calls;
 
 pub use batch::BatchGenerator;
 pub use constraint::{Constraint, Grammar};
@@ -27,3 +28,4 @@ pub use logits_processor::LogitsProcessor;
 pub use options::SamplingOptions;
 pub use sampler::Sampler;
 pub use scores::{Perplexity, Pooling};
+pub use tool_calls::{Piece, ToolCall, ToolCallParser};
