@@ -93,7 +93,7 @@ impl GrammarVocabulary {
             })
         });
         catch_unwind(build).map_err(|error| Error::Tokenizer {
-            reason: format!("its vocabulary cannot be used for grammars: {}", error),
+            reason: format!("its vocabulary cannot be used for grammars: {error}"),
         })
     }
 
