@@ -22,4 +22,3 @@ pub(crate) mod testing;
 pub use candle_core::{DType, Device, Tensor};
 pub use device::DeviceKind;
 pub use dtype::DTypePolicy;
-pub(crate) use kernels::exp;

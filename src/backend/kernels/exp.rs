@@ -12,7 +12,7 @@
     clippy::cast_sign_loss,
     reason = "the constants are the reference's; n is an integer between -126 and 127"
 )]
-pub(crate) fn exp(x: f32) -> f32 {
+pub(super) fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 · 2^23: adding it rounds to an integer.
     let clamped = x.clamp(-87.0, 88.0);
     let n = (clamped * std::f32::consts::LOG2_E + ROUND) - ROUND;

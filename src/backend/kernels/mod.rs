@@ -16,7 +16,6 @@ mod swiglu;
 
 pub(super) use add::add_assign;
 pub(super) use cross_entropy::softmax_cross_entropy;
-pub(crate) use exp::exp;
 pub(super) use int8::{dequantize, takes_codes};
 pub(super) use linear::{FEW_ROWS, linear_few_rows};
 pub(super) use rms_norm::rms_norm_backward;

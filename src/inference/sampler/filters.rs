@@ -6,50 +6,7 @@
 
 use super::SamplingOptions;
 use super::ranked::{CHUNK, Ranked, crossing, sum};
-use crate::backend::exp;
-
-/// Exponents below this one have a weight of 0: no draw would ever meet a probability below 1e-37.
-const LOWEST: f32 = -87.0;
-
-/// Gives a logit its weight: its probability, at this temperature, relative to the highest one.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Scale {
-    highest: f32,
-    inverse_temperature: f32,
-}
-
-impl Scale {
-    /// `highest` is the highest logit, `temperature` above 0.
-    #[allow(clippy::cast_possible_truncation)] // Rounding to f32 is meant.
-    pub fn new(highest: f32, temperature: f64) -> Self {
-        // Bounded, so that 0 times it is 0 and masked tokens times it are masked.
-        let inverse = (temperature.recip() as f32).clamp(f32::MIN_POSITIVE, f32::MAX);
-        Self {
-            highest,
-            inverse_temperature: inverse,
-        }
-    }
-
-    #[inline]
-    fn exponent(self, logit: f32) -> f32 {
-        (logit - self.highest) * self.inverse_temperature
-    }
-
-    #[inline]
-    pub fn weight(self, logit: f32) -> f32 {
-        exp(self.exponent(logit))
-    }
-
-    #[inline]
-    pub fn weight_of(self, token: Ranked) -> f32 {
-        self.weight(token.logit())
-    }
-
-    /// The weights of the tokens together.
-    pub fn mass(self, tokens: &[Ranked]) -> f64 {
-        sum(tokens, |token| self.weight_of(*token))
-    }
-}
+use super::scale::{LOWEST, Scale};
 
 /// Whether there is a filter to apply to a vocabulary of this size.
 pub(super) fn is_on(options: &SamplingOptions, size: usize) -> bool {
@@ -73,33 +30,35 @@ pub(super) fn keep(
     scale: Scale,
     kept: &mut Vec<Ranked>,
 ) {
-    let limits = limits(options, logits.len());
     let min_p = lower_bound(options.min_p);
-    let mut total = None;
-    let bound = if limits {
-        scale.exponent(nth_highest(maxima, options.top_k))
+    if limits(options, logits.len()) {
+        let bound = scale.exponent(nth_highest(maxima, options.top_k));
+        collect(logits, maxima, scale, bound, kept);
+        if options.top_k < kept.len() {
+            kept.select_nth_unstable(options.top_k);
+            kept.truncate(options.top_k);
+        }
+        if options.top_p < 1.0 {
+            keep_nucleus(options.top_p * scale.mass(kept), scale, kept);
+        }
     } else if options.top_p < 1.0 {
-        let all = sum(logits, |logit| scale.weight(*logit));
-        total = Some(all);
-        nucleus_bound(options.top_p, all, logits.len())
+        let total = sum(logits, |logit| scale.weight(*logit));
+        let bound = nucleus_bound(options.top_p, total, logits.len());
+        let target = options.top_p * total;
+        // Half of the exponent mostly is enough, and has few tokens.
+        collect(logits, maxima, scale, 0.5 * bound, kept);
+        if scale.mass(kept) < target {
+            collect(logits, maxima, scale, bound, kept);
+        }
+        keep_nucleus(target, scale, kept);
     } else {
-        min_p
-    };
-    collect(logits, maxima, scale, bound.max(LOWEST), kept);
-    if limits && options.top_k < kept.len() {
-        kept.select_nth_unstable(options.top_k);
-        kept.truncate(options.top_k);
-    }
-    if options.top_p < 1.0 {
-        let target = options.top_p * total.unwrap_or_else(|| scale.mass(kept));
-        let last = crossing(kept, |token| scale.weight_of(*token), target);
-        kept.truncate(last + 1);
+        collect(logits, maxima, scale, min_p, kept);
     }
     if options.min_p > 0.0 {
         kept.retain(|token| scale.exponent(token.logit()) >= min_p);
     }
     if options.typical_p < 1.0 {
-        keep_typical(options.typical_p, scale, kept);
+        keep_typical(options.typical_p, logits, scale, kept);
     }
 }
 
@@ -116,7 +75,7 @@ pub(super) fn exclude_top_choices(threshold: f64, scale: Scale, kept: &mut Vec<R
 /// The lowest exponent whose weight is at least `weight`.
 #[allow(clippy::cast_possible_truncation)] // Rounding to f32 is meant.
 fn lower_bound(weight: f64) -> f32 {
-    weight.ln() as f32
+    weight.log2() as f32
 }
 
 /// An exponent above which the tokens have more than `top_p` of the mass.
@@ -139,8 +98,9 @@ fn nth_highest(maxima: &[f32], count: usize) -> f32 {
         .1
 }
 
-/// Fills `kept` with the tokens whose exponent is at least `bound`.
+/// Fills `kept` with the tokens whose exponent is at least `bound` and that may be drawn at all.
 fn collect(logits: &[f32], maxima: &[f32], scale: Scale, bound: f32, kept: &mut Vec<Ranked>) {
+    let bound = bound.max(LOWEST);
     kept.clear();
     let first_ids = (0u32..).step_by(CHUNK);
     for ((first, chunk), &max) in first_ids.zip(logits.chunks(CHUNK)).zip(maxima) {
@@ -155,29 +115,43 @@ fn collect(logits: &[f32], maxima: &[f32], scale: Scale, bound: f32, kept: &mut 
     }
 }
 
+/// Keeps the most likely tokens, until their weights reach `target`.
+fn keep_nucleus(target: f64, scale: Scale, kept: &mut Vec<Ranked>) {
+    let last = crossing(kept, |token| scale.weight_of(*token), target);
+    kept.truncate(last + 1);
+}
+
 /// Keeps the tokens whose information is closest to the entropy, until their mass reaches
 /// `typical_p`, and all that are as close as the last of them.
 ///
-/// With `ln p = x - ln Z` the entropy is `ln Z - E[x]`, so the distance of `-ln p` from it is that of
-/// `x` from its mean.
+/// With `log p = x - log Z` the entropy is `log Z - E[x]`, so the distance of `-log p` from it is
+/// that of the exponent `x` from its mean.
 #[allow(clippy::cast_possible_truncation)] // Rounding to f32 is meant.
-fn keep_typical(typical_p: f64, scale: Scale, kept: &mut Vec<Ranked>) {
+fn keep_typical(typical_p: f64, logits: &[f32], scale: Scale, kept: &mut Vec<Ranked>) {
     let mass = scale.mass(kept);
     let weighted = sum(kept, |token| {
         scale.weight_of(*token) * scale.exponent(token.logit())
     });
     let mean = (weighted / mass) as f32;
-    // The bits of numbers that are not negative have the order of the numbers.
-    let distance = |token: &Ranked| (scale.exponent(token.logit()) - mean).abs().to_bits();
-    let mut typical: Vec<_> = kept.iter().map(|token| (distance(token), *token)).collect();
-    let weight = |(_, token): &(u32, Ranked)| scale.weight_of(*token);
-    let last = crossing(&mut typical, weight, typical_p * mass);
-    let farthest = typical.get(last).map_or(0, |(distance, _)| *distance);
-    kept.retain(|token| distance(token) <= farthest);
+    let logit = |token: Ranked| logits[token.id() as usize];
+    // Ranked by closeness meanwhile.
+    for token in kept.iter_mut() {
+        let distance = (scale.exponent(token.logit()) - mean).abs();
+        *token = Ranked::new(token.id(), -distance);
+    }
+    let weight = |token: &Ranked| scale.weight(logit(*token));
+    let last = crossing(kept, weight, typical_p * mass);
+    let farthest = kept.get(last).map_or(0.0, |token| token.logit());
+    kept.retain(|token| token.logit() >= farthest);
+    for token in kept.iter_mut() {
+        *token = Ranked::new(token.id(), logit(*token));
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::f64::consts::LN_2;
+
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
@@ -220,7 +194,7 @@ mod tests {
             .collect();
         tokens.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         let highest = tokens[0].1;
-        tokens.retain(|token| token.1 - highest >= f64::from(LOWEST));
+        tokens.retain(|token| (token.1 - highest) / LN_2 >= f64::from(LOWEST));
         if options.top_k > 0 {
             tokens.truncate(options.top_k);
         }

@@ -4,14 +4,15 @@ mod dry;
 mod filters;
 mod penalties;
 mod ranked;
+mod scale;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use self::dry::Breakers;
-use self::filters::Scale;
 use self::penalties::Scratch;
 use self::ranked::Ranked;
+use self::scale::Scale;
 use super::SamplingOptions;
 use crate::models::Tokenizer;
 use crate::{Error, Result};

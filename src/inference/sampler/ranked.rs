@@ -47,7 +47,7 @@ fn descending(bits: u32) -> u32 {
 
 /// The sum of the values of all items.
 pub(super) fn sum<T>(items: &[T], value: impl Fn(&T) -> f32) -> f64 {
-    let mut total = 0.0;
+    let mut totals = [0f64; LANES];
     for chunk in items.chunks(CHUNK) {
         let mut lanes = [0f32; LANES];
         let (groups, rest) = chunk.as_chunks::<LANES>();
@@ -59,9 +59,11 @@ pub(super) fn sum<T>(items: &[T], value: impl Fn(&T) -> f32) -> f64 {
         for (lane, item) in lanes.iter_mut().zip(rest) {
             *lane += value(item);
         }
-        total += lanes.into_iter().map(f64::from).sum::<f64>();
+        for (total, lane) in totals.iter_mut().zip(lanes) {
+            *total += f64::from(lane);
+        }
     }
-    total
+    totals.iter().sum()
 }
 
 /// Writes the maximum of each chunk of logits to `maxima`; says whether all of them are numbers or
