@@ -109,6 +109,9 @@ fn greedy_takes_the_lowest_id_on_ties() {
         0
     );
     assert_eq!(sampler.sample(&[0.0, -0.0], &[], 0).unwrap(), 0);
+    let mut logits = vec![0.0; 300];
+    (logits[70], logits[90], logits[200]) = (1.0, 1.0, 1.0);
+    assert_eq!(sampler.sample(&logits, &[], 0).unwrap(), 70);
 }
 
 #[test]
