@@ -83,6 +83,11 @@ typedef struct mcandle_dataset_options mcandle_dataset_options;
 typedef struct mcandle_error mcandle_error;
 
 /**
+ * What a model is shown of a repository before the file that it completes.
+ */
+typedef struct mcandle_fim_context mcandle_fim_context;
+
+/**
  * Numbers that the library made.
  */
 typedef struct mcandle_floats mcandle_floats;
@@ -122,6 +127,11 @@ typedef struct mcandle_model mcandle_model;
 typedef struct mcandle_model_options mcandle_model_options;
 
 /**
+ * A part of generated text. It lives only during the callback that receives it.
+ */
+typedef struct mcandle_piece mcandle_piece;
+
+/**
  * A text that the library made. It may hold NUL characters, so go by its length.
  */
 typedef struct mcandle_string mcandle_string;
@@ -135,6 +145,16 @@ typedef struct mcandle_tokenizer mcandle_tokenizer;
  * Token ids that the library made.
  */
 typedef struct mcandle_tokens mcandle_tokens;
+
+/**
+ * Finds tool calls in text, in the format of Qwen and Hermes: {"name": ..., "arguments": {...}}
+ * between <tool_call> and </tool_call>.
+ *
+ * Text comes in chunks that may end anywhere, such as those of a generation. What is outside of
+ * calls is passed on at once, as far as it cannot be the start of a tag. What is between the tags and
+ * is no call, or has more than 1 MiB, comes out as text, tags included.
+ */
+typedef struct mcandle_tool_call_parser mcandle_tool_call_parser;
 
 /**
  * Something that happened in training. It lives only during the callback that receives it.
@@ -224,6 +244,17 @@ typedef int32_t mcandle_dtype;
  * constants.
  */
 typedef int32_t mcandle_pooling;
+
+/**
+ * What a piece is: one of the MCANDLE_PIECE_ constants.
+ */
+typedef int32_t mcandle_piece_kind;
+
+/**
+ * Receives each piece, in order, on the thread that called. It must not unwind, jump out or throw,
+ * and must not use the parser that calls it.
+ */
+typedef void (*mcandle_piece_callback)(const mcandle_piece *piece, void *user_data);
 
 /**
  * How the learning rate falls: one of the MCANDLE_SCHEDULE_ constants.
@@ -418,6 +449,21 @@ typedef bool (*mcandle_train_callback)(const mcandle_train_event *event, void *u
  * That of the last token, which alone has seen all of the text.
  */
 #define MCANDLE_POOLING_LAST 1
+
+/**
+ * Text for the user.
+ */
+#define MCANDLE_PIECE_TEXT 0
+
+/**
+ * Text inside of <think> and </think>.
+ */
+#define MCANDLE_PIECE_REASONING 1
+
+/**
+ * A whole call of a tool.
+ */
+#define MCANDLE_PIECE_TOOL_CALL 2
 
 /**
  * It stays.
@@ -739,6 +785,47 @@ const mcandle_error *mcandle_batch_results_error(const mcandle_batch_results *re
 void mcandle_batch_results_free(mcandle_batch_results *results);
 
 /**
+ * Tells whether a model comes with a chat template.
+ *
+ * @param model The model, or NULL.
+ * @return Whether mcandle_model_apply_chat_template() has a template to apply, which may still be
+ * one that cannot be compiled; false for NULL.
+ */
+bool mcandle_model_has_chat_template(const mcandle_model *model);
+
+/**
+ * Writes a conversation as the text that a model expects, as transformers' apply_chat_template
+ * does.
+ *
+ * The text holds special tokens in writing; continue it as it is, or turn it into ids with
+ * mcandle_tokenizer_encode(), without adding special tokens. Special tokens that a message spells
+ * become special tokens as well, as in transformers: remove them from text that is not trusted. What
+ * a template does and writes is bounded in proportion to the messages.
+ *
+ * @param model The model.
+ * @param messages A JSON list of {"role": "user", "content": "..."} in UTF-8; further keys such as
+ * "tool_calls", "reasoning_content" are the template's.
+ * @param messages_length Its length in bytes.
+ * @param options A JSON object with the keys, all optional: "tools", a list of objects;
+ * "add_generation_prompt", whether to end with the start of an assistant's message (default true);
+ * "continue_final_message", whether to leave the last message open instead (default false);
+ * "arguments", an object of further variables such as "enable_thinking". NULL for the defaults.
+ * @param options_length Its length in bytes.
+ * @param[out] text Receives the text on success, to be freed with mcandle_string_free().
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK; MCANDLE_NOT_FOUND where the model has no template, MCANDLE_INVALID_FORMAT
+ * where it cannot be compiled; MCANDLE_INVALID_ARGUMENT where messages or options have another shape,
+ * the template refuses them or exceeds its bounds; MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_model_apply_chat_template(const mcandle_model *model,
+                                                 const char *messages,
+                                                 size_t messages_length,
+                                                 const char *options,
+                                                 size_t options_length,
+                                                 mcandle_string **text,
+                                                 mcandle_error **error);
+
+/**
  * Makes options with the defaults: rows of at most 2,048 tokens, prompts not scored.
  *
  * @return Options, to be freed with mcandle_dataset_options_free().
@@ -871,6 +958,100 @@ void mcandle_error_free(mcandle_error *error);
  * that are not a status.
  */
 const char *mcandle_status_name(mcandle_status status);
+
+/**
+ * Makes a context without a repository, files or a path.
+ *
+ * @return A context, to be freed with mcandle_fim_context_free().
+ */
+mcandle_fim_context *mcandle_fim_context_new(void);
+
+/**
+ * Sets the name of the repository.
+ *
+ * @param context The context.
+ * @param repo_name The name, NUL-terminated UTF-8; it is copied. NULL for none.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_fim_context_set_repo_name(mcandle_fim_context *context,
+                                                 const char *repo_name,
+                                                 mcandle_error **error);
+
+/**
+ * Sets the path of the file that is completed.
+ *
+ * @param context The context.
+ * @param path The path in the repository, NUL-terminated UTF-8; it is copied. NULL for none.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_fim_context_set_path(mcandle_fim_context *context,
+                                            const char *path,
+                                            mcandle_error **error);
+
+/**
+ * Adds another file of the repository, the most relevant one last.
+ *
+ * @param context The context.
+ * @param path The path in the repository, NUL-terminated UTF-8; it is copied.
+ * @param content The content in UTF-8; it is copied. May be NULL where the length is 0.
+ * @param content_length Its length in bytes.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_fim_context_add_file(mcandle_fim_context *context,
+                                            const char *path,
+                                            const char *content,
+                                            size_t content_length,
+                                            mcandle_error **error);
+
+/**
+ * Frees a context.
+ *
+ * @param context The context; NULL is allowed and does nothing.
+ */
+void mcandle_fim_context_free(mcandle_fim_context *context);
+
+/**
+ * Makes the prompt for the code between a prefix and a suffix, for
+ * mcandle_generator_generate_from_ids().
+ *
+ * It has the tokens that the model was trained with: those of Qwen2.5-Coder, StarCoder,
+ * DeepSeek-Coder or Code Llama. Special tokens that the code spells are text.
+ *
+ * @param model The model.
+ * @param prefix The code before in UTF-8; may be NULL where the length is 0.
+ * @param prefix_length Its length in bytes.
+ * @param suffix The code after in UTF-8; may be NULL where the length is 0.
+ * @param suffix_length Its length in bytes.
+ * @param context What else of the repository the model is shown, or NULL.
+ * @param[out] tokens Receives the ids on success, to be freed with mcandle_tokens_free().
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_TOKENIZER where the model has no tokenizer or its vocabulary no such
+ * tokens, MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_model_fim_prompt(const mcandle_model *model,
+                                        const char *prefix,
+                                        size_t prefix_length,
+                                        const char *suffix,
+                                        size_t suffix_length,
+                                        const mcandle_fim_context *context,
+                                        mcandle_tokens **tokens,
+                                        mcandle_error **error);
+
+/**
+ * Gives the tokens that end a middle, for mcandle_generate_options_add_stop_token_id().
+ *
+ * @param model The model.
+ * @param[out] tokens Receives the ids on success, to be freed with mcandle_tokens_free().
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_TOKENIZER where the model has no tokenizer or its vocabulary no
+ * tokens for the middle, MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_model_fim_stop_tokens(const mcandle_model *model,
+                                             mcandle_tokens **tokens,
+                                             mcandle_error **error);
 
 /**
  * Gives the numbers.
@@ -2077,6 +2258,84 @@ mcandle_status mcandle_tokenizer_decode(const mcandle_tokenizer *tokenizer,
  * @param tokenizer The tokenizer; NULL is allowed and does nothing.
  */
 void mcandle_tokenizer_free(mcandle_tokenizer *tokenizer);
+
+/**
+ * Gives the kind of a piece.
+ *
+ * @param piece The piece, or NULL.
+ * @return One of the MCANDLE_PIECE_ constants; -1 for NULL.
+ */
+mcandle_piece_kind mcandle_piece_kind_of(const mcandle_piece *piece);
+
+/**
+ * Gives the text of a piece; of a tool call the arguments, a JSON object.
+ *
+ * @param piece The piece, or NULL.
+ * @param[out] length Receives the length in bytes; may be NULL.
+ * @return The text, with a NUL behind it, which lives only during the callback; empty for NULL.
+ */
+const char *mcandle_piece_text(const mcandle_piece *piece, size_t *length);
+
+/**
+ * Gives the name of the tool that a piece calls.
+ *
+ * @param piece The piece, or NULL.
+ * @param[out] length Receives the length in bytes; may be NULL.
+ * @return The name, with a NUL behind it, which lives only during the callback; empty for NULL, and
+ * for a piece that is no tool call.
+ */
+const char *mcandle_piece_name(const mcandle_piece *piece, size_t *length);
+
+/**
+ * Makes a parser at the start of a text.
+ *
+ * @param find_reasoning Whether text between <think> and </think> comes out as
+ * MCANDLE_PIECE_REASONING, without the tags; if not, it is text.
+ * @param inside_reasoning Whether the text starts inside of the reasoning, as it does where the
+ * prompt ends with <think>; then the first is true whatever is given.
+ * @return A parser, to be freed with mcandle_tool_call_parser_free().
+ */
+mcandle_tool_call_parser *mcandle_tool_call_parser_new(bool find_reasoning, bool inside_reasoning);
+
+/**
+ * Takes the next chunk, and hands over the pieces that are now complete.
+ *
+ * @param parser The parser.
+ * @param text The chunk in UTF-8; may be NULL where the length is 0.
+ * @param text_length Its length in bytes.
+ * @param callback Receives the pieces; may be NULL.
+ * @param user_data Given to the callback as it is; not used after the call.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_tool_call_parser_push(mcandle_tool_call_parser *parser,
+                                             const char *text,
+                                             size_t text_length,
+                                             mcandle_piece_callback callback,
+                                             void *user_data,
+                                             mcandle_error **error);
+
+/**
+ * Ends the text, and hands over what is still held back; a call that was not closed is text. The
+ * next chunk starts another text.
+ *
+ * @param parser The parser.
+ * @param callback Receives the pieces; may be NULL.
+ * @param user_data Given to the callback as it is; not used after the call.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_tool_call_parser_finish(mcandle_tool_call_parser *parser,
+                                               mcandle_piece_callback callback,
+                                               void *user_data,
+                                               mcandle_error **error);
+
+/**
+ * Frees a parser.
+ *
+ * @param parser The parser; NULL is allowed and does nothing.
+ */
+void mcandle_tool_call_parser_free(mcandle_tool_call_parser *parser);
 
 /**
  * Makes options with the defaults.

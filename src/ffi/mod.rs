@@ -23,9 +23,11 @@
 mod adapter;
 mod batch;
 mod batch_results;
+mod chat;
 mod dataset;
 mod device;
 mod error;
+mod fim;
 mod floats;
 mod generate_options;
 mod generation;
@@ -40,15 +42,18 @@ mod sampling_options;
 mod scores;
 mod string;
 mod tokenizer;
+mod tool_calls;
 mod train_options;
 mod trainer;
 
 pub use adapter::*;
 pub use batch::*;
 pub use batch_results::*;
+pub use chat::*;
 pub use dataset::*;
 pub use device::*;
 pub use error::*;
+pub use fim::*;
 pub use floats::*;
 pub use generate_options::*;
 pub use generation::*;
@@ -61,6 +66,7 @@ pub use sampling_options::*;
 pub use scores::*;
 pub use string::*;
 pub use tokenizer::*;
+pub use tool_calls::*;
 pub use train_options::*;
 pub use trainer::*;
 

@@ -117,6 +117,12 @@ impl Model {
         })
     }
 
+    /// Whether the model directory has a chat template.
+    #[must_use]
+    pub fn has_chat_template(&self) -> bool {
+        self.inner.chat_template.is_some()
+    }
+
     /// The chat template.
     ///
     /// # Errors

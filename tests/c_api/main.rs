@@ -72,6 +72,12 @@ fn batch() {
 }
 
 #[test]
+fn chat() {
+    let folder = inputs::broken();
+    Program::build("tests/c/chat.c").run(&[folder.path()]);
+}
+
+#[test]
 fn train() {
     let data = inputs::data();
     let rows = data.path().join("train.jsonl");
