@@ -1,9 +1,9 @@
 //! Many texts at once: finished ones leave, waiting ones join (continuous batching, Yu et al., 2022,
 //! <https://www.usenix.org/conference/osdi22/presentation/yu>).
 
-use super::context::Context;
+use super::context::{Context, shifted};
 use super::logits_processor::{AnyProcessor, LogitsProcessor};
-use super::sequence::{OnChunk, Sequence, context_limit, shifted};
+use super::sequence::{OnChunk, Sequence, context_limit};
 use super::{Chunk, FinishReason, GenerateOptions, Generation};
 use crate::cancel::CancelHandle;
 use crate::error::{Error, Result};
@@ -75,12 +75,8 @@ impl Row {
         let processor = self.processor.as_mut().map(|any| &mut *any.0);
         let token = self.sequence.advance(logits, None, processor, on_chunk)?;
         self.pending = vec![token];
-        if self.context.tokens().len() == self.limit {
-            let tokens = [self.context.tokens(), &self.pending].concat();
-            self.pending = shifted(&tokens, self.limit, self.sequence.options().keep);
-            let kept = self.context.reuse(&self.pending);
-            self.pending.drain(..kept);
-        }
+        let keep = self.sequence.options().keep;
+        self.context.make_room(&mut self.pending, self.limit, keep);
         Ok(())
     }
 
@@ -137,13 +133,13 @@ impl BatchGenerator {
         self.cancel.clone()
     }
 
-    /// The number of texts that are not finished.
+    /// The number of texts that were pushed and not given back yet.
     #[must_use]
     pub fn len(&self) -> usize {
         self.active.len() + self.waiting.len()
     }
 
-    /// Whether all texts are finished.
+    /// Whether all texts were given back.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -191,6 +187,10 @@ impl BatchGenerator {
     ) -> Result<usize> {
         options.validate()?;
         let limit = context_limit(&self.model, prompt, options)?;
+        if self.is_empty() {
+            // A request that nobody met has nothing to do with this text.
+            self.cancel.reset();
+        }
         let number = self.next;
         let pending = if prompt.len() < limit {
             prompt.to_vec()
@@ -213,16 +213,12 @@ impl BatchGenerator {
     /// Ends a sequence before its next token. Gives whether it was there and not finished.
     pub fn cancel(&mut self, sequence: usize) -> bool {
         let rows = self.active.iter_mut().chain(&mut self.waiting);
-        match rows.into_iter().find(|row| row.number == sequence) {
-            Some(row) => {
-                row.attempt(|row| {
-                    let nothing = &mut |_: &Chunk| ControlFlow::Continue(());
-                    row.sequence.finish(FinishReason::Cancelled, nothing)
-                });
-                true
-            }
-            None => false,
-        }
+        let mut rows = rows.filter(|row| row.number == sequence && !row.is_finished());
+        let Some(row) = rows.next() else {
+            return false;
+        };
+        row.attempt(|row| row.sequence.finish(FinishReason::Cancelled, None));
+        true
     }
 
     /// Generates until all texts are finished, and gives each with its number, in the order in which
@@ -245,7 +241,8 @@ impl BatchGenerator {
     /// Computes the next token of every text, or a part of its prompt where that is long, and gives
     /// the texts that finished.
     ///
-    /// New texts can be added between steps.
+    /// New texts can be added between steps. A request to cancel ends the texts that are there, and
+    /// those that are added before all of them are given back.
     pub fn step(
         &mut self,
         mut on_chunk: impl FnMut(&Chunk) -> ControlFlow<()>,
@@ -260,15 +257,11 @@ impl BatchGenerator {
             } else {
                 continue;
             };
-            row.attempt(|row| row.sequence.finish(reason, &mut on_chunk));
+            row.attempt(|row| row.sequence.finish(reason, Some(&mut on_chunk)));
         }
         let mut finished = self.remove_finished();
         self.compute(&mut on_chunk);
         finished.extend(self.remove_finished());
-        if cancelled && self.is_empty() {
-            // The request is met; texts that come later have nothing to do with it.
-            self.cancel.reset();
-        }
         finished
     }
 
@@ -281,7 +274,10 @@ impl BatchGenerator {
             self.max_batch_size.saturating_sub(self.active.len())
         };
         let joining = self.waiting.drain(..room.min(self.waiting.len()));
-        self.active.extend(joining);
+        self.active.extend(joining.map(|mut row| {
+            row.sequence.start();
+            row
+        }));
     }
 
     fn compute(&mut self, on_chunk: OnChunk<'_>) {

@@ -121,6 +121,32 @@ impl Context {
         common
     }
 
+    /// Where the context is full, drops the older half of it but for the first `keep` tokens:
+    /// `pending`, the tokens to be read next, then starts with those of the rest that must be read
+    /// anew.
+    pub fn make_room(&mut self, pending: &mut Vec<u32>, limit: usize, keep: usize) {
+        if self.tokens.len() < limit {
+            return;
+        }
+        let tokens = [&self.tokens[..], &pending[..]].concat();
+        *pending = shifted(&tokens, limit, keep);
+        let kept = self.reuse(pending);
+        pending.drain(..kept);
+    }
+
+    /// The logits after `tokens`, of which at most `chunk` are read at once and none that are known.
+    pub fn logits_after(&mut self, tokens: &[u32], chunk: usize) -> Result<Vec<f32>> {
+        let known = self.reuse(tokens);
+        let mut pending = &tokens[known..];
+        while pending.len() > chunk {
+            let (part, rest) = pending.split_at(chunk);
+            self.feed(part)?;
+            pending = rest;
+        }
+        let logits = self.logits(pending, 1)?;
+        Ok(logits.into_iter().next().unwrap_or_default())
+    }
+
     /// Reads `tokens`.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<()> {
         self.logits(tokens, 0).map(|_| ())
@@ -181,6 +207,14 @@ impl Context {
         }
         result
     }
+}
+
+/// What is left of `tokens` when a full context shifts: the first `keep`, and the later half of the
+/// rest.
+pub(super) fn shifted(tokens: &[u32], limit: usize, keep: usize) -> Vec<u32> {
+    let latest = (limit - keep) / 2;
+    let start = keep.max(tokens.len().saturating_sub(latest));
+    [&tokens[..keep.min(tokens.len())], &tokens[start..]].concat()
 }
 
 /// The hidden states whose logits are wanted, given the number of tokens of each part and how many

@@ -29,6 +29,8 @@ const MAX_TOP_LOGPROBS: usize = 100;
 /// | `prompt_lookup_num_tokens` | 0 | | tokens to draft from the text itself |
 /// | `num_draft_tokens` | 3 | 1 or more | tokens to draft with a draft model |
 ///
+/// At most 64 tokens are drafted at once, and no more than `prefill_chunk`.
+///
 /// As JSON, an option that is left out has its default, and an unknown one is an error.
 ///
 /// # Example
@@ -53,7 +55,8 @@ const MAX_TOP_LOGPROBS: usize = 100;
 pub struct GenerateOptions {
     /// The most tokens to generate, at least 1. Default 256, as in mlx-lm.
     pub max_tokens: usize,
-    /// Tokens before which no token that ends the text is chosen. Default 0.
+    /// Tokens before which no token that ends the text is chosen, unless a grammar allows nothing
+    /// else. Default 0.
     pub min_tokens: usize,
     /// How a token is chosen. The default is greedy.
     pub sampling: SamplingOptions,
@@ -61,7 +64,8 @@ pub struct GenerateOptions {
     pub stop: Vec<String>,
     /// Tokens that end the text beside those that the model names; not part of the text either.
     pub stop_token_ids: Vec<u32>,
-    /// Go on after a token that ends the text, those of `stop_token_ids` excepted. Default false.
+    /// Go on after a token that ends the text, those of `stop_token_ids` excepted; with a grammar,
+    /// choose none as long as something else may follow. Default false.
     pub ignore_eos: bool,
     /// What the text must be: a JSON schema, a regular expression or a Lark grammar. The text ends
     /// when nothing can follow; where `max_tokens` end it before, it is a start of such a text.
@@ -77,7 +81,7 @@ pub struct GenerateOptions {
     /// it; results do not depend on it but for rounding.
     pub prefill_chunk: usize,
     /// The most tokens of context to keep, at least 2; the model's own limit holds too. It bounds
-    /// the memory of the key-value cache.
+    /// the memory of a new generator's key-value cache.
     pub max_kv_size: Option<usize>,
     /// When the context is full, drop the older half of it, all but the first [`keep`](Self::keep)
     /// tokens, compute the rest anew and go on. Default false: a prompt that does not fit is an

@@ -1,8 +1,8 @@
 //! Generating one text after another, with what was read before.
 
-use super::context::Context;
+use super::context::{Context, shifted};
 use super::logits_processor::{AnyProcessor, LogitsProcessor};
-use super::sequence::{OnChunk, Sequence, context_limit, shifted};
+use super::sequence::{OnChunk, Sequence, context_limit};
 use super::speculative::{Drafter, check_draft_model};
 use super::{Chunk, FinishReason, GenerateOptions, Generation};
 use crate::cancel::CancelHandle;
@@ -10,6 +10,11 @@ use crate::error::Result;
 use crate::models::{KvCacheType, LoRAAdapter, Model};
 use std::ops::ControlFlow;
 use std::path::Path;
+
+/// Generated tokens that the key-value cache has room for from the start; it grows with the text.
+const RESERVED_TOKENS: usize = 1024;
+/// The most tokens that are checked at once, because the logits of all of them are kept meanwhile.
+const MOST_DRAFTS: usize = 64;
 
 /// Generates text with a model, and perhaps an adapter.
 ///
@@ -253,17 +258,18 @@ impl Generator {
             Some(_) => pending.len(),
             None => context.reuse(&pending),
         };
-        context.reserve(limit.min(pending.len() + sequence.remaining()));
+        let soon = sequence.remaining().min(RESERVED_TOKENS);
+        context.reserve(limit.min(pending.len() + soon));
         pending.drain(..cached);
         sequence.count_cached(cached);
         let mut in_prompt = true;
 
         while !sequence.is_finished() {
             if cancel.is_requested() {
-                return sequence.finish(FinishReason::Cancelled, on_chunk);
+                return sequence.finish(FinishReason::Cancelled, Some(on_chunk));
             }
             if sequence.is_out_of_time() {
-                return sequence.finish(FinishReason::TimeLimit, on_chunk);
+                return sequence.finish(FinishReason::TimeLimit, Some(on_chunk));
             }
             if pending.len() > prefill_chunk {
                 context.feed(&pending[..prefill_chunk])?;
@@ -274,6 +280,7 @@ impl Generator {
             if !in_prompt {
                 let room = limit.saturating_sub(context.tokens().len() + pending.len());
                 let most = room.min(sequence.remaining() - 1);
+                let most = most.min(prefill_chunk).min(MOST_DRAFTS);
                 drafts = sequence.forced(most)?;
                 if drafts.is_empty() && drafter.is_on() {
                     let tokens = [context.tokens(), &pending].concat();
@@ -301,12 +308,7 @@ impl Generator {
                     break;
                 }
             }
-            if context.tokens().len() == limit {
-                let tokens = [context.tokens(), &pending].concat();
-                pending = shifted(&tokens, limit, keep);
-                let kept = context.reuse(&pending);
-                pending.drain(..kept);
-            }
+            context.make_room(&mut pending, limit, keep);
         }
         Ok(())
     }

@@ -1,14 +1,23 @@
 //! Log-probabilities of tokens under the model.
 
 use super::TokenLogprob;
+use super::sampler::{Scale, sum};
 
 /// The logarithm of the sum of the exponentials, by which logits become log-probabilities.
 ///
-/// Relative to the highest logit, so that nothing overflows; summed in `f64`.
+/// Relative to the highest logit, so that nothing overflows, and in lanes, because every token takes a
+/// pass over the vocabulary. The logits are numbers or negative infinity.
 pub(super) fn log_sum_exp(logits: &[f32]) -> f64 {
-    let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&x| f64::from((x - highest).exp())).sum();
-    f64::from(highest) + sum.ln()
+    const LANES: usize = 16;
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for part in logits.chunks(LANES) {
+        for (lane, &logit) in lanes.iter_mut().zip(part) {
+            *lane = if logit > *lane { logit } else { *lane };
+        }
+    }
+    let highest = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    let scale = Scale::new(highest, 1.0);
+    f64::from(highest) + sum(logits, |&logit| scale.weight(logit)).ln()
 }
 
 /// The log-probability of a logit, given the logarithm of the sum of all.

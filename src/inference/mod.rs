@@ -16,6 +16,7 @@ mod scores;
 mod sequence;
 mod speculative;
 mod stop;
+mod text_stream;
 mod tool_calls;
 
 pub use batch::BatchGenerator;

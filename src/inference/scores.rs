@@ -6,8 +6,8 @@ use crate::error::{Error, Result};
 
 /// Tokens whose logits are on the host at the same time.
 const SCORED_AT_ONCE: usize = 64;
-/// Tokens of an embedding that are computed at once.
-const EMBEDDED_AT_ONCE: usize = 512;
+/// Tokens that are read at the same time where their logits are not wanted.
+const READ_AT_ONCE: usize = 512;
 
 /// How the hidden states of a text's tokens become one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -42,14 +42,7 @@ impl Generator {
     /// [`Error::ContextFull`] for more than the context holds.
     pub fn next_logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         self.check_tokens(tokens, 1)?;
-        let known = self.context_mut().reuse(tokens);
-        let parts: Vec<_> = tokens[known..].chunks(EMBEDDED_AT_ONCE).collect();
-        let mut logits = vec![];
-        for (index, part) in parts.iter().enumerate() {
-            let last = usize::from(index + 1 == parts.len());
-            logits = self.context_mut().logits(part, last)?;
-        }
-        Ok(logits.pop().unwrap_or_default())
+        self.context_mut().logits_after(tokens, READ_AT_ONCE)
     }
 
     /// The natural logarithm of the probability of each token after the first, given those before it.
@@ -80,14 +73,14 @@ impl Generator {
             let logits = self.context_mut().logits(part, part.len())?;
             for logits in logits {
                 let step = logprobs.len();
-                let sum = log_sum_exp(&logits);
-                if !sum.is_finite() {
+                if logits.iter().any(|x| x.is_nan() || *x == f32::INFINITY) {
                     return Err(Error::NonFinite {
                         what: "logits",
                         step,
                         hint: "check the weights and adapter, or compute in a wider dtype",
                     });
                 }
+                let sum = log_sum_exp(&logits);
                 logprobs.push(logprob(logits[tokens[step + 1] as usize], sum));
             }
         }
@@ -179,7 +172,7 @@ impl Generator {
         self.check_tokens(tokens, 1)?;
         self.context_mut().truncate(0);
         let mut pooled = vec![0.0; self.model().config().hidden_size];
-        for part in tokens.chunks(EMBEDDED_AT_ONCE) {
+        for part in tokens.chunks(READ_AT_ONCE) {
             for state in self.context_mut().hidden(part)? {
                 match pooling {
                     Pooling::Last => pooled.fill(0.0),

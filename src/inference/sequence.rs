@@ -3,8 +3,9 @@
 use super::logits_processor::LogitsProcessor;
 use super::logprobs::{log_sum_exp, logprob, top_logprobs};
 use super::speculative::Draft;
-use super::stop::{Matched, StopMatcher};
-use super::{Chunk, Constraint, Detokenizer, FinishReason, GenerateOptions, Generation, Sampler};
+use super::stop::Matched;
+use super::text_stream::TextStream;
+use super::{Chunk, Constraint, FinishReason, GenerateOptions, Generation, Sampler};
 use crate::error::{Error, Result};
 use crate::models::Model;
 use std::ops::ControlFlow;
@@ -19,6 +20,8 @@ pub(super) struct Sequence {
     /// The most tokens of the prompt and the text together.
     limit: usize,
     end_token_ids: Vec<u32>,
+    /// Those of them that are chosen only where nothing else may follow.
+    ignored_token_ids: Vec<u32>,
     sampler: Sampler,
     constraint: Option<Constraint>,
     text: Option<TextStream>,
@@ -44,9 +47,15 @@ impl Sequence {
         options: &GenerateOptions,
         limit: usize,
     ) -> Result<Self> {
+        let started = Instant::now();
         let mut end_token_ids = options.stop_token_ids.clone();
-        if !options.ignore_eos {
+        let mut ignored_token_ids = vec![];
+        // Where a grammar lets nothing else follow, even an ignored end is one.
+        if !options.ignore_eos || options.grammar.is_some() {
             end_token_ids.extend(model.eos_token_ids());
+        }
+        if options.ignore_eos && options.grammar.is_some() {
+            ignored_token_ids.extend(model.eos_token_ids());
         }
         let vocabulary = model.config().vocab_size;
         check_ids("stop_token_ids", &options.stop_token_ids, vocabulary)?;
@@ -60,11 +69,7 @@ impl Sequence {
             None => None,
         };
         let text = match model.tokenizer() {
-            Ok(tokenizer) => Some(TextStream {
-                detokenizer: Detokenizer::new(tokenizer)
-                    .skip_special_tokens(options.skip_special_tokens),
-                stop: StopMatcher::new(&options.stop),
-            }),
+            Ok(tokenizer) => Some(TextStream::new(tokenizer, prompt, options)?),
             Err(error) if !options.stop.is_empty() => return Err(error),
             Err(_) => None,
         };
@@ -72,12 +77,13 @@ impl Sequence {
             number,
             limit,
             end_token_ids,
+            ignored_token_ids,
             sampler,
             constraint,
             text,
             tokens: prompt.to_vec(),
             adjusted: vec![],
-            started: Instant::now(),
+            started,
             first: None,
             generation: Generation {
                 text: String::new(),
@@ -109,6 +115,11 @@ impl Sequence {
     /// How many more tokens may be generated.
     pub fn remaining(&self) -> usize {
         self.options.max_tokens - self.generation.tokens.len()
+    }
+
+    /// Starts the clock, for a sequence that had to wait.
+    pub fn start(&mut self) {
+        self.started = Instant::now();
     }
 
     pub fn is_finished(&self) -> bool {
@@ -154,14 +165,17 @@ impl Sequence {
         let token = self.choose(logits, draft, processor)?;
         let accepted = draft.is_some_and(|draft| draft.token == token);
         self.generation.accepted_tokens += usize::from(accepted);
-        if let Some(constraint) = &mut self.constraint {
+        let is_end = self.end_token_ids.contains(&token);
+        if let Some(constraint) = &mut self.constraint
+            && !is_end
+        {
             constraint.accept(token)?;
         }
         let index = self.generation.tokens.len();
         let first = *self.first.get_or_insert_with(Instant::now);
         self.generation.tokens_per_second = rate(index, first.elapsed());
-        if self.end_token_ids.contains(&token) {
-            self.finish(FinishReason::Stop, on_chunk)?;
+        if is_end {
+            self.finish(FinishReason::Stop, Some(on_chunk))?;
             return Ok(token);
         }
         let sum = log_sum_exp(logits);
@@ -185,15 +199,12 @@ impl Sequence {
             self.generation.stop_string = Some(self.options.stop[stop].clone());
         }
         let broken = on_chunk(&chunk).is_break();
+        let constraint = self.constraint.as_ref();
         let reason = if stop.is_some() {
             FinishReason::StopString
         } else if broken {
             FinishReason::Cancelled
-        } else if self
-            .constraint
-            .as_ref()
-            .is_some_and(Constraint::is_complete)
-        {
+        } else if constraint.is_some_and(Constraint::is_complete) {
             FinishReason::Stop
         } else if self.remaining() == 0 {
             FinishReason::Length
@@ -202,12 +213,13 @@ impl Sequence {
         } else {
             return Ok(token);
         };
-        self.finish(reason, on_chunk)?;
+        self.finish(reason, (!broken).then_some(on_chunk))?;
         Ok(token)
     }
 
-    /// Ends the sequence: text that was held back comes out.
-    pub fn finish(&mut self, reason: FinishReason, on_chunk: OnChunk<'_>) -> Result<()> {
+    /// Ends the sequence: text that was held back comes out, to the callback too unless that has
+    /// stopped the sequence.
+    pub fn finish(&mut self, reason: FinishReason, on_chunk: Option<OnChunk<'_>>) -> Result<()> {
         self.finished = true;
         let generation = &mut self.generation;
         generation.finish_reason = reason;
@@ -219,8 +231,8 @@ impl Sequence {
         };
         generation.text.push_str(&text);
         let last = generation.tokens.last().zip(generation.logprobs.last());
-        if let (Some((&token, &logprob)), false) = (last, text.is_empty())
-            && reason != FinishReason::Cancelled
+        if let (Some((&token, &logprob)), Some(on_chunk)) = (last, on_chunk)
+            && !text.is_empty()
         {
             // The generation is over; there is nothing left to stop.
             let _ = on_chunk(&Chunk {
@@ -247,23 +259,22 @@ impl Sequence {
     ) -> Result<u32> {
         let step = self.generation.tokens.len();
         let too_early = step < self.options.min_tokens;
+        let forbidden = if too_early {
+            &self.end_token_ids
+        } else {
+            &self.ignored_token_ids
+        };
         let mut logits = logits;
-        if processor.is_some() || too_early || self.constraint.is_some() {
+        if processor.is_some() || self.constraint.is_some() || !forbidden.is_empty() {
             self.adjusted.clear();
             self.adjusted.extend_from_slice(logits);
             if let Some(processor) = processor {
                 processor.process(&self.tokens, &mut self.adjusted)?;
             }
-            if too_early {
-                for &token in &self.end_token_ids {
-                    if let Some(logit) = self.adjusted.get_mut(token as usize) {
-                        *logit = f32::NEG_INFINITY;
-                    }
-                }
-            }
             if let Some(constraint) = &mut self.constraint {
-                constraint.mask(&mut self.adjusted)?;
+                constrain(constraint, &mut self.adjusted, &self.options.stop_token_ids)?;
             }
+            forbid(&mut self.adjusted, forbidden);
             logits = &self.adjusted;
         }
         let drawn = draft.and_then(|draft| draft.probabilities.as_deref().zip(Some(draft.token)));
@@ -279,28 +290,28 @@ impl Sequence {
     }
 }
 
-/// Text from tokens, up to a stop string.
-#[derive(Debug)]
-struct TextStream {
-    detokenizer: Detokenizer,
-    stop: StopMatcher,
+/// Masks what the grammar forbids. Tokens that the caller ends texts with mean nothing to it, and are
+/// allowed where the text may end.
+fn constrain(constraint: &mut Constraint, logits: &mut [f32], ends: &[u32]) -> Result<()> {
+    let ends: Vec<(u32, f32)> = ends.iter().map(|&id| (id, logits[id as usize])).collect();
+    constraint.mask(logits)?;
+    if !ends.is_empty() && constraint.may_end()? {
+        for (id, logit) in ends {
+            logits[id as usize] = logit;
+        }
+    }
+    Ok(())
 }
 
-impl TextStream {
-    fn push(&mut self, token: u32) -> Result<Matched> {
-        Ok(match self.detokenizer.push(token)? {
-            Some(text) => self.stop.push(&text),
-            None => Matched::default(),
-        })
-    }
-
-    fn finish(&mut self) -> Result<String> {
-        let rest = self.detokenizer.finish()?.unwrap_or_default();
-        let mut matched = self.stop.push(&rest);
-        if matched.stop.is_none() {
-            matched.text.push_str(&self.stop.finish());
+/// Masks tokens, unless nothing else may be chosen.
+fn forbid(logits: &mut [f32], ids: &[u32]) {
+    let mut others = (0u32..).zip(logits.iter());
+    let is_left = others.any(|(id, &logit)| logit > f32::NEG_INFINITY && !ids.contains(&id));
+    for &id in ids.iter().filter(|_| is_left) {
+        // An id that ends texts may lie outside the vocabulary.
+        if let Some(logit) = logits.get_mut(id as usize) {
+            *logit = f32::NEG_INFINITY;
         }
-        Ok(matched.text)
     }
 }
 
@@ -342,14 +353,6 @@ pub(super) fn check_ids(name: &'static str, ids: &[u32], vocabulary: usize) -> R
         )),
         None => Ok(()),
     }
-}
-
-/// What is left of `tokens` when a full context shifts: the first `keep`, and the later half of the
-/// rest.
-pub(super) fn shifted(tokens: &[u32], limit: usize, keep: usize) -> Vec<u32> {
-    let latest = (limit - keep) / 2;
-    let start = keep.max(tokens.len().saturating_sub(latest));
-    [&tokens[..keep.min(tokens.len())], &tokens[start..]].concat()
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a count of tokens fits f64")]

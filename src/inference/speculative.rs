@@ -82,28 +82,21 @@ impl<'a> Drafter<'a> {
                 vocabulary,
             } => {
                 let count = most.min(*count);
-                let room = context.model().config().max_position_embeddings;
-                if count == 0 || tokens.len() + count > room {
+                let config = context.model().config();
+                let is_unknown = |id: &u32| *id as usize >= config.vocab_size;
+                if count == 0
+                    || tokens.len() + count > config.max_position_embeddings
+                    || tokens.iter().any(is_unknown)
+                {
                     return Ok(vec![]);
-                }
-                let known = context.reuse(tokens);
-                let mut pending = &tokens[known..];
-                while pending.len() > *prefill_chunk {
-                    let (part, rest) = pending.split_at(*prefill_chunk);
-                    context.feed(part)?;
-                    pending = rest;
                 }
                 let mut history = tokens.to_vec();
                 let mut drafts: Vec<Draft> = vec![];
                 while drafts.len() < count {
-                    let read = match drafts.last() {
-                        Some(last) => context.logits(&[last.token], 1)?,
-                        None => context.logits(pending, 1)?,
-                    };
-                    let draft = propose(sampler, &read[0], &history)?;
-                    if draft.token as usize >= *vocabulary {
-                        break;
-                    }
+                    let mut logits = context.logits_after(&history, *prefill_chunk)?;
+                    // Vocabularies are filled up to different sizes.
+                    logits.truncate(*vocabulary);
+                    let draft = propose(sampler, &logits, &history)?;
                     history.push(draft.token);
                     drafts.push(draft);
                 }

@@ -166,6 +166,19 @@ impl Constraint {
         Ok(())
     }
 
+    /// Whether the text may end here.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidOption`] if the grammar is too complex at this place.
+    pub fn may_end(&mut self) -> Result<bool> {
+        if self.is_complete() {
+            return Ok(true);
+        }
+        let accepting = self.matcher.is_accepting();
+        accepting.map_err(|error| stuck(&reason(error)))
+    }
+
     /// Whether nothing can follow but the end: the generation is over.
     ///
     /// True after an end-of-text token, and as soon as the text has no continuation, without one.

@@ -12,10 +12,12 @@ use rand_chacha::ChaCha8Rng;
 use self::dry::Breakers;
 use self::penalties::Scratch;
 use self::ranked::Ranked;
-use self::scale::Scale;
 use super::SamplingOptions;
 use crate::models::Tokenizer;
 use crate::{Error, Result};
+
+pub(super) use self::ranked::sum;
+pub(super) use self::scale::Scale;
 
 /// Draws tokens from logits with a seeded random generator.
 ///

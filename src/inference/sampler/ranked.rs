@@ -46,7 +46,7 @@ fn descending(bits: u32) -> u32 {
 }
 
 /// The sum of the values of all items.
-pub(super) fn sum<T>(items: &[T], value: impl Fn(&T) -> f32) -> f64 {
+pub(in crate::inference) fn sum<T>(items: &[T], value: impl Fn(&T) -> f32) -> f64 {
     let mut totals = [0f64; LANES];
     for chunk in items.chunks(CHUNK) {
         let mut lanes = [0f32; LANES];

@@ -7,7 +7,7 @@ pub(super) const LOWEST: f32 = -126.0;
 
 /// Gives a logit its weight: its probability, at a temperature, relative to the highest one.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Scale {
+pub(in crate::inference) struct Scale {
     highest: f32,
     factor: f32,
 }
@@ -38,12 +38,12 @@ impl Scale {
 
     /// The weight of a token.
     #[inline]
-    pub fn weight_of(self, token: Ranked) -> f32 {
+    pub(super) fn weight_of(self, token: Ranked) -> f32 {
         self.weight(token.logit())
     }
 
     /// The weights of the tokens together.
-    pub fn mass(self, tokens: &[Ranked]) -> f64 {
+    pub(super) fn mass(self, tokens: &[Ranked]) -> f64 {
         sum(tokens, |token| self.weight_of(*token))
     }
 }
