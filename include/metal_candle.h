@@ -148,7 +148,7 @@ typedef struct mcandle_tokens mcandle_tokens;
 
 /**
  * Finds tool calls in text, in the format of Qwen and Hermes: {"name": ..., "arguments": {...}}
- * between <tool_call> and </tool_call>.
+ * between "<tool_call>" and "</tool_call>".
  *
  * Text comes in chunks that may end anywhere, such as those of a generation. What is outside of
  * calls is passed on at once, as far as it cannot be the start of a tag. What is between the tags and
@@ -456,7 +456,7 @@ typedef bool (*mcandle_train_callback)(const mcandle_train_event *event, void *u
 #define MCANDLE_PIECE_TEXT 0
 
 /**
- * Text inside of <think> and </think>.
+ * Text inside of "<think>" and "</think>".
  */
 #define MCANDLE_PIECE_REASONING 1
 
@@ -995,15 +995,15 @@ mcandle_status mcandle_fim_context_set_path(mcandle_fim_context *context,
  *
  * @param context The context.
  * @param path The path in the repository, NUL-terminated UTF-8; it is copied.
- * @param content The content in UTF-8; it is copied. May be NULL where the length is 0.
- * @param content_length Its length in bytes.
+ * @param text The content in UTF-8; it is copied. May be NULL where the length is 0.
+ * @param text_length Its length in bytes.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
  */
 mcandle_status mcandle_fim_context_add_file(mcandle_fim_context *context,
                                             const char *path,
-                                            const char *content,
-                                            size_t content_length,
+                                            const char *text,
+                                            size_t text_length,
                                             mcandle_error **error);
 
 /**
@@ -2289,10 +2289,10 @@ const char *mcandle_piece_name(const mcandle_piece *piece, size_t *length);
 /**
  * Makes a parser at the start of a text.
  *
- * @param find_reasoning Whether text between <think> and </think> comes out as
+ * @param find_reasoning Whether text between "<think>" and "</think>" comes out as
  * MCANDLE_PIECE_REASONING, without the tags; if not, it is text.
  * @param inside_reasoning Whether the text starts inside of the reasoning, as it does where the
- * prompt ends with <think>; then the first is true whatever is given.
+ * prompt ends with the opening tag; then the first is true whatever is given.
  * @return A parser, to be freed with mcandle_tool_call_parser_free().
  */
 mcandle_tool_call_parser *mcandle_tool_call_parser_new(bool find_reasoning, bool inside_reasoning);

@@ -83,16 +83,16 @@ pub unsafe extern "C" fn mcandle_fim_context_set_path(
 ///
 /// @param context The context.
 /// @param path The path in the repository, NUL-terminated UTF-8; it is copied.
-/// @param content The content in UTF-8; it is copied. May be NULL where the length is 0.
-/// @param content_length Its length in bytes.
+/// @param text The content in UTF-8; it is copied. May be NULL where the length is 0.
+/// @param text_length Its length in bytes.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_fim_context_add_file(
     context: *mut mcandle_fim_context,
     path: *const c_char,
-    content: *const c_char,
-    content_length: usize,
+    text: *const c_char,
+    text_length: usize,
     error: *mut *mut mcandle_error,
 ) -> mcandle_status {
     // SAFETY: the caller passes a context that nobody else uses now and readable texts, or NULL.
@@ -100,8 +100,8 @@ pub unsafe extern "C" fn mcandle_fim_context_add_file(
         guard(error, || {
             let context = borrow_mut(context, "context")?;
             let path = handle::string(path, "path")?.to_owned();
-            let content = handle::text(content, content_length, "content")?.to_owned();
-            context.inner.files.push((path, content));
+            let text = handle::text(text, text_length, "text")?.to_owned();
+            context.inner.files.push((path, text));
             Ok(())
         })
     }

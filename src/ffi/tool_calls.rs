@@ -12,7 +12,7 @@ pub type mcandle_piece_kind = i32;
 
 /// Text for the user.
 pub const MCANDLE_PIECE_TEXT: mcandle_piece_kind = 0;
-/// Text inside of <think> and </think>.
+/// Text inside of "<think>" and "</think>".
 pub const MCANDLE_PIECE_REASONING: mcandle_piece_kind = 1;
 /// A whole call of a tool.
 pub const MCANDLE_PIECE_TOOL_CALL: mcandle_piece_kind = 2;
@@ -102,7 +102,7 @@ unsafe fn hand_over(pieces: &[Piece], callback: mcandle_piece_callback, user_dat
 }
 
 /// Finds tool calls in text, in the format of Qwen and Hermes: {"name": ..., "arguments": {...}}
-/// between <tool_call> and </tool_call>.
+/// between "<tool_call>" and "</tool_call>".
 ///
 /// Text comes in chunks that may end anywhere, such as those of a generation. What is outside of
 /// calls is passed on at once, as far as it cannot be the start of a tag. What is between the tags and
@@ -114,10 +114,10 @@ pub struct mcandle_tool_call_parser {
 
 /// Makes a parser at the start of a text.
 ///
-/// @param find_reasoning Whether text between <think> and </think> comes out as
+/// @param find_reasoning Whether text between "<think>" and "</think>" comes out as
 /// MCANDLE_PIECE_REASONING, without the tags; if not, it is text.
 /// @param inside_reasoning Whether the text starts inside of the reasoning, as it does where the
-/// prompt ends with <think>; then the first is true whatever is given.
+/// prompt ends with the opening tag; then the first is true whatever is given.
 /// @return A parser, to be freed with mcandle_tool_call_parser_free().
 #[unsafe(no_mangle)]
 pub extern "C" fn mcandle_tool_call_parser_new(

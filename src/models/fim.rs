@@ -60,7 +60,7 @@ impl Model {
     /// [`Generator::generate_from_ids`](crate::Generator::generate_from_ids).
     ///
     /// The order is prefix, suffix, middle, with the tokens that the vocabulary of the model has for
-    /// them: those of Qwen2.5-Coder, StarCoder, DeepSeek-Coder or Code Llama. The code itself is
+    /// them: those of Qwen2.5-Coder, `StarCoder`, DeepSeek-Coder or Code Llama. The code itself is
     /// encoded with [`Tokenizer::encode_as_text`], so a token such as `<|fim_suffix|>` that it spells
     /// is text. Generate with
     /// [`fim_stop_token_ids`](Self::fim_stop_token_ids) as `stop_token_ids`.

@@ -161,7 +161,7 @@ static void middles(void) {
     NULL_FAILS("context", mcandle_fim_context_set_path(NULL, "x", error));
     NULL_FAILS("context", mcandle_fim_context_add_file(NULL, "x", NULL, 0, error));
     NULL_FAILS("path", mcandle_fim_context_add_file(context, NULL, NULL, 0, error));
-    NULL_FAILS("content", mcandle_fim_context_add_file(context, "x", NULL, 1, error));
+    NULL_FAILS("text", mcandle_fim_context_add_file(context, "x", NULL, 1, error));
     NULL_FAILS("model", mcandle_model_fim_prompt(NULL, NULL, 0, NULL, 0, NULL, &tokens, error));
     NULL_FAILS("prefix", mcandle_model_fim_prompt(model, NULL, 1, NULL, 0, NULL, &tokens, error));
     NULL_FAILS("suffix", mcandle_model_fim_prompt(model, NULL, 0, NULL, 1, NULL, &tokens, error));

@@ -49,7 +49,7 @@ impl ChatOptions {
     ///
     /// # Errors
     ///
-    /// [`Error::ChatTemplate`] for an unknown key and for a value of another type.
+    /// [`Error::ChatTemplate`](crate::Error::ChatTemplate) for an unknown key and for a value of another type.
     ///
     /// # Example
     ///
