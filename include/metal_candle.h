@@ -1892,6 +1892,39 @@ mcandle_status mcandle_generator_chat(mcandle_generator *generator,
                                       mcandle_error **error);
 
 /**
+ * Writes the code between a prefix and a suffix, with the tokens that the model has for it, and hands
+ * each token to a callback as it comes.
+ *
+ * The text ends at the tokens of mcandle_model_fim_stop_tokens() too.
+ *
+ * @param generator The generator.
+ * @param prefix The code before in UTF-8; may be NULL where the length is 0.
+ * @param prefix_length Its length in bytes.
+ * @param suffix The code after in UTF-8; may be NULL where the length is 0.
+ * @param suffix_length Its length in bytes.
+ * @param context What else of the repository the model is shown, or NULL.
+ * @param options Options, or NULL for the defaults.
+ * @param callback Receives each token; may be NULL.
+ * @param user_data Given to the callback as it is; not used after the call.
+ * @param[out] generation Receives the finished generation, also when it was stopped, to be freed
+ * with mcandle_generation_free(); may be NULL.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return As mcandle_generator_generate(); MCANDLE_TOKENIZER also where the vocabulary has no tokens
+ * for the middle.
+ */
+mcandle_status mcandle_generator_complete(mcandle_generator *generator,
+                                          const char *prefix,
+                                          size_t prefix_length,
+                                          const char *suffix,
+                                          size_t suffix_length,
+                                          const mcandle_fim_context *context,
+                                          const mcandle_generate_options *options,
+                                          mcandle_chunk_callback callback,
+                                          void *user_data,
+                                          mcandle_generation **generation,
+                                          mcandle_error **error);
+
+/**
  * Sets the temperature of sampling: it divides the logits. Below 1 sharpens, above 1 flattens the
  * distribution.
  *

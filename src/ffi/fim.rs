@@ -11,7 +11,7 @@ use std::ffi::c_char;
 /// What a model is shown of a repository before the file that it completes.
 #[derive(Debug)]
 pub struct mcandle_fim_context {
-    inner: FimContext,
+    pub(super) inner: FimContext,
 }
 
 /// Makes a context without a repository, files or a path.

@@ -1,6 +1,7 @@
 //! Generations whose prompt is made from something else than a text to go on with.
 
 use super::error::{mcandle_error, mcandle_status};
+use super::fim::mcandle_fim_context;
 use super::generate_options::{mcandle_generate_options, resolve};
 use super::generation::{mcandle_chunk_callback, mcandle_generation, on_chunk};
 use super::generator::{give, mcandle_generator};
@@ -65,6 +66,58 @@ pub unsafe extern "C" fn mcandle_generator_chat(
             let on_chunk = on_chunk(callback, user_data);
             let finished = generator.inner.with("generator", |inner| {
                 Ok(inner.chat(&messages, &chat, &options, on_chunk)?)
+            })?;
+            give(generation, finished)
+        })
+    }
+}
+
+/// Writes the code between a prefix and a suffix, with the tokens that the model has for it, and hands
+/// each token to a callback as it comes.
+///
+/// The text ends at the tokens of mcandle_model_fim_stop_tokens() too.
+///
+/// @param generator The generator.
+/// @param prefix The code before in UTF-8; may be NULL where the length is 0.
+/// @param prefix_length Its length in bytes.
+/// @param suffix The code after in UTF-8; may be NULL where the length is 0.
+/// @param suffix_length Its length in bytes.
+/// @param context What else of the repository the model is shown, or NULL.
+/// @param options Options, or NULL for the defaults.
+/// @param callback Receives each token; may be NULL.
+/// @param user_data Given to the callback as it is; not used after the call.
+/// @param[out] generation Receives the finished generation, also when it was stopped, to be freed
+/// with mcandle_generation_free(); may be NULL.
+/// @param[out] error Receives an error on failure; may be NULL.
+/// @return As mcandle_generator_generate(); MCANDLE_TOKENIZER also where the vocabulary has no tokens
+/// for the middle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_generator_complete(
+    generator: *mut mcandle_generator,
+    prefix: *const c_char,
+    prefix_length: usize,
+    suffix: *const c_char,
+    suffix_length: usize,
+    context: *const mcandle_fim_context,
+    options: *const mcandle_generate_options,
+    callback: mcandle_chunk_callback,
+    user_data: *mut c_void,
+    generation: *mut *mut mcandle_generation,
+    error: *mut *mut mcandle_error,
+) -> mcandle_status {
+    // SAFETY: the caller passes live objects, readable texts and writable outputs, or NULL, and a
+    // callback that may be called with `user_data`.
+    unsafe {
+        guard(error, || {
+            let generator = borrow(generator, "generator")?;
+            let prefix = handle::text(prefix, prefix_length, "prefix")?;
+            let suffix = handle::text(suffix, suffix_length, "suffix")?;
+            let context = context.as_ref().map(|context| context.inner.clone());
+            let context = context.unwrap_or_default();
+            let options = resolve(options)?;
+            let on_chunk = on_chunk(callback, user_data);
+            let finished = generator.inner.with("generator", |inner| {
+                Ok(inner.complete(prefix, suffix, &context, &options, on_chunk)?)
             })?;
             give(generation, finished)
         })
