@@ -147,6 +147,87 @@ fn a_grammar_ends_the_text_with_other_options_at_work() {
 }
 
 #[test]
+fn the_end_of_a_text_under_a_grammar() {
+    let model = load_f32(TINY_CODER);
+    let end = model.eos_token_ids()[0];
+    let comma = model.tokenizer().unwrap().encode(",", false).unwrap()[0];
+    // A model that would end at once, or with a comma.
+    let generate = |options: GenerateOptions| {
+        let mut generator = Generator::new(&model);
+        generator.set_logits_processor(move |_: &[u32], logits: &mut [f32]| {
+            logits[end as usize] = 1e4;
+            logits[comma as usize] = 2e4;
+            Ok(())
+        });
+        let options = GenerateOptions {
+            max_tokens: 12,
+            grammar: Some(Grammar::Regex("[a-z ]+".to_owned())),
+            skip_special_tokens: false,
+            ..options
+        };
+        let found = generator.generate("let x = ", &options, |_| ControlFlow::Continue(()));
+        let found = found.unwrap();
+        let letters = |b: u8| b == b' ' || b.is_ascii_lowercase();
+        assert!(found.text.bytes().all(letters), "{}", found.text);
+        assert!(!found.tokens.contains(&end) && !found.tokens.contains(&comma));
+        (found.tokens.len(), found.finish_reason)
+    };
+    let base = GenerateOptions::default;
+    assert_eq!(generate(base()), (1, FinishReason::Stop));
+    let early = GenerateOptions {
+        min_tokens: 5,
+        ..base()
+    };
+    assert_eq!(generate(early.clone()), (5, FinishReason::Stop));
+    let on = GenerateOptions {
+        ignore_eos: true,
+        ..base()
+    };
+    assert_eq!(generate(on.clone()), (12, FinishReason::Length));
+    // A token of the caller's ends the text where the grammar lets it end, and only there.
+    let stop = |options| GenerateOptions {
+        stop_token_ids: vec![comma],
+        ..options
+    };
+    assert_eq!(generate(stop(on)), (1, FinishReason::Stop));
+    assert_eq!(generate(stop(early)), (5, FinishReason::Stop));
+    let closed = GenerateOptions {
+        grammar: Some(Grammar::Regex("[a-z]{8}".to_owned())),
+        ..stop(base())
+    };
+    let mut generator = Generator::new(&model);
+    let found = generator.generate("let x = ", &closed, |_| ControlFlow::Continue(()));
+    assert_eq!(found.unwrap().text.len(), 8);
+}
+
+#[test]
+fn what_a_grammar_forces_is_read_in_parts() {
+    let model = load_f32(TINY_CODER);
+    let long = "abc ".repeat(100);
+    let options = GenerateOptions {
+        max_tokens: 400,
+        prefill_chunk: 16,
+        grammar: Some(Grammar::JsonSchema(json!({"const": long}))),
+        ..GenerateOptions::default()
+    };
+    let mut generator = Generator::new(&model);
+    let mut seen = 0;
+    let found = generator.generate("let x = ", &options, |_| {
+        seen += 1;
+        ControlFlow::Continue(())
+    });
+    let found = found.unwrap();
+    assert_eq!(found.text, json!(long).to_string());
+    assert_eq!(seen, found.tokens.len());
+    // A callback stops it in the middle of what was read.
+    let stopped = generator.generate("let x = ", &options, |chunk| match chunk.index {
+        20 => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    });
+    assert_eq!(stopped.unwrap().tokens, found.tokens[..21]);
+}
+
+#[test]
 fn a_grammar_that_cannot_be_met_is_refused_before_anything_is_computed() {
     let model = load_f32(TINY_CODER);
     let mut generator = Generator::new(&model);

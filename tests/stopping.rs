@@ -73,6 +73,35 @@ fn text_that_may_become_a_stop_string_comes_out_at_the_end() {
 }
 
 #[test]
+fn what_is_held_back_comes_out_unless_the_callback_stopped() {
+    let model = load_f32(TINY_CODER);
+    let (whole, _) = generate(&model, &options(12));
+    let options = GenerateOptions {
+        stop: vec![format!("{} and what does not come", whole.text)],
+        ..options(12)
+    };
+    for by_callback in [false, true] {
+        let mut generator = Generator::new(&model);
+        let handle = generator.cancel_handle();
+        let mut streamed = String::new();
+        let found = generator.generate(PROMPT, &options, |chunk| {
+            streamed.push_str(&chunk.text);
+            match (chunk.index, by_callback) {
+                (5, true) => return ControlFlow::Break(()),
+                (5, false) => handle.cancel(),
+                _ => {}
+            }
+            ControlFlow::Continue(())
+        });
+        let found = found.unwrap();
+        assert_eq!(found.finish_reason, FinishReason::Cancelled);
+        assert_eq!(found.tokens, whole.tokens[..6]);
+        assert!(!found.text.is_empty() && whole.text.starts_with(&found.text));
+        assert_eq!(streamed, if by_callback { "" } else { &found.text });
+    }
+}
+
+#[test]
 fn tokens_that_end_the_text() {
     let model = load_f32(TINY_CODER);
     let (whole, _) = generate(&model, &options(16));

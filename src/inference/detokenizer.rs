@@ -159,7 +159,7 @@ fn non_empty(text: String) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::path::Path;
 
     use serde_json::{Map, json};
@@ -172,7 +172,7 @@ mod tests {
     }
 
     /// A tokenizer of the Llama 2 kind: `▁` for a space, stripped at the start, and byte tokens.
-    fn byte_fallback() -> Tokenizer {
+    pub fn byte_fallback() -> Tokenizer {
         let mut vocab = Map::new();
         vocab.insert("<unk>".to_owned(), json!(0));
         for byte in 0..=255_u8 {

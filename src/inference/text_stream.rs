@@ -47,3 +47,36 @@ impl TextStream {
         Ok(matched.text)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inference::detokenizer::tests::byte_fallback;
+
+    /// What `ids` add to the text of `prompt`.
+    fn text(prompt: &[u32], ids: &[u32]) -> String {
+        let options = GenerateOptions::default();
+        let mut stream = TextStream::new(&byte_fallback(), prompt, &options).unwrap();
+        let mut text: String = ids
+            .iter()
+            .map(|&id| stream.push(id).unwrap().text)
+            .collect();
+        text.push_str(&stream.finish().unwrap());
+        text
+    }
+
+    #[test]
+    fn a_space_at_the_start_is_kept_after_a_prompt_only() {
+        let (a, space_b, end) = (258, 259, 260);
+        assert_eq!(text(&[a], &[space_b, a]), " ba");
+        assert_eq!(text(&[a, space_b, a, a, a, end], &[space_b]), " b");
+        // After a special token alone the text begins.
+        assert_eq!(text(&[end], &[space_b, a]), "ba");
+    }
+
+    #[test]
+    fn a_character_that_the_prompt_began_is_finished() {
+        let bytes: Vec<u32> = "é".bytes().map(|byte| 1 + u32::from(byte)).collect();
+        assert_eq!(text(&[258, bytes[0]], &[bytes[1], 258]), "éa");
+    }
+}
