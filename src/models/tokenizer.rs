@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 use tokenizers::{Model as _, Normalizer as _, OffsetType, PreTokenizedString, PreTokenizer as _};
@@ -34,6 +34,7 @@ const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: Arc<tokenizers::Tokenizer>,
+    token_texts: Arc<OnceLock<Vec<String>>>,
     vocab_size: usize,
     eos_token_id: Option<u32>,
 }
@@ -64,6 +65,7 @@ impl Tokenizer {
         .map_err(|reason| Error::format(&path, format!("not a valid tokenizer: {reason}")))?;
         let mut tokenizer = Self {
             inner: Arc::new(inner),
+            token_texts: Arc::new(OnceLock::new()),
             vocab_size,
             eos_token_id: None,
         };
@@ -176,6 +178,16 @@ impl Tokenizer {
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
         no_panic(|| self.inner.decode(ids, skip_special_tokens))
             .map_err(|reason| Error::Tokenizer { reason })
+    }
+
+    /// The text of each token by itself, by id: made at the first call, and kept.
+    pub(crate) fn token_texts(&self) -> &[String] {
+        self.token_texts.get_or_init(|| {
+            let ids = (0u32..).take(self.vocab_size);
+            // A token that cannot be decoded by itself has no text of its own.
+            ids.map(|id| self.decode(&[id], false).unwrap_or_default())
+                .collect()
+        })
     }
 
     /// The id of a token given by its exact spelling in the vocabulary.

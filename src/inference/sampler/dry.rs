@@ -7,7 +7,6 @@
 
 use super::SamplingOptions;
 use super::penalties::change;
-use crate::Result;
 use crate::models::Tokenizer;
 
 /// The tokens over which no repetition goes.
@@ -20,20 +19,12 @@ pub(super) struct Breakers {
 impl Breakers {
     /// The tokens whose text contains one of `texts`.
     ///
-    /// Decodes the whole vocabulary.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Tokenizer`](crate::Error::Tokenizer) if a token cannot be decoded.
-    pub fn new(texts: &[String], tokenizer: &Tokenizer) -> Result<Self> {
-        let is_breaker = (0u32..)
-            .take(tokenizer.vocab_size())
-            .map(|id| {
-                let token = tokenizer.decode(&[id], false)?;
-                Ok(texts.iter().any(|text| token.contains(text.as_str())))
-            })
-            .collect::<Result<_>>()?;
-        Ok(Self { is_breaker })
+    pub fn new(texts: &[String], tokenizer: &Tokenizer) -> Self {
+        let contains = |token: &String| texts.iter().any(|text| token.contains(text.as_str()));
+        let tokens = tokenizer.token_texts().iter();
+        Self {
+            is_breaker: tokens.map(contains).collect(),
+        }
     }
 
     fn contains(&self, id: u32) -> bool {

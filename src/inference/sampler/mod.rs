@@ -74,16 +74,16 @@ impl Sampler {
 
     /// [`new`](Self::new), with the tokens whose text contains a sequence breaker of DRY.
     ///
-    /// Where DRY is on, this decodes each token of the vocabulary once.
+    /// The first time that DRY is on, this decodes each token of the vocabulary once.
     ///
     /// # Errors
     ///
-    /// As [`new`](Self::new); [`Error::Tokenizer`] if a token cannot be decoded.
+    /// As [`new`](Self::new).
     pub fn with_tokenizer(options: SamplingOptions, tokenizer: &Tokenizer) -> Result<Self> {
         let mut sampler = Self::new(options)?;
         let options = &sampler.options;
         if options.dry_multiplier > 0.0 && !options.dry_sequence_breakers.is_empty() {
-            sampler.breakers = Breakers::new(&options.dry_sequence_breakers, tokenizer)?;
+            sampler.breakers = Breakers::new(&options.dry_sequence_breakers, tokenizer);
         }
         Ok(sampler)
     }
