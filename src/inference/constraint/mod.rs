@@ -30,14 +30,14 @@ pub use grammar::Grammar;
 ///
 /// ```
 /// use metal_candle::ModelLoader;
-/// use metal_candle::inference::{Constraint, Grammar, GrammarVocabulary};
+/// use metal_candle::inference::{Constraint, Grammar};
 ///
 /// let model = ModelLoader::new().load("assets/tiny-coder")?;
 /// let (tokenizer, vocab_size) = (model.tokenizer()?, model.config().vocab_size);
-/// let vocabulary = GrammarVocabulary::new(tokenizer, model.eos_token_ids(), vocab_size)?;
+/// let vocabulary = model.grammar_vocabulary()?;
 ///
 /// let grammar = Grammar::Regex("yes|no".to_owned());
-/// let mut constraint = Constraint::new(&vocabulary, &grammar)?;
+/// let mut constraint = Constraint::new(vocabulary, &grammar)?;
 /// let mut text = vec![];
 /// while !constraint.is_complete() {
 ///     let mut logits = vec![0.0; vocab_size]; // those of a model
