@@ -7,8 +7,8 @@ mod common;
 
 use candle_core::Tensor;
 use common::{
-    TINY_CODER, all_logits, assert_close, copy_of, fixture, load_as, load_on, rows, to_f64,
-    trained_adapter,
+    TINY_CODER, all_logits, assert_close, copy_of, disturbed, fixture, load_as, load_on, rows,
+    to_f64, trained_adapter,
 };
 use metal_candle::backend::device::describe;
 use metal_candle::backend::{DTypePolicy, DeviceKind};
@@ -26,8 +26,8 @@ use std::path::{Path, PathBuf};
 const PROMPT: [u32; 10] = [5, 17, 100, 42, 7, 150, 3, 99, 61, 8];
 const WEIGHTS: &str = "adapter_model.safetensors";
 
-/// Tied and untied, with grouped queries, with one key head, with sliding windows of 8, with a
-/// scaled rotation, and one that was trained.
+/// Tied and untied, with grouped queries, with one key head, with sliding windows of 8 with biases and
+/// without, with rotations scaled in two ways, and one that was trained.
 fn models() -> Vec<PathBuf> {
     [
         "qwen2_tied",
@@ -35,6 +35,8 @@ fn models() -> Vec<PathBuf> {
         "qwen2_untied_f16",
         "qwen2_sliding",
         "qwen2_yarn",
+        "llama3_scaled",
+        "mistral_sliding",
     ]
     .iter()
     .map(|name| fixture("models").join(name))
@@ -153,17 +155,46 @@ fn many_texts_at_once_are_those_of_the_cpu() {
 }
 
 #[test]
-fn drafts_and_eight_bit_caches_change_no_token() {
+fn drafts_change_no_token() {
     for path in models() {
-        let (model, reference) = (on_device(&path), on_cpu(&path));
-        let expected = generate(&mut Generator::new(&reference), &greedy(8));
+        let expected = generate(&mut Generator::new(&on_cpu(&path)), &greedy(8));
+        let model = on_device(&path);
         let mut generator = Generator::new(&model);
-        generator.set_draft_model(Some(&model)).unwrap();
-        assert_eq!(generate(&mut generator, &greedy(8)), expected);
-        let mut generator = Generator::with_cache_type(&model, KvCacheType::Int8);
-        let found = generate(&mut generator.fork().unwrap(), &greedy(2));
-        assert_eq!(found, generate(&mut generator, &greedy(2)));
-        assert_eq!(found, expected[..2]);
+        for (draft, is_right) in [(model.clone(), true), (disturbed(&path, -1.0), false)] {
+            generator.set_draft_model(Some(&draft)).unwrap();
+            generator.truncate(0);
+            let found = generator
+                .generate_from_ids(&PROMPT, &greedy(8), |_| ControlFlow::Continue(()))
+                .unwrap();
+            let what = format!("{} {}", path.display(), draft.path().display());
+            assert_eq!(found.tokens, expected, "{what}");
+            let all = found.accepted_tokens == found.drafted_tokens;
+            assert_eq!(all, is_right, "{what}");
+        }
+    }
+}
+
+/// Of a fork, too, which goes on where the generator has been.
+#[test]
+fn tokens_of_an_eight_bit_cache_are_those_of_the_cpu() {
+    for path in models() {
+        let go_on = |generator: &mut Generator, known: &[u32]| {
+            let prompt = [&PROMPT[..], known, &[11, 23]].concat();
+            let found = generator
+                .generate_from_ids(&prompt, &greedy(3), |_| ControlFlow::Continue(()))
+                .unwrap();
+            assert_eq!(found.cached_tokens, PROMPT.len() + known.len());
+            found.tokens
+        };
+        let [found, expected] = [on_device(&path), on_cpu(&path)].map(|model| {
+            let mut generator = Generator::with_cache_type(&model, KvCacheType::Int8);
+            let first = generate(&mut generator, &greedy(3));
+            let mut fork = generator.fork().unwrap();
+            let of_fork = go_on(&mut fork, &first[..2]);
+            assert_eq!(go_on(&mut generator, &first[..2]), of_fork);
+            [first, of_fork]
+        });
+        assert_eq!(found, expected, "{}", path.display());
     }
 }
 

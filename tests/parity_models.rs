@@ -67,12 +67,14 @@ fn greedy_tokens_agree() {
                     ..GenerateOptions::default()
                 };
                 let prompt = ids(&sequence["input_ids"]);
+                generator.truncate(0);
                 let found = generator
                     .generate_from_ids(&prompt, &options, |_| ControlFlow::Continue(()))
                     .unwrap();
                 assert_eq!(found.tokens, ids(&sequence["greedy_ids"]), "{name}");
                 assert_eq!(found.finish_reason, FinishReason::Length);
                 assert_eq!(found.prompt_tokens, prompt.len());
+                assert_eq!(found.cached_tokens, 0);
                 assert!(found.text.is_empty());
             }
         }

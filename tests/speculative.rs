@@ -2,11 +2,10 @@
 
 mod common;
 
-use common::{TINY_CODER, copy_of, fixture, load_f32};
-use metal_candle::{Error, GenerateOptions, Generation, Generator, Model, SamplingOptions};
+use common::{TINY_CODER, disturbed, fixture, load_f32};
+use metal_candle::{Error, GenerateOptions, Generation, Generator, SamplingOptions};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::Path;
 
 /// Repeats itself, so that there is something to look up.
 const PROMPT: &str = "let a1 = values[0].max(limit);\nlet a2 = values[1].max(limit);\nlet a3 = values[2].max(limit);\nlet a4 =";
@@ -23,21 +22,6 @@ fn generate(generator: &mut Generator, options: &GenerateOptions) -> Generation 
     generator
         .generate(PROMPT, options, |_| ControlFlow::Continue(()))
         .unwrap()
-}
-
-/// The model with weights that are somewhat off.
-fn disturbed(path: impl AsRef<Path>, by: f64) -> Model {
-    let copy = copy_of(path);
-    let file = copy.path().join("model.safetensors");
-    let cpu = candle_core::Device::Cpu;
-    let mut tensors = candle_core::safetensors::load(&file, &cpu).unwrap();
-    for (name, tensor) in &mut tensors {
-        if name.ends_with("down_proj.weight") {
-            *tensor = tensor.affine(by, 0.0).unwrap();
-        }
-    }
-    candle_core::safetensors::save(&tensors, &file).unwrap();
-    load_f32(copy.path())
 }
 
 #[test]
@@ -124,51 +108,88 @@ fn a_draft_stops_where_the_generation_does() {
     assert_eq!(found.tokens, plain.tokens[..6]);
 }
 
-/// 3,000 texts of four tokens, compared with the exact probabilities of all of them.
-#[test]
-fn sampled_text_keeps_its_distribution() {
+/// The tokens that sampled texts are made of.
+const CHOICES: [u32; 3] = [3, 50, 77];
+const START: [u32; 4] = [5, 17, 100, 42];
+
+/// What the processor of the test adds to the logits after these tokens: a step from 3 to 77 and back
+/// becomes more likely.
+fn encourage(tokens: &[u32], logits: &mut [f32]) {
+    match tokens.last() {
+        Some(3) => logits[77] += 3.0,
+        Some(77) => logits[3] += 3.0,
+        _ => {}
+    }
+}
+
+/// The probabilities of the choices, by the definitions of the options.
+fn probabilities(logits: &[f32], text: &[u32], options: &SamplingOptions) -> [f64; 3] {
+    let mut weights = CHOICES.map(|id| {
+        let count = text.iter().filter(|&&other| other == id).count();
+        let penalty = options.frequency_penalty * f64::from(u32::try_from(count).unwrap());
+        ((f64::from(logits[id as usize]) - penalty) / options.temperature).exp()
+    });
+    let total: f64 = weights.iter().sum();
+    let mut order = [0, 1, 2];
+    order.sort_by(|&a, &b| weights[b].total_cmp(&weights[a]));
+    let mut kept = 0.0;
+    for index in order {
+        // From here on the more likely ones are enough.
+        if kept >= options.top_p * total {
+            weights[index] = 0.0;
+        }
+        kept += weights[index];
+    }
+    let total: f64 = weights.iter().sum();
+    weights.map(|weight| weight / total)
+}
+
+/// Holds 1,500 texts of four tokens against the exact probabilities of all of them.
+fn assert_distribution(sampling: &SamplingOptions, processor: Option<fn(&[u32], &mut [f32])>) {
     let path = fixture("models/qwen2_tied");
     let (model, draft) = (load_f32(&path), disturbed(&path, -1.0));
-    let prompt = [5, 17, 100, 42];
-    let choices = [3u32, 50, 77];
     let vocabulary = u32::try_from(model.config().vocab_size).unwrap();
-    let others = (0..vocabulary).filter(|id| !choices.contains(id));
-    let sampling = SamplingOptions {
-        temperature: 4.0,
-        logit_bias: others.map(|id| (id, f32::NEG_INFINITY)).collect(),
-        ..SamplingOptions::default()
-    };
+    let others = (0..vocabulary).filter(|id| !CHOICES.contains(id));
+    let logit_bias: BTreeMap<u32, f32> = others.map(|id| (id, f32::NEG_INFINITY)).collect();
     let mut expected: BTreeMap<Vec<u32>, f64> = [(vec![], 1.0)].into();
     let mut scorer = Generator::new(&model);
     for _ in 0..4 {
         let mut longer = BTreeMap::new();
         for (text, p) in expected {
-            let logits = scorer.next_logits(&[&prompt[..], &text].concat()).unwrap();
-            let weight = |id: u32| (f64::from(logits[id as usize]) / 4.0).exp();
-            let total: f64 = choices.iter().map(|&id| weight(id)).sum();
-            for id in choices {
-                longer.insert([&text[..], &[id]].concat(), p * weight(id) / total);
+            let tokens = [&START[..], &text].concat();
+            let mut logits = scorer.next_logits(&tokens).unwrap();
+            if let Some(processor) = processor {
+                processor(&tokens, &mut logits);
+            }
+            for (id, next) in CHOICES.iter().zip(probabilities(&logits, &text, sampling)) {
+                longer.insert([&text[..], &[*id]].concat(), p * next);
             }
         }
         expected = longer;
     }
-    assert!(expected.values().all(|&p| p > 0.001), "{expected:?}");
 
     let mut generator = Generator::new(&model);
     generator.set_draft_model(Some(&draft)).unwrap();
+    if let Some(processor) = processor {
+        generator.set_logits_processor(move |tokens: &[u32], logits: &mut [f32]| {
+            processor(tokens, logits);
+            Ok(())
+        });
+    }
     let mut counts: BTreeMap<Vec<u32>, f64> = BTreeMap::new();
     let (mut drafted, mut accepted) = (0, 0);
-    let runs = 3000;
+    let runs = 1500;
     for seed in 0..runs {
         let options = GenerateOptions {
             sampling: SamplingOptions {
                 seed,
+                logit_bias: logit_bias.clone(),
                 ..sampling.clone()
             },
             ..options(4)
         };
         let found = generator
-            .generate_from_ids(&prompt, &options, |_| ControlFlow::Continue(()))
+            .generate_from_ids(&START, &options, |_| ControlFlow::Continue(()))
             .unwrap();
         *counts.entry(found.tokens).or_default() += 1.0;
         drafted += found.drafted_tokens;
@@ -178,17 +199,48 @@ fn sampled_text_keeps_its_distribution() {
         accepted > drafted / 4 && accepted < drafted * 9 / 10,
         "{accepted} of {drafted}"
     );
-    #[allow(clippy::cast_precision_loss)]
-    let of = |p: f64| p * runs as f64;
-    let chi_square: f64 = expected
-        .iter()
-        .map(|(text, &p)| {
-            let found = counts.get(text).copied().unwrap_or(0.0);
-            (found - of(p)).powi(2) / of(p)
-        })
-        .sum();
-    // 80 degrees of freedom: above 125 with a probability of 0.001.
-    assert!(chi_square < 125.0, "{chi_square}");
+    // Texts that are too rare for the statistics are counted as one.
+    let mut cells: BTreeMap<&[u32], (f64, f64)> = BTreeMap::new();
+    for (text, p) in &expected {
+        let found = counts.remove(text).unwrap_or(0.0);
+        assert!(*p > 0.0 || found == 0.0, "{text:?} is impossible");
+        #[allow(clippy::cast_precision_loss)]
+        let expected = p * runs as f64;
+        let cell = if expected < 5.0 { &[][..] } else { text };
+        let (all_found, all_expected) = cells.entry(cell).or_default();
+        *all_found += found;
+        *all_expected += expected;
+    }
+    assert!(counts.is_empty(), "{counts:?} are impossible");
+    cells.retain(|_, (_, expected)| *expected > 0.0);
+    let square = |(found, expected): &(f64, f64)| (found - expected).powi(2) / expected;
+    let chi_square: f64 = cells.values().map(square).sum();
+    // Four standard deviations above its mean.
+    let freedom = f64::from(u32::try_from(cells.len() - 1).unwrap());
+    assert!(freedom > 20.0, "{cells:?}");
+    let most = freedom + 4.0 * (2.0 * freedom).sqrt();
+    assert!(chi_square < most, "{chi_square}, {freedom}");
+}
+
+#[test]
+fn sampled_text_keeps_its_distribution() {
+    let sampling = SamplingOptions {
+        temperature: 4.0,
+        ..SamplingOptions::default()
+    };
+    assert_distribution(&sampling, None);
+}
+
+/// The penalty counts drafted tokens as it does others, and what top-p leaves out never comes.
+#[test]
+fn filters_penalties_and_processors_keep_the_distribution_too() {
+    let sampling = SamplingOptions {
+        temperature: 4.0,
+        top_p: 0.85,
+        frequency_penalty: 2.5,
+        ..SamplingOptions::default()
+    };
+    assert_distribution(&sampling, Some(encourage));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-/* Chat templates, tool calls and prompts that fill in the middle.
+/* Chats, their templates, tool calls, and prompts that fill in the middle.
  *
  * Usage: chat FOLDER, with the inputs that the test harness makes.
  */
@@ -173,6 +173,75 @@ static void middles(void) {
     mcandle_fim_context_free(NULL);
 }
 
+static bool on_chunk(const mcandle_chunk *chunk, void *user_data) {
+    record *r = user_data;
+    size_t length = 0;
+    const char *text = mcandle_chunk_text(chunk, &length);
+    CHECK(r->length + length < sizeof r->text);
+    memcpy(r->text + r->length, text, length + 1);
+    r->length += length;
+    return true;
+}
+
+static bool stop(const mcandle_chunk *chunk, void *user_data) {
+    CHECK(mcandle_chunk_index(chunk) == 0 && user_data == NULL);
+    return false;
+}
+
+/* Checks that the prompt of the last generation was a text with special tokens in it. */
+static void check_prompt(mcandle_generator *generator, const mcandle_generation *generation,
+                         const char *text) {
+    mcandle_tokens *context = NULL;
+    SUCCEEDS(mcandle_generator_truncate(generator, mcandle_generation_prompt_tokens(generation),
+                                        error));
+    SUCCEEDS(mcandle_generator_context(generator, &context, error));
+    check_tokens(context, text);
+    mcandle_tokens_free(context);
+}
+
+static void chats(void) {
+    static const char longer[] = "[{\"role\": \"user\", \"content\": \"Größe?\"},"
+                                 " {\"role\": \"assistant\", \"content\": \"7\"}]";
+    mcandle_generate_options *options = mcandle_generate_options_new();
+    mcandle_generator *generator = NULL, *mute = NULL;
+    mcandle_generation *generation = NULL;
+    record r = {"", 0};
+    size_t length = 0;
+    const char *text;
+    mcandle_generate_options_set_max_tokens(options, 3);
+    SUCCEEDS(mcandle_generator_new(model, &generator, error));
+    SUCCEEDS(mcandle_generator_chat(generator, JSON(MESSAGES), NULL, 0, options, on_chunk, &r,
+                                    &generation, error));
+    text = mcandle_generation_text(generation, &length);
+    CHECK(length > 0 && length == r.length && memcmp(text, r.text, length) == 0);
+    CHECK(mcandle_generation_cached_tokens(generation) == 0);
+    check_prompt(generator, generation,
+                 "<|im_start|>user\nGröße?<|im_end|>\n<|im_start|>assistant\n");
+    mcandle_generation_free(generation);
+
+    /* The start of the conversation is known. */
+    SUCCEEDS(mcandle_generator_chat(generator, JSON(longer),
+                                    JSON("{\"continue_final_message\": true}"), options, stop, NULL,
+                                    &generation, error));
+    CHECK(mcandle_generation_cached_tokens(generation) > 5);
+    CHECK(mcandle_generation_finish_reason(generation) == MCANDLE_FINISH_CANCELLED);
+    check_prompt(generator, generation,
+                 "<|im_start|>user\nGröße?<|im_end|>\n<|im_start|>assistant\n7");
+    mcandle_generation_free(generation);
+    generation = NULL;
+    SUCCEEDS(mcandle_generator_chat(generator, JSON(MESSAGES), NULL, 0, options, NULL, NULL, NULL,
+                                    error));
+
+    SUCCEEDS(mcandle_generator_new(plain, &mute, error));
+    FAILS(mcandle_generator_chat(mute, JSON(MESSAGES), NULL, 0, options, NULL, NULL, &generation,
+                                 error),
+          MCANDLE_NOT_FOUND, "chat_template.jinja", "expected a chat template");
+    CHECK(generation == NULL);
+    mcandle_generator_free(mute);
+    mcandle_generator_free(generator);
+    mcandle_generate_options_free(options);
+}
+
 int main(int argc, char **argv) {
     char path[4096];
     CHECK(argc == 2 && (size_t)snprintf(path, sizeof path, "%s/other_model", argv[1]) < sizeof path);
@@ -182,6 +251,7 @@ int main(int argc, char **argv) {
     mistakes_in_conversations();
     tool_calls();
     middles();
+    chats();
     mcandle_model_free(plain);
     mcandle_model_free(model);
     return 0;

@@ -102,6 +102,24 @@ static void broken_prompts(void) {
     CHECK((void *)generation == UNTOUCHED);
 }
 
+static void broken_conversations(void) {
+    static const char QUESTION[] = "[{\"role\": \"user\", \"content\": \"a\"}]";
+    mcandle_generation *generation = UNTOUCHED;
+#define CHAT_FAILS(messages, options, status, ...)                                                 \
+    FAILS(mcandle_generator_chat(generator, messages, strlen(messages), options, strlen(options),  \
+                                 NULL, NULL, NULL, &generation, error),                            \
+          status, __VA_ARGS__)
+    CHAT_FAILS("[", "{}", MCANDLE_INVALID_ARGUMENT, "`messages` is not JSON", "line 1", "expected");
+    CHAT_FAILS("", "{}", MCANDLE_INVALID_ARGUMENT, "`messages` is not JSON");
+    CHAT_FAILS("{}", "{}", MCANDLE_INVALID_ARGUMENT, "`messages` is {}", "expected");
+    CHAT_FAILS("[{}]", "{}", MCANDLE_INVALID_ARGUMENT, "`messages[0].role` is missing");
+    CHAT_FAILS(QUESTION, "{", MCANDLE_INVALID_ARGUMENT, "`chat_options` is not JSON", "line 1");
+    CHAT_FAILS(QUESTION, "{\"tool\": 1}", MCANDLE_INVALID_ARGUMENT, "tool", "is 1");
+    CHAT_FAILS("\xFF", "{}", MCANDLE_INVALID_UTF8, "`messages`");
+    CHAT_FAILS(QUESTION, "\xFF", MCANDLE_INVALID_UTF8, "`chat_options`");
+    CHECK((void *)generation == UNTOUCHED);
+}
+
 static void bad_generate_options(void) {
     const double NaN = NAN;
     mcandle_generation *generation = UNTOUCHED;
@@ -329,6 +347,7 @@ int main(int argc, char **argv) {
     SUCCEEDS(mcandle_dataset_from_jsonl(in("rows.jsonl"), tokenizer, NULL, &rows, error));
     broken_data();
     broken_prompts();
+    broken_conversations();
     bad_generate_options();
     bad_grammars_and_json();
     bad_generators_and_batches();

@@ -231,6 +231,10 @@ static void generation_names_the_parameter(const mcandle_model *model,
                mcandle_generator_generate_from_ids(NULL, IDS, 2, NULL, NULL, NULL, NULL, error));
     NULL_FAILS("ids",
                mcandle_generator_generate_from_ids(generator, NULL, 2, NULL, NULL, NULL, NULL, error));
+    NULL_FAILS("generator", mcandle_generator_chat(NULL, "[]", 2, NULL, 0, NULL, NULL, NULL, NULL,
+                                                   error));
+    NULL_FAILS("messages", mcandle_generator_chat(generator, NULL, 2, NULL, 0, NULL, NULL, NULL,
+                                                  NULL, error));
     NULL_FAILS("generator", mcandle_generator_next_logits(NULL, IDS, 2, &floats, error));
     NULL_FAILS("ids", mcandle_generator_next_logits(generator, NULL, 2, &floats, error));
     NULL_FAILS("logits", mcandle_generator_next_logits(generator, IDS, 2, NULL, error));

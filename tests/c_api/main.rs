@@ -4,6 +4,7 @@
 
 mod inputs;
 mod program;
+mod terminal;
 
 use metal_candle::backend::DeviceKind;
 use metal_candle::{GenerateOptions, Generator, ModelLoader};

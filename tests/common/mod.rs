@@ -196,6 +196,20 @@ pub fn copy_of(directory: impl AsRef<Path>) -> tempfile::TempDir {
     copy
 }
 
+/// A model whose weights of one kind are multiplied by a number, in f32 on the device under test.
+pub fn disturbed(path: impl AsRef<Path>, by: f64) -> Model {
+    let copy = copy_of(path);
+    let file = copy.path().join("model.safetensors");
+    let mut tensors = candle_core::safetensors::load(&file, &Device::Cpu).unwrap();
+    for (name, tensor) in &mut tensors {
+        if name.ends_with("down_proj.weight") {
+            *tensor = tensor.affine(by, 0.0).unwrap();
+        }
+    }
+    candle_core::safetensors::save(&tensors, &file).unwrap();
+    load_f32(copy.path())
+}
+
 /// Sets a key of a JSON file, or removes it where the value is null.
 pub fn edit_json(path: &Path, key: &str, value: Value) {
     let mut json = read_json(path);
