@@ -242,6 +242,52 @@ static void chats(void) {
     mcandle_generate_options_free(options);
 }
 
+static void completions(void) {
+    mcandle_generate_options *options = mcandle_generate_options_new();
+    mcandle_fim_context *context = mcandle_fim_context_new();
+    mcandle_generator *generator = NULL, *mute = NULL;
+    mcandle_generation *generation = NULL;
+    record r = {"", 0};
+    size_t length = 0;
+    const char *text;
+    mcandle_generate_options_set_max_tokens(options, 3);
+    SUCCEEDS(mcandle_generator_new(model, &generator, error));
+    SUCCEEDS(mcandle_generator_complete(generator, JSON("let größe ="), JSON(";"), NULL, options,
+                                        on_chunk, &r, &generation, error));
+    text = mcandle_generation_text(generation, &length);
+    CHECK(length == r.length && memcmp(text, r.text, length) == 0);
+    check_prompt(generator, generation, "<|fim_prefix|>let größe =<|fim_suffix|>;<|fim_middle|>");
+    mcandle_generation_free(generation);
+    SUCCEEDS(mcandle_fim_context_set_path(context, "b.rs", error));
+    SUCCEEDS(mcandle_fim_context_add_file(context, "a.rs", JSON("struct A;"), error));
+    SUCCEEDS(mcandle_generator_complete(generator, JSON("a"), NULL, 0, context, options, stop, NULL,
+                                        &generation, error));
+    CHECK(mcandle_generation_finish_reason(generation) == MCANDLE_FINISH_CANCELLED);
+    check_prompt(generator, generation,
+                 "<|file_sep|>a.rs\nstruct A;\n"
+                 "<|file_sep|>b.rs\n<|fim_prefix|>a<|fim_suffix|><|fim_middle|>");
+    mcandle_generation_free(generation);
+    generation = NULL;
+    SUCCEEDS(mcandle_generator_complete(generator, NULL, 0, NULL, 0, NULL, options, NULL, NULL, NULL,
+                                        error));
+
+    SUCCEEDS(mcandle_generator_new(plain, &mute, error));
+    FAILS(mcandle_generator_complete(mute, JSON("a"), JSON("b"), NULL, options, NULL, NULL,
+                                     &generation, error),
+          MCANDLE_TOKENIZER, "tokenizer.json");
+    FAILS(mcandle_generator_complete(generator, "\xFF", 1, JSON("b"), NULL, options, NULL, NULL,
+                                     &generation, error),
+          MCANDLE_INVALID_UTF8, "`prefix`");
+    FAILS(mcandle_generator_complete(generator, JSON("a"), "\xFF", 1, NULL, options, NULL, NULL,
+                                     &generation, error),
+          MCANDLE_INVALID_UTF8, "`suffix`");
+    CHECK(generation == NULL);
+    mcandle_generator_free(mute);
+    mcandle_generator_free(generator);
+    mcandle_fim_context_free(context);
+    mcandle_generate_options_free(options);
+}
+
 int main(int argc, char **argv) {
     char path[4096];
     CHECK(argc == 2 && (size_t)snprintf(path, sizeof path, "%s/other_model", argv[1]) < sizeof path);
@@ -252,6 +298,7 @@ int main(int argc, char **argv) {
     tool_calls();
     middles();
     chats();
+    completions();
     mcandle_model_free(plain);
     mcandle_model_free(model);
     return 0;

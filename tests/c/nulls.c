@@ -235,6 +235,12 @@ static void generation_names_the_parameter(const mcandle_model *model,
                                                    error));
     NULL_FAILS("messages", mcandle_generator_chat(generator, NULL, 2, NULL, 0, NULL, NULL, NULL,
                                                   NULL, error));
+    NULL_FAILS("generator", mcandle_generator_complete(NULL, "a", 1, "b", 1, NULL, NULL, NULL, NULL,
+                                                       NULL, error));
+    NULL_FAILS("prefix", mcandle_generator_complete(generator, NULL, 1, "b", 1, NULL, NULL, NULL,
+                                                    NULL, NULL, error));
+    NULL_FAILS("suffix", mcandle_generator_complete(generator, "a", 1, NULL, 1, NULL, NULL, NULL,
+                                                    NULL, NULL, error));
     NULL_FAILS("generator", mcandle_generator_next_logits(NULL, IDS, 2, &floats, error));
     NULL_FAILS("ids", mcandle_generator_next_logits(generator, NULL, 2, &floats, error));
     NULL_FAILS("logits", mcandle_generator_next_logits(generator, IDS, 2, NULL, error));
