@@ -28,8 +28,8 @@ const NONE: &str = "none";
 /// # Errors
 ///
 /// [`Error::InvalidOption`] where the cache is another model's, holds more positions than there are
-/// tokens, or those of several sequences, [`Error::Io`] where the file cannot be written; an older file of that name then
-/// is still there.
+/// tokens or than the context of the model has, or those of several sequences, [`Error::Io`] where the
+/// file cannot be written; an older file of that name then is still there.
 ///
 /// # Example
 ///
@@ -67,6 +67,12 @@ pub fn save_session(
     if cache.len() > tokens.len() {
         let found = format!("of {} positions", cache.len());
         let expected = format!("at most one for each of the {} tokens", tokens.len());
+        return Err(Error::option("cache", found, expected));
+    }
+    let context = model.config().max_position_embeddings;
+    if cache.len() > context {
+        let found = format!("of {} positions", cache.len());
+        let expected = format!("at most the {context} of the model's context");
         return Err(Error::option("cache", found, expected));
     }
     check_ids(tokens, model).map_err(|id| {
@@ -123,7 +129,7 @@ pub fn save_session(
 /// Loads a session that [`save_session`] saved with the same model and adapter, on any device.
 ///
 /// Gives the tokens, and a cache on the model's device that holds the keys and values of the first
-/// [`len`](KvCache::len) of them.
+/// [`len`](KvCache::len) of them. Nothing is allocated before the file is known to hold them all.
 ///
 /// # Errors
 ///
@@ -161,24 +167,32 @@ pub fn load_session(
         .and_then(|name| KvCacheType::from_name(name).ok())
         .ok_or_else(|| damaged("cache_type", "`full` or `int8`"))?;
 
+    let count = file.shape(TOKENS).map_or(0, |shape| shape.iter().product());
+    check(&file, path, TOKENS, &[count], DType::U32)?;
+    let context = model.config().max_position_embeddings;
+    let positions = of_file("positions")
+        .and_then(|positions| positions.parse::<usize>().ok())
+        .filter(|&positions| positions <= count.min(context))
+        .ok_or_else(|| {
+            let expected = format!(
+                "at most the {count} of the tokens and the {context} of the model's context"
+            );
+            damaged("positions", &expected)
+        })?;
+    let mut cache = model.decoder().new_cache_of(cache_type);
+    for (name, shape, dtype) in cache.parts_of(positions) {
+        check(&file, path, &name, &shape, dtype)?;
+    }
+
     let mut checksum = Hasher::new();
-    let mut load = |name: &str, shape: &[usize], dtype: DType| -> Result<Tensor> {
-        check(&file, path, name, shape, dtype)?;
+    let mut load = |name: &str| -> Result<Tensor> {
         let part = file.load(name, None, &Device::Cpu)?;
         checksum.update(&bytes(&part)?);
         Ok(part)
     };
-    let count = file.shape(TOKENS).map_or(0, |shape| shape.iter().product());
-    let tokens: Vec<u32> = load(TOKENS, &[count], DType::U32)?.to_vec1()?;
-    let positions = of_file("positions")
-        .and_then(|positions| positions.parse::<usize>().ok())
-        .filter(|&positions| positions <= count)
-        .ok_or_else(|| damaged("positions", &format!("at most the {count} of the tokens")))?;
-    let mut cache = model.decoder().new_cache_of(cache_type);
+    let tokens: Vec<u32> = load(TOKENS)?.to_vec1()?;
     completed(model.device(), || {
-        cache.fill(positions, |name, shape, dtype| {
-            Ok(load(name, &shape, dtype)?.to_device(model.device())?)
-        })
+        cache.fill(positions, |name| Ok(load(name)?.to_device(model.device())?))
     })?;
     let found = checksum.finish().to_string();
     if of_file("checksum") != Some(found.as_str()) {

@@ -221,6 +221,35 @@ fn metadata_that_makes_no_sense_is_named() {
     }
 }
 
+/// A file may have any number of tokens; their keys and values must fit into the context.
+#[test]
+fn more_positions_than_the_context_has_are_refused() {
+    let model = here(DTypePolicy::F32);
+    let context = model.config().max_position_embeddings;
+    let saved = Saved::new(&model, None, KvCacheType::Full);
+    let cache = model.decoder().new_cache();
+    let tokens = vec![1; context + 9];
+    save_session(&saved.path(), &model, None, &tokens, &cache).unwrap();
+    edit(&saved.path(), "positions", Some("513"));
+    let message = saved.error(&model, None).to_string();
+    assert!(message.contains("`positions` is 513"), "{message}");
+    assert!(message.contains("the 512 of the model"), "{message}");
+
+    let mut cache = model.decoder().new_cache();
+    let input = Tensor::new(&tokens[..=context], model.device()).unwrap();
+    let input = input.unsqueeze(0).unwrap();
+    let decoder = model.decoder();
+    decoder.forward(&input, Some(&mut cache), None).unwrap();
+    let message = save_session(&saved.path(), &model, None, &tokens, &cache).unwrap_err();
+    let message = message.to_string();
+    assert!(message.contains("`cache` is of 513 positions"), "{message}");
+    // The whole context.
+    cache.truncate(context);
+    save_session(&saved.path(), &model, None, &tokens, &cache).unwrap();
+    let (found, cache) = load_session(&saved.path(), &model, None).unwrap();
+    assert_eq!((found, cache.len()), (tokens, context));
+}
+
 /// A file with any byte changed is refused, or is the same session all the same: in the header, blanks
 /// mean nothing.
 #[test]

@@ -238,25 +238,38 @@ impl KvCache {
         Ok(used)
     }
 
-    /// Fills an empty cache with `len` positions of one sequence; `load` gives what
-    /// [`used_parts`](Self::used_parts) gave under that name, of the given shape and dtype.
+    /// What [`used_parts`](Self::used_parts) gives of `len` positions of one sequence: names, shapes
+    /// and dtypes.
+    pub(crate) fn parts_of(&self, len: usize) -> Vec<(String, [usize; 4], DType)> {
+        let layers = if len == 0 { 0 } else { self.layers.len() };
+        (0..layers)
+            .flat_map(|layer| self.names(layer))
+            .map(|(name, part)| (name, [1, self.kv_heads, len, part.width], part.dtype))
+            .collect()
+    }
+
+    /// Fills an empty cache with `len` positions of one sequence; `load` gives the part of a name,
+    /// which is what [`parts_of`](Self::parts_of) says. Where it fails, the cache stays empty.
+    ///
+    /// Room for all positions is allocated first, so they must be known to be there.
     pub(crate) fn fill(
         &mut self,
         len: usize,
-        mut load: impl FnMut(&str, [usize; 4], DType) -> crate::Result<Tensor>,
+        mut load: impl FnMut(&str) -> crate::Result<Tensor>,
     ) -> crate::Result<()> {
         if len == 0 {
             return Ok(());
         }
         self.reserve(len);
+        let mut layers = Vec::with_capacity(self.layers.len());
         for layer in 0..self.layers.len() {
             let buffers = self.buffers(1)?;
-            for ((name, part), buffer) in self.names(layer).into_iter().zip(buffers.all()) {
-                let shape = [1, self.kv_heads, len, part.width];
-                buffer.slice_set(&load(&name, shape, part.dtype)?, 2, 0)?;
+            for ((name, _), buffer) in self.names(layer).into_iter().zip(buffers.all()) {
+                buffer.slice_set(&load(&name)?, 2, 0)?;
             }
-            self.layers[layer] = Some(buffers);
+            layers.push(Some(buffers));
         }
+        self.layers = layers;
         self.len = len;
         Ok(())
     }

@@ -2,6 +2,7 @@ use super::*;
 use crate::backend::ops::gradcheck::random;
 use crate::backend::testing::{device, device_kind, read};
 use crate::backend::{DTypePolicy, DeviceKind};
+use crate::error::Error;
 use crate::models::testing::model;
 
 const TYPES: [KvCacheType; 2] = KvCacheType::ALL;
@@ -230,6 +231,30 @@ fn a_batch_of_another_size_is_an_error_and_changes_nothing() {
         pair.append(2, 3);
         pair.truncate(0);
         assert!(pair.cache.append(0, &two, &two).is_ok());
+    }
+}
+
+#[test]
+fn a_cache_is_filled_with_its_parts_or_not_at_all() {
+    for cache_type in TYPES {
+        let mut pair = Pair::new(cache_type, 64, 1, DType::BF16);
+        assert!(pair.cache.parts_of(0).is_empty());
+        pair.append(5, 1);
+        let used = pair.cache.used_parts().unwrap();
+        let parts = pair.cache.parts_of(5);
+        assert_eq!(used.len(), parts.len());
+        for ((name, part), (expected, shape, dtype)) in used.iter().zip(&parts) {
+            assert_eq!((name, part.dtype()), (expected, *dtype));
+            assert_eq!(part.dims(), shape);
+        }
+        let mut cache = Pair::new(cache_type, 64, 1, DType::BF16).cache;
+        let last = &parts.last().unwrap().0;
+        let failed = cache.fill(5, |name| match used.iter().find(|part| part.0 == name) {
+            Some((name, part)) if name != last => Ok(part.clone()),
+            _ => Err(Error::Cancelled),
+        });
+        assert!(matches!(failed, Err(Error::Cancelled)));
+        assert_eq!((cache.len(), cache.size_in_bytes()), (0, 0));
     }
 }
 
