@@ -21,9 +21,9 @@ pub fn quantize(x: &Tensor, group: usize) -> Result<(Tensor, Tensor)> {
     let (batch, heads, len, width) = x.dims4()?;
     let x = x.to_dtype(DType::F32)?.contiguous()?;
     let x = x.reshape((batch * heads, len, width / group, group))?;
-    // A scale is exact in every dtype that it will be multiplied in: its rounding would move all
-    // products of a query with the group one way. It is a little longer than needed, so that after
-    // its rounding 127 of them still reach the largest number; and a group of zeros has one.
+    // A scale is exact in both dtypes that it will be multiplied in, `f32` and `bf16`: its rounding would
+    // move all products of a query with the group one way. It is a little longer than needed, so that
+    // after its rounding 127 of them still reach the largest number; and a group of zeros has one.
     let largest = x.abs()?.max_keepdim(D::Minus1)?;
     let scales = largest.affine((1.0 + 1.0 / 256.0) / STEPS, 1e-30)?;
     let scales = scales.to_dtype(DType::BF16)?;
@@ -38,7 +38,8 @@ pub fn quantize(x: &Tensor, group: usize) -> Result<(Tensor, Tensor)> {
     ))
 }
 
-/// The numbers of codes and scales that [`quantize`] gave, in `dtype`: `f32`, `f16` or `bf16`.
+/// The numbers of codes and scales that [`quantize`] gave, in `dtype`: `f32`, `f16` or `bf16`, to which
+/// the product of the two is rounded once.
 ///
 /// Both may be the first positions of longer buffers.
 ///
@@ -48,16 +49,22 @@ pub fn quantize(x: &Tensor, group: usize) -> Result<(Tensor, Tensor)> {
 pub fn dequantize(codes: &Tensor, scales: &Tensor, dtype: DType) -> Result<Tensor> {
     let shape = codes.dims4()?;
     let (batch, heads, len, width) = shape;
-    if dtype == DType::F32 && kernels::takes_codes(codes) && kernels::takes_codes(scales) {
-        return kernels::dequantize(codes, scales);
+    if kernels::takes_codes(codes) && kernels::takes_codes(scales) {
+        return kernels::dequantize(codes, scales)?.to_dtype(dtype);
     }
     let groups = scales.dim(3)?;
-    // Every code is exact in 16 bits, too.
-    let steps = codes.to_dtype(dtype)?.affine(1.0, -f64::from(ZERO))?;
+    // The scale of a group of small numbers is none in `f16`, even where the numbers are. Every code is
+    // exact in `bf16`, which has the range of `f32`.
+    let wide = match dtype {
+        DType::F16 => DType::F32,
+        other => other,
+    };
+    let steps = codes.to_dtype(wide)?.affine(1.0, -f64::from(ZERO))?;
     let steps = steps.reshape((batch * heads, len, groups, width / groups))?;
-    let scales = scales.to_dtype(dtype)?.contiguous()?;
+    let scales = scales.to_dtype(wide)?.contiguous()?;
     let scales = scales.reshape((batch * heads, len, groups, 1))?;
-    steps.broadcast_mul(&scales)?.reshape(shape)
+    let numbers = steps.broadcast_mul(&scales)?.reshape(shape)?;
+    numbers.to_dtype(dtype)
 }
 
 #[cfg(test)]
@@ -96,15 +103,24 @@ mod tests {
     /// Whatever the largest number of a group is, its code fits and none is off by more than it may.
     #[test]
     fn no_number_is_off_by_more_than_half_a_step() {
-        for power in [-20, -3, 0, 4, 15] {
-            let x = (random(&[1, 64, 5, 32], 3) * 2f64.powi(power)).unwrap();
-            let x = x.to_device(device()).unwrap();
-            let (codes, scales) = quantize(&x, 32).unwrap();
-            let back = read(&dequantize(&codes, &scales, DType::F32).unwrap());
-            for (found, expected) in back.chunks(32).zip(read(&x).chunks(32)) {
-                let largest = expected.iter().fold(0f64, |max, x| max.max(x.abs()));
-                for (a, b) in found.iter().zip(expected) {
-                    assert!((a - b).abs() <= largest / 252.0, "{a} {b} of {largest}");
+        // One rounding to the dtype: half of its last bit, and in `f16` of its smallest number.
+        for (dtype, rounding, smallest) in [
+            (DType::F32, 0.0, 0.0),
+            (DType::BF16, 2f64.powi(-9), 0.0),
+            (DType::F16, 2f64.powi(-12), 2f64.powi(-25)),
+        ] {
+            for size in [1e-6, 1e-4, 0.125, 1.0, 16.0, 32_768.0] {
+                let x = (random(&[1, 64, 5, 32], 3) * size).unwrap();
+                let x = x.to_dtype(dtype).unwrap().to_device(device()).unwrap();
+                let (codes, scales) = quantize(&x, 32).unwrap();
+                let back = read(&dequantize(&codes, &scales, dtype).unwrap());
+                for (found, expected) in back.chunks(32).zip(read(&x).chunks(32)) {
+                    let largest = expected.iter().fold(0f64, |max, x| max.max(x.abs()));
+                    for (a, b) in found.iter().zip(expected) {
+                        let bound = largest / 252.0 + 2.0 * rounding * b.abs() + smallest;
+                        let what = format!("{a} {b} of {largest}, {dtype:?}");
+                        assert!((a - b).abs() <= bound, "{what}");
+                    }
                 }
             }
         }
@@ -114,17 +130,21 @@ mod tests {
     fn the_kernel_agrees_with_the_chain() {
         // The first positions of longer buffers, and of more of them; large ones go to threads.
         for (batch, heads, len, width) in [(1, 1, 1, 16), (2, 3, 5, 64), (2, 2, 700, 96)] {
-            let (codes, scales) =
-                quantize(&random(&[batch, heads, len + 4, width], 1), 16).unwrap();
-            let [codes, scales] = [codes, scales].map(|x| x.narrow(2, 0, len).unwrap());
-            let kernel = dequantize(&codes, &scales, DType::F32).unwrap();
-            // Columns of wider rows take the chain.
-            let wide = Tensor::cat(&[&codes, &codes], 3).unwrap();
-            let turned = wide.narrow(3, 0, width).unwrap();
-            assert!(kernels::takes_codes(&codes) && !kernels::takes_codes(&turned));
-            let chain = dequantize(&turned, &scales, DType::F32).unwrap();
-            assert_eq!(kernel.dims(), chain.dims());
-            assert!(read(&kernel) == read(&chain));
+            for size in [1.0, 1e-5] {
+                let x = (random(&[batch, heads, len + 4, width], 1) * size).unwrap();
+                let (codes, scales) = quantize(&x, 16).unwrap();
+                let [codes, scales] = [codes, scales].map(|x| x.narrow(2, 0, len).unwrap());
+                // Columns of wider rows take the chain.
+                let wide = Tensor::cat(&[&codes, &codes], 3).unwrap();
+                let turned = wide.narrow(3, 0, width).unwrap();
+                assert!(kernels::takes_codes(&codes) && !kernels::takes_codes(&turned));
+                for dtype in [DType::F32, DType::F16, DType::BF16] {
+                    let kernel = dequantize(&codes, &scales, dtype).unwrap();
+                    let chain = dequantize(&turned, &scales, dtype).unwrap();
+                    assert_eq!((kernel.dims(), kernel.dtype()), (chain.dims(), dtype));
+                    assert!(read(&kernel) == read(&chain), "{dtype:?}");
+                }
+            }
         }
     }
 }
