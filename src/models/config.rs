@@ -96,7 +96,8 @@ pub struct ModelConfig {
     pub num_key_value_heads: usize,
     /// The width of one head; even.
     pub head_dim: usize,
-    /// The longest context, in tokens.
+    /// The longest context, in tokens: `max_position_embeddings` of the file, or with
+    /// [`RopeScaling::Yarn`] the original context times the factor where that is more, up to 2²⁴.
     pub max_position_embeddings: usize,
     /// What is added to the mean square in `RMSNorm`.
     pub rms_norm_eps: f64,
@@ -163,6 +164,7 @@ impl ModelConfig {
         let max_position_embeddings = config
             .size("max_position_embeddings", MAX_POSITIONS)?
             .unwrap_or_else(|| architecture.default_context());
+        let rope_scaling = RopeScaling::from_config(config, max_position_embeddings)?;
         let this = Self {
             architecture,
             vocab_size: config.required_size("vocab_size", MAX_SIZE)?,
@@ -172,10 +174,10 @@ impl ModelConfig {
             num_attention_heads,
             head_dim: head_dim(config, hidden_size, num_attention_heads)?,
             num_key_value_heads: key_value_heads(config, num_attention_heads)?,
-            max_position_embeddings,
+            max_position_embeddings: rope_scaling.context(max_position_embeddings),
             rms_norm_eps: config.number_above("rms_norm_eps", 0.0)?.unwrap_or(1e-6),
             rope_theta: rope_scaling::rope_theta(config)?,
-            rope_scaling: RopeScaling::from_config(config, max_position_embeddings)?,
+            rope_scaling,
             tie_word_embeddings: config.bool("tie_word_embeddings")?.unwrap_or(false),
             attention_bias: architecture == Architecture::Qwen2,
             sliding_windows: sliding_windows(config, architecture, num_hidden_layers)?,
@@ -425,6 +427,30 @@ mod tests {
                 ..
             }
         ));
+    }
+
+    #[test]
+    fn yarn_lengthens_the_context() {
+        let context = |scaling: &str, max: &str| {
+            let edits = [("rope_scaling", scaling), ("max_position_embeddings", max)];
+            edited(&edits).unwrap().max_position_embeddings
+        };
+        // As Qwen2.5's documentation has it.
+        let documented = r#"{"type": "yarn", "factor": 4.0,
+            "original_max_position_embeddings": 32768}"#;
+        assert_eq!(context(documented, "32768"), 131_072);
+        assert_eq!(context(documented, "131072"), 131_072);
+        assert_eq!(context(documented, "200000"), 200_000);
+        let bare = r#"{"type": "yarn", "factor": 2.5}"#;
+        assert_eq!(context(bare, "1000"), 2500);
+        for (factor, expected) in [("1e300", MAX_POSITIONS), ("0.5", 1000)] {
+            let scaling = format!(r#"{{"type": "yarn", "factor": {factor}}}"#);
+            assert_eq!(context(&scaling, "1000"), expected, "{factor}");
+        }
+        let llama3 = r#"{"rope_type": "llama3", "factor": 8, "low_freq_factor": 1,
+            "high_freq_factor": 4, "original_max_position_embeddings": 32768}"#;
+        assert_eq!(context(llama3, "32768"), 32_768);
+        assert_eq!(fixture("qwen2_yarn").unwrap().max_position_embeddings, 1024);
     }
 
     #[test]

@@ -91,6 +91,30 @@ impl RopeScaling {
         }
     }
 
+    /// The context of a configuration whose file says `max_position_embeddings`.
+    ///
+    /// With `YaRN` at least the original one times the factor, as in vLLM: users who add the scaling by
+    /// hand, as Qwen2.5 documents it, leave `max_position_embeddings` as it was.
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "lengths fit f64; a length is positive, and beyond the largest integer becomes it"
+    )]
+    pub(crate) fn context(&self, max_position_embeddings: usize) -> usize {
+        match self {
+            Self::Yarn {
+                factor,
+                original_max_position_embeddings: original,
+                ..
+            } => {
+                let stretched = (*original as f64 * factor) as usize;
+                max_position_embeddings.max(stretched.min(MAX_POSITIONS))
+            }
+            Self::None | Self::Llama3 { .. } => max_position_embeddings,
+        }
+    }
+
     fn llama3(section: &Object, max_position_embeddings: usize) -> Result<Self> {
         let number = |key: &str| {
             section
