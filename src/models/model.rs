@@ -37,7 +37,8 @@ struct Inner {
     tokenizer: Option<Tokenizer>,
     eos_token_ids: Vec<u32>,
     fingerprint: OnceLock<Fingerprint>,
-    grammar_vocabulary: OnceCell<GrammarVocabulary>,
+    /// Of the tokenizer, and so shared with models of other weights.
+    grammar_vocabulary: Arc<OnceCell<GrammarVocabulary>>,
     chat_template: Option<Arc<ChatTemplate>>,
 }
 
@@ -56,7 +57,7 @@ impl Model {
                 tokenizer,
                 eos_token_ids,
                 fingerprint: OnceLock::new(),
-                grammar_vocabulary: OnceCell::new(),
+                grammar_vocabulary: Arc::default(),
                 chat_template: chat_template.map(Arc::new),
             }),
         }
@@ -105,7 +106,10 @@ impl Model {
     }
 
     /// The vocabulary, prepared for grammars: made at the first call, which takes about a second for
-    /// 150 000 tokens, and kept.
+    /// 150 000 tokens, and kept, for merged models too.
+    ///
+    /// Ids that end a text and lie outside the vocabulary are left out: no logit is theirs. Where none
+    /// is left, a text ends where its grammar lets nothing follow.
     ///
     /// # Errors
     ///
@@ -113,7 +117,9 @@ impl Model {
     pub fn grammar_vocabulary(&self) -> Result<&GrammarVocabulary> {
         self.inner.grammar_vocabulary.get_or_try_init(|| {
             let vocab_size = self.config().vocab_size;
-            GrammarVocabulary::new(self.tokenizer()?, self.eos_token_ids(), vocab_size)
+            let ends = self.eos_token_ids().iter().copied();
+            let ends: Vec<_> = ends.filter(|&id| (id as usize) < vocab_size).collect();
+            GrammarVocabulary::new(self.tokenizer()?, &ends, vocab_size)
         })
     }
 
@@ -159,10 +165,12 @@ impl Model {
         self.config().parameter_count()
     }
 
-    /// What tells this model from others: of its configuration and a sample of every weight.
+    /// What tells this model from others: of its configuration, one number of every row of every matrix,
+    /// and all numbers of norms and biases.
     ///
-    /// It is computed when it is first asked for, in a time that does not grow with the weights. Models
-    /// of other weights, such as one that was trained further, have other fingerprints; the device and
+    /// It is computed when it is first asked for, from 2 million numbers of a model of 7 billion. A model
+    /// that was trained further, or of which one row is another, such as the embedding of one token, has
+    /// another fingerprint; one of which single numbers were changed may have the same. The device and
     /// the path make no difference, nor does the dtype unless weights were rounded to it.
     ///
     /// # Errors
@@ -204,7 +212,7 @@ impl Model {
                 tokenizer: self.inner.tokenizer.clone(),
                 eos_token_ids: self.inner.eos_token_ids.clone(),
                 fingerprint: OnceLock::new(),
-                grammar_vocabulary: OnceCell::new(),
+                grammar_vocabulary: Arc::clone(&self.inner.grammar_vocabulary),
                 chat_template: self.inner.chat_template.clone(),
             }),
         })
@@ -237,5 +245,53 @@ impl fmt::Display for ModelSummary<'_> {
             self.0.dtype(),
             device::describe(self.0.device()),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::model_with;
+    use super::*;
+    use crate::inference::{Constraint, Grammar};
+    use crate::models::LoRAConfig;
+    use serde_json::json;
+
+    /// A model of 208 tokens, of which the tokenizer knows three.
+    fn model(eos_token_ids: &[u32]) -> Model {
+        let tokenizer = json!({"version": "1.0", "added_tokens": [], "decoder": {"type": "Fuse"},
+            "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "<end>": 2}, "merges": []}});
+        let generation_config = json!({"eos_token_id": eos_token_ids});
+        let files = [
+            ("tokenizer.json", tokenizer),
+            ("generation_config.json", generation_config),
+        ];
+        model_with(&files)
+    }
+
+    #[test]
+    fn ends_outside_the_vocabulary_are_left_out_of_grammars() {
+        for (ends, end_is_allowed) in [(&[2, 208][..], true), (&[208], false)] {
+            let model = model(ends);
+            assert_eq!(model.eos_token_ids(), ends);
+            let vocabulary = model.grammar_vocabulary().unwrap();
+            let grammar = Grammar::Regex("a*".to_owned());
+            let mut constraint = Constraint::new(vocabulary, &grammar).unwrap();
+            let mut logits = [0.0; 208];
+            constraint.mask(&mut logits).unwrap();
+            let allowed = [0, 1, 2].map(|id: usize| logits[id] == 0.0);
+            assert_eq!(allowed, [true, false, end_is_allowed]);
+        }
+    }
+
+    #[test]
+    fn a_merged_model_has_the_same_grammar_vocabulary() {
+        let model = model(&[2]);
+        let adapter = LoRAAdapter::new(LoRAConfig::default(), &model, 1).unwrap();
+        // Whichever makes it first.
+        let (early, late) = (model.merge(&adapter).unwrap(), model.merge(&adapter));
+        let made = early.grammar_vocabulary().unwrap();
+        for other in [&model, &late.unwrap()] {
+            assert!(std::ptr::eq(other.grammar_vocabulary().unwrap(), made));
+        }
     }
 }
