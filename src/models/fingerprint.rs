@@ -1,13 +1,10 @@
 //! Short numbers that tell models and adapters apart.
 
-use super::{LoRAAdapter, Model, ModelConfig};
+use super::{LoRAAdapter, Model, ModelConfig, RopeScaling};
 use crate::backend::device::{completed, to_host};
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
 use std::fmt;
-
-/// Numbers of one weight that a model's fingerprint reads.
-const SAMPLE: usize = 64;
 
 /// A number that changes when a model or an adapter does, and is the same on every device and in every
 /// process. It tells an accident, not an attack.
@@ -73,9 +70,7 @@ impl Hasher {
     }
 }
 
-/// The fingerprint of a model: of what its layers compute, and of a few numbers of every weight.
-///
-/// The time it takes does not grow with the size of the weights.
+/// The fingerprint of a model: of what its layers compute, and of a number of every row of every weight.
 pub(super) fn of_model(model: &Model) -> Result<Fingerprint> {
     let mut hasher = Hasher::new();
     hasher.update(computation(model.config()).as_bytes());
@@ -90,7 +85,7 @@ pub(super) fn of_model(model: &Model) -> Result<Fingerprint> {
 /// The settings that decide what a layer computes. Ids that begin or end a text do not.
 fn computation(config: &ModelConfig) -> String {
     format!(
-        "{} {:?} {:?} {:?} {:?}",
+        "{} {:?} {:?} {} {:?}",
         config.architecture.model_type(),
         [
             config.vocab_size,
@@ -102,25 +97,49 @@ fn computation(config: &ModelConfig) -> String {
             config.head_dim,
         ],
         (config.rms_norm_eps, config.rope_theta),
-        config.rope_scaling,
+        rotation(&config.rope_scaling),
         config.sliding_windows,
     )
 }
 
-/// One number out of each of [`SAMPLE`] equal stretches of a weight, in `f32`.
+/// Field by field: what `Debug` writes changes with a new field, and sessions would be lost.
+fn rotation(scaling: &RopeScaling) -> String {
+    match scaling {
+        RopeScaling::None => "none".to_owned(),
+        RopeScaling::Yarn {
+            factor,
+            original_max_position_embeddings: original,
+            beta_fast,
+            beta_slow,
+            attention_factor,
+        } => format!("yarn {factor} {original} {beta_fast} {beta_slow} {attention_factor:?}"),
+        RopeScaling::Llama3 {
+            factor,
+            low_freq_factor: low,
+            high_freq_factor: high,
+            original_max_position_embeddings: original,
+        } => format!("llama3 {factor} {low} {high} {original}"),
+    }
+}
+
+/// A number of every row of a matrix, and all of a vector, in `f32`.
+///
+/// So whole rows that differ are seen, such as those of a few new tokens.
 fn sample(weight: &Tensor) -> Result<Tensor> {
-    let flat = weight.flatten_all()?;
-    let count = flat.dim(0)?;
-    let stretch = count.div_ceil(SAMPLE);
-    let mut places = Vec::with_capacity(SAMPLE);
-    for (index, start) in (0..count).step_by(stretch).enumerate() {
-        // Not always at the start, which in a matrix may always be the same column.
-        let place = start + (index * 7919) % stretch;
+    let (rows, width) = match *weight.dims() {
+        [rows, width] => (rows, width),
+        _ => (weight.elem_count(), 1),
+    };
+    let mut places = Vec::with_capacity(rows);
+    for row in 0..rows {
+        // In another column each, so that columns that differ are seen, too.
+        let place = row * width + (row * 7919) % width;
         // Beyond that, no device can be asked for a place in one step.
-        if let Ok(place) = u32::try_from(place.min(count - 1)) {
+        if let Ok(place) = u32::try_from(place) {
             places.push(place);
         }
     }
+    let flat = weight.flatten_all()?;
     let places = Tensor::new(places, &Device::Cpu)?.to_device(weight.device())?;
     Ok(flat.index_select(&places, 0)?.to_dtype(DType::F32)?)
 }
@@ -184,7 +203,50 @@ mod tests {
         hasher.update(b"twelve bytes");
         assert_eq!(hasher.finish().to_string(), "d3ea3a55027a9104");
         let model = model("qwen2_tied", DeviceKind::Cpu, DTypePolicy::F32);
-        assert_eq!(model.fingerprint().unwrap().to_string(), "1942217105f7e875");
+        assert_eq!(model.fingerprint().unwrap().to_string(), "fc3116bcc3aeeb52");
+    }
+
+    #[test]
+    fn every_row_and_every_column_counts() {
+        let weight = crate::backend::ops::gradcheck::random(&[300, 40], 1);
+        let before = sample(&weight).unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(before.len(), 300);
+        let numbers = weight.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let seen = |differs: &dyn Fn(usize) -> bool| {
+            let mut numbers = numbers.clone();
+            for (place, number) in numbers.iter_mut().enumerate() {
+                if differs(place) {
+                    *number += 1.0;
+                }
+            }
+            let weight = Tensor::from_vec(numbers, (300, 40), &Device::Cpu).unwrap();
+            sample(&weight).unwrap().to_vec1::<f32>().unwrap() != before
+        };
+        assert!(!seen(&|_| false));
+        for row in 0..300 {
+            assert!(seen(&|place| place / 40 == row), "row {row}");
+        }
+        for column in 0..40 {
+            assert!(seen(&|place| place % 40 == column), "column {column}");
+        }
+        let vector = weight.flatten_all().unwrap();
+        let all = sample(&vector).unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(all, numbers);
+    }
+
+    /// What is hashed of the settings, which must stay the same where settings are added.
+    #[test]
+    fn settings_are_written_out() {
+        let written = |name| computation(model(name, DeviceKind::Cpu, DTypePolicy::F32).config());
+        for (name, rotation) in [
+            ("qwen2_tied", "none"),
+            ("qwen2_yarn", "yarn 4 256 32 1 None"),
+            ("llama3_scaled", "llama3 8 1 4 64"),
+        ] {
+            let found = written(name);
+            let around = format!(") {rotation} [");
+            assert!(found.contains(&around), "{found}");
+        }
     }
 
     #[test]
