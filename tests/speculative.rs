@@ -144,8 +144,10 @@ fn probabilities(logits: &[f32], text: &[u32], options: &SamplingOptions) -> [f6
     weights.map(|weight| weight / total)
 }
 
+type Processor = fn(&[u32], &mut [f32]);
+
 /// Holds 1,500 texts of four tokens against the exact probabilities of all of them.
-fn assert_distribution(sampling: &SamplingOptions, processor: Option<fn(&[u32], &mut [f32])>) {
+fn assert_distribution(sampling: &SamplingOptions, processor: Option<Processor>) {
     let path = fixture("models/qwen2_tied");
     let (model, draft) = (load_f32(&path), disturbed(&path, -1.0));
     let vocabulary = u32::try_from(model.config().vocab_size).unwrap();
