@@ -154,6 +154,33 @@ fn many_texts_at_once_are_those_of_the_cpu() {
     }
 }
 
+/// Sixteen bits decide as `f32` does where the model is sure of a token.
+#[test]
+fn many_texts_at_once_in_sixteen_bits() {
+    let reference = on_cpu(Path::new(TINY_CODER));
+    let tokenizer = reference.tokenizer().unwrap();
+    let prompts = ["fn main() {\n    let mut", "impl Stack {", "for i in 0."];
+    let prompts = prompts.map(|prompt| tokenizer.encode(prompt, true).unwrap());
+    for dtype in [DTypePolicy::Bf16, DTypePolicy::F16] {
+        let mut batch = BatchGenerator::new(&load_as(TINY_CODER, dtype), 3).unwrap();
+        for prompt in &prompts {
+            batch.push_ids(prompt, &greedy(3)).unwrap();
+        }
+        for (sequence, found) in batch.run(|_| ControlFlow::Continue(())) {
+            let mut alone = Generator::new(&reference);
+            let expected = alone.generate_from_ids(&prompts[sequence], &greedy(3), |_| {
+                ControlFlow::Continue(())
+            });
+            let (found, expected) = (found.unwrap(), expected.unwrap());
+            assert_eq!(found.tokens, expected.tokens, "{dtype:?} {sequence}");
+            assert!(found.logprobs != expected.logprobs, "computed in f32");
+            for (a, b) in found.logprobs.iter().zip(&expected.logprobs) {
+                assert!((a - b).abs() < 0.1, "{dtype:?} {sequence}: {a} {b}");
+            }
+        }
+    }
+}
+
 #[test]
 fn drafts_change_no_token() {
     for path in models() {

@@ -38,6 +38,11 @@ copy_candle() {
 first() {
     ours --lib --test parity_models --test training --test adapters
     ours --test parity_lora training_agrees_on
+    # Rows of one forward with an adapter, windows and shifts; caches on their way to a file and back, in
+    # eight bits too; states that no head sees.
+    ours --test batch adapters_windows_and_full_contexts
+    ours --test sessions -- --exact a_session_goes_on_from_its_file a_full_context_shifts_where_it_may
+    ours --test scores scores_and_generations_do_not_disturb_each_other
     copy_candle
     candle -- "${failing[@]/#/--skip=}" --skip="$needs_zeros"
     METAL_DEVICE_POISON=0 candle -- --exact "$needs_zeros"
@@ -50,7 +55,7 @@ second() {
 python3 "$device/msl/selftest.py"
 (cd "$device/objc2-metal" && cargo test --quiet --lib)
 ours --no-run --lib --test parity_models --test training --test adapters --test parity_lora --test metal_device \
-    --test device --test generation --test resume --test c_api
+    --test device --test generation --test resume --test batch --test sessions --test scores --test c_api
 
 # Two at a time, because a device's thread keeps one core busy while its test waits.
 first >"$work/first.log" 2>&1 &
