@@ -242,9 +242,7 @@ pub unsafe extern "C" fn mcandle_batch_run(
             let batch = borrow(batch, "batch")?;
             let on_chunk = on_chunk(callback, user_data);
             let finished = batch.inner.with("batch", |inner| Ok(inner.run(on_chunk)))?;
-            if !results.is_null() {
-                Out::new(results, "results")?.give(mcandle_batch_results::new(finished));
-            }
+            handle::give_object(results, mcandle_batch_results::new(finished));
             Ok(())
         })
     }
@@ -279,9 +277,7 @@ pub unsafe extern "C" fn mcandle_batch_step(
             let finished = batch
                 .inner
                 .with("batch", |inner| Ok(inner.step(on_chunk)))?;
-            if !results.is_null() {
-                Out::new(results, "results")?.give(mcandle_batch_results::new(finished));
-            }
+            handle::give_object(results, mcandle_batch_results::new(finished));
             Ok(())
         })
     }

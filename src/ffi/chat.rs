@@ -11,7 +11,7 @@ use serde_json::Value;
 use std::ffi::c_char;
 
 /// Parses JSON that the caller gives as text.
-fn json(text: &str, name: &'static str, expected: &str) -> Result<Value> {
+pub(super) fn json(text: &str, name: &'static str, expected: &str) -> Result<Value> {
     Ok(serde_json::from_str(text)
         .map_err(|error| Error::option(name, format!("not JSON ({error})"), expected))?)
 }

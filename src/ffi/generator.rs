@@ -264,10 +264,9 @@ pub unsafe extern "C" fn mcandle_generator_generate(
             let prompt = handle::text(prompt, prompt_length, "prompt")?;
             let options = resolve(options)?;
             let on_chunk = on_chunk(callback, user_data);
-            let finished = generator.inner.with("generator", |inner| {
-                Ok(inner.generate(prompt, &options, on_chunk)?)
-            })?;
-            give(generation, finished)
+            run(generator, generation, |inner| {
+                inner.generate(prompt, &options, on_chunk)
+            })
         })
     }
 }
@@ -305,28 +304,28 @@ pub unsafe extern "C" fn mcandle_generator_generate_from_ids(
             let ids = handle::items(ids, id_count, "ids")?;
             let options = resolve(options)?;
             let on_chunk = on_chunk(callback, user_data);
-            let finished = generator.inner.with("generator", |inner| {
-                Ok(inner.generate_from_ids(ids, &options, on_chunk)?)
-            })?;
-            give(generation, finished)
+            run(generator, generation, |inner| {
+                inner.generate_from_ids(ids, &options, on_chunk)
+            })
         })
     }
 }
 
-/// Gives a generation where there is a place for it.
+/// Runs a generation, and gives it where there is a place for it.
 ///
 /// # Safety
 ///
 /// `generation` is NULL or writable.
-pub(super) unsafe fn give(
+pub(super) unsafe fn run(
+    generator: &mcandle_generator,
     generation: *mut *mut mcandle_generation,
-    finished: Generation,
+    work: impl FnOnce(&mut Generator) -> crate::Result<Generation>,
 ) -> Result<()> {
-    if !generation.is_null() {
-        // SAFETY: not NULL, and writable as the caller promises.
-        let out = unsafe { Out::new(generation, "generation") }?;
-        out.give(mcandle_generation::new(finished));
-    }
+    let finished = generator
+        .inner
+        .with("generator", |inner| Ok(work(inner)?))?;
+    // SAFETY: as the caller promises.
+    unsafe { handle::give_object(generation, mcandle_generation::new(finished)) };
     Ok(())
 }
 

@@ -55,6 +55,17 @@ pub(super) unsafe fn give_number<T>(pointer: *mut T, value: T) {
     }
 }
 
+/// Gives an object to the caller where there is a place for it.
+///
+/// # Safety
+///
+/// `slot` is NULL or writable.
+pub(super) unsafe fn give_object<T>(slot: *mut *mut T, value: T) {
+    if !slot.is_null() {
+        Out { slot }.give(value);
+    }
+}
+
 /// Gives the items of an object, and their number where there is a place for it. No object has none.
 ///
 /// # Safety

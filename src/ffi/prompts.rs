@@ -1,15 +1,14 @@
 //! Generations whose prompt is made from something else than a text to go on with.
 
+use super::chat::json;
 use super::error::{mcandle_error, mcandle_status};
 use super::fim::mcandle_fim_context;
 use super::generate_options::{mcandle_generate_options, resolve};
 use super::generation::{mcandle_chunk_callback, mcandle_generation, on_chunk};
-use super::generator::{give, mcandle_generator};
+use super::generator::{mcandle_generator, run};
 use super::handle::{self, borrow};
 use super::panic::guard;
-use crate::error::{Error, Result};
 use crate::models::ChatOptions;
-use serde_json::Value;
 use std::ffi::{c_char, c_void};
 
 /// Answers the last message of a conversation, by the chat template of the model, and hands each
@@ -52,22 +51,19 @@ pub unsafe extern "C" fn mcandle_generator_chat(
     unsafe {
         guard(error, || {
             let generator = borrow(generator, "generator")?;
-            let messages = json(
-                handle::text(messages, messages_length, "messages")?,
-                "messages",
-            )?;
+            let text = handle::text(messages, messages_length, "messages")?;
+            let messages = json(text, "messages", "JSON")?;
             let chat = if chat_options.is_null() {
                 ChatOptions::default()
             } else {
                 let text = handle::text(chat_options, chat_options_length, "chat_options")?;
-                ChatOptions::from_json(&json(text, "chat_options")?)?
+                ChatOptions::from_json(&json(text, "chat_options", "JSON")?)?
             };
             let options = resolve(options)?;
             let on_chunk = on_chunk(callback, user_data);
-            let finished = generator.inner.with("generator", |inner| {
-                Ok(inner.chat(&messages, &chat, &options, on_chunk)?)
-            })?;
-            give(generation, finished)
+            run(generator, generation, |inner| {
+                inner.chat(&messages, &chat, &options, on_chunk)
+            })
         })
     }
 }
@@ -116,15 +112,9 @@ pub unsafe extern "C" fn mcandle_generator_complete(
             let context = context.unwrap_or_default();
             let options = resolve(options)?;
             let on_chunk = on_chunk(callback, user_data);
-            let finished = generator.inner.with("generator", |inner| {
-                Ok(inner.complete(prefix, suffix, &context, &options, on_chunk)?)
-            })?;
-            give(generation, finished)
+            run(generator, generation, |inner| {
+                inner.complete(prefix, suffix, &context, &options, on_chunk)
+            })
         })
     }
-}
-
-fn json(text: &str, name: &'static str) -> Result<Value> {
-    serde_json::from_str(text)
-        .map_err(|error| Error::option(name, format!("not JSON ({error})"), "JSON"))
 }

@@ -1,9 +1,9 @@
 //! Many texts at once: finished ones leave, waiting ones join (continuous batching, Yu et al., 2022,
 //! <https://www.usenix.org/conference/osdi22/presentation/yu>).
 
-use super::context::{Context, shifted};
+use super::context::Context;
 use super::logits_processor::{AnyProcessor, LogitsProcessor};
-use super::sequence::{OnChunk, Sequence, context_limit};
+use super::sequence::{OnChunk, Sequence};
 use super::{Chunk, FinishReason, GenerateOptions, Generation};
 use crate::cancel::CancelHandle;
 use crate::error::{Error, Result};
@@ -49,12 +49,10 @@ pub struct BatchGenerator {
 /// A sequence, what the model has read of it, and what it has yet to read.
 #[derive(Debug)]
 struct Row {
-    number: usize,
     sequence: Sequence,
     processor: Option<AnyProcessor>,
     context: Context,
     pending: Vec<u32>,
-    limit: usize,
     failed: Option<Error>,
 }
 
@@ -75,8 +73,8 @@ impl Row {
         let processor = self.processor.as_mut().map(|any| &mut *any.0);
         let token = self.sequence.advance(logits, None, processor, on_chunk)?;
         self.pending = vec![token];
-        let keep = self.sequence.options().keep;
-        self.context.make_room(&mut self.pending, self.limit, keep);
+        let (limit, keep) = (self.sequence.limit(), self.sequence.options().keep);
+        self.context.make_room(&mut self.pending, limit, keep);
         Ok(())
     }
 
@@ -185,25 +183,17 @@ impl BatchGenerator {
         options: &GenerateOptions,
         processor: Option<AnyProcessor>,
     ) -> Result<usize> {
-        options.validate()?;
-        let limit = context_limit(&self.model, prompt, options)?;
+        let number = self.next;
+        let sequence = Sequence::new(&self.model, number, prompt, options)?;
         if self.is_empty() {
             // A request that nobody met has nothing to do with this text.
             self.cancel.reset();
         }
-        let number = self.next;
-        let pending = if prompt.len() < limit {
-            prompt.to_vec()
-        } else {
-            shifted(prompt, limit, options.keep)
-        };
         self.waiting.push_back(Row {
-            number,
-            sequence: Sequence::new(&self.model, number, prompt, options, limit)?,
+            pending: sequence.to_read(),
+            sequence,
             processor,
             context: Context::new(&self.model),
-            pending,
-            limit,
             failed: None,
         });
         self.next += 1;
@@ -213,7 +203,7 @@ impl BatchGenerator {
     /// Ends a sequence before its next token. Gives whether it was there and not finished.
     pub fn cancel(&mut self, sequence: usize) -> bool {
         let rows = self.active.iter_mut().chain(&mut self.waiting);
-        let mut rows = rows.filter(|row| row.number == sequence && !row.is_finished());
+        let mut rows = rows.filter(|row| row.sequence.number() == sequence && !row.is_finished());
         let Some(row) = rows.next() else {
             return false;
         };
@@ -332,7 +322,7 @@ impl BatchGenerator {
     fn remove_finished(&mut self) -> Vec<(usize, Result<Generation>)> {
         let finished = self.active.extract_if(.., |row| row.is_finished());
         finished
-            .map(|row| (row.number, row.into_result()))
+            .map(|row| (row.sequence.number(), row.into_result()))
             .collect()
     }
 }

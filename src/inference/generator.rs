@@ -1,8 +1,8 @@
 //! Generating one text after another, with what was read before.
 
-use super::context::{Context, shifted};
+use super::context::Context;
 use super::logits_processor::{AnyProcessor, LogitsProcessor};
-use super::sequence::{OnChunk, Sequence, context_limit};
+use super::sequence::{OnChunk, Sequence};
 use super::speculative::{Drafter, check_draft_model};
 use super::{Chunk, FinishReason, GenerateOptions, Generation};
 use crate::cancel::CancelHandle;
@@ -229,15 +229,13 @@ impl Generator {
         options: &GenerateOptions,
         mut on_chunk: impl FnMut(&Chunk) -> ControlFlow<()>,
     ) -> Result<Generation> {
-        options.validate()?;
-        let limit = context_limit(self.model(), prompt, options)?;
         self.cancel.reset();
-        let mut sequence = Sequence::new(self.model(), 0, prompt, options, limit)?;
-        self.run(&mut sequence, limit, &mut on_chunk)?;
+        let mut sequence = Sequence::new(self.model(), 0, prompt, options)?;
+        self.run(&mut sequence, &mut on_chunk)?;
         Ok(sequence.into_generation())
     }
 
-    fn run(&mut self, sequence: &mut Sequence, limit: usize, on_chunk: OnChunk<'_>) -> Result<()> {
+    fn run(&mut self, sequence: &mut Sequence, on_chunk: OnChunk<'_>) -> Result<()> {
         let Self {
             context,
             draft,
@@ -247,12 +245,9 @@ impl Generator {
         let model = context.model().clone();
         let mut drafter = Drafter::new(sequence.options(), &model, draft.as_mut())?;
         let prefill_chunk = sequence.options().prefill_chunk;
-        let keep = sequence.options().keep;
+        let (limit, keep) = (sequence.limit(), sequence.options().keep);
 
-        let mut pending = sequence.tokens().to_vec();
-        if pending.len() >= limit {
-            pending = shifted(&pending, limit, keep);
-        }
+        let mut pending = sequence.to_read();
         let mut recalled = context.recall(&pending);
         let cached = match recalled {
             Some(_) => pending.len(),

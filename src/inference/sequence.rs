@@ -1,5 +1,6 @@
 //! One text that is being generated: what was chosen, what may be chosen, and when it ends.
 
+use super::context::shifted;
 use super::logits_processor::LogitsProcessor;
 use super::logprobs::{log_sum_exp, logprob, top_logprobs};
 use super::speculative::Draft;
@@ -39,15 +40,20 @@ pub(super) struct Sequence {
 pub(super) type OnChunk<'a> = &'a mut dyn FnMut(&Chunk) -> ControlFlow<()>;
 
 impl Sequence {
-    /// A sequence with nothing generated yet; `limit` is that of [`context_limit`].
+    /// A sequence with nothing generated yet.
+    ///
+    /// # Errors
+    ///
+    /// Where an option is out of its range, or it or the prompt does not fit the model.
     pub fn new(
         model: &Model,
         number: usize,
         prompt: &[u32],
         options: &GenerateOptions,
-        limit: usize,
     ) -> Result<Self> {
         let started = Instant::now();
+        options.validate()?;
+        let limit = context_limit(model, prompt, options)?;
         let mut end_token_ids = options.stop_token_ids.clone();
         let mut ignored_token_ids = vec![];
         // Where a grammar lets nothing else follow, even an ignored end is one.
@@ -59,11 +65,7 @@ impl Sequence {
         }
         let vocabulary = model.config().vocab_size;
         check_ids("stop_token_ids", &options.stop_token_ids, vocabulary)?;
-        let sampling = options.sampling.clone();
-        let sampler = match model.tokenizer() {
-            Ok(tokenizer) => Sampler::with_tokenizer(sampling, tokenizer)?,
-            Err(_) => Sampler::new(sampling)?,
-        };
+        let sampler = Sampler::for_model(options.sampling.clone(), model)?;
         let constraint = match &options.grammar {
             Some(grammar) => Some(Constraint::new(model.grammar_vocabulary()?, grammar)?),
             None => None,
@@ -103,13 +105,27 @@ impl Sequence {
         })
     }
 
-    pub fn options(&self) -> &GenerateOptions {
-        &self.options
+    pub fn number(&self) -> usize {
+        self.number
     }
 
-    /// The prompt and what was generated.
-    pub fn tokens(&self) -> &[u32] {
-        &self.tokens
+    /// The most tokens that the context may hold.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// What the model has to read first: the prompt, or what a shift leaves of it where it does not
+    /// fit.
+    pub fn to_read(&self) -> Vec<u32> {
+        if self.tokens.len() < self.limit {
+            self.tokens.clone()
+        } else {
+            shifted(&self.tokens, self.limit, self.options.keep)
+        }
+    }
+
+    pub fn options(&self) -> &GenerateOptions {
+        &self.options
     }
 
     /// How many more tokens may be generated.
@@ -147,11 +163,7 @@ impl Sequence {
             Some(constraint) => constraint.forced()?,
             None => vec![],
         };
-        let certain = |token| Draft {
-            token,
-            probabilities: None,
-        };
-        Ok(forced.into_iter().take(most).map(certain).collect())
+        Ok(forced.into_iter().take(most).map(Draft::certain).collect())
     }
 
     /// Chooses the next token from its logits, or accepts the draft of it, and hands it out.
@@ -317,11 +329,7 @@ fn forbid(logits: &mut [f32], ids: &[u32]) {
 
 /// Checks a prompt and the options that depend on the model, and gives the most tokens that the
 /// context may hold.
-pub(super) fn context_limit(
-    model: &Model,
-    prompt: &[u32],
-    options: &GenerateOptions,
-) -> Result<usize> {
+fn context_limit(model: &Model, prompt: &[u32], options: &GenerateOptions) -> Result<usize> {
     let config = model.config();
     let of_options = options.max_kv_size.unwrap_or(usize::MAX);
     let limit = config.max_position_embeddings.min(of_options);

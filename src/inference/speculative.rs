@@ -17,6 +17,15 @@ pub(super) struct Draft {
     pub probabilities: Option<Vec<f32>>,
 }
 
+impl Draft {
+    pub fn certain(token: u32) -> Self {
+        Self {
+            token,
+            probabilities: None,
+        }
+    }
+}
+
 /// Proposes the tokens to come.
 pub(super) enum Drafter<'a> {
     Nothing,
@@ -52,10 +61,7 @@ impl<'a> Drafter<'a> {
             seed: !options.sampling.seed,
             ..options.sampling.clone()
         };
-        let sampler = match context.model().tokenizer() {
-            Ok(tokenizer) => Sampler::with_tokenizer(sampling, tokenizer)?,
-            Err(_) => Sampler::new(sampling)?,
-        };
+        let sampler = Sampler::for_model(sampling, context.model())?;
         Ok(Self::Model {
             context,
             sampler: Box::new(sampler),
@@ -108,10 +114,7 @@ impl<'a> Drafter<'a> {
 
 fn propose(sampler: &mut Sampler, logits: &[f32], history: &[u32]) -> Result<Draft> {
     if sampler.is_greedy() {
-        return Ok(Draft {
-            token: sampler.sample(logits, history, 0)?,
-            probabilities: None,
-        });
+        return Ok(Draft::certain(sampler.sample(logits, history, 0)?));
     }
     let probabilities = sampler.probabilities(logits, history)?;
     Ok(Draft {
@@ -132,10 +135,8 @@ fn look_up(tokens: &[u32], most: usize) -> Vec<Draft> {
             return next
                 .iter()
                 .take(most)
-                .map(|&token| Draft {
-                    token,
-                    probabilities: None,
-                })
+                .copied()
+                .map(Draft::certain)
                 .collect();
         }
     }

@@ -13,7 +13,7 @@ use self::dry::Breakers;
 use self::penalties::Scratch;
 use self::ranked::Ranked;
 use super::SamplingOptions;
-use crate::models::Tokenizer;
+use crate::models::{Model, Tokenizer};
 use crate::{Error, Result};
 
 pub(super) use self::ranked::sum;
@@ -86,6 +86,14 @@ impl Sampler {
             sampler.breakers = Breakers::new(&options.dry_sequence_breakers, tokenizer);
         }
         Ok(sampler)
+    }
+
+    /// [`with_tokenizer`](Self::with_tokenizer) where the model has one, else [`new`](Self::new).
+    pub(super) fn for_model(options: SamplingOptions, model: &Model) -> Result<Self> {
+        match model.tokenizer() {
+            Ok(tokenizer) => Self::with_tokenizer(options, tokenizer),
+            Err(_) => Self::new(options),
+        }
     }
 
     /// Whether the most likely token is always taken, without randomness.
