@@ -12,5 +12,5 @@ pub mod training;
 pub use cancel::CancelHandle;
 pub use error::{Error, ErrorKind, Result};
 pub use inference::{Chunk, FinishReason, GenerateOptions, Generation, Generator, SamplingOptions};
-pub use models::{LoRAAdapter, LoRAConfig, Model, ModelLoader, Projection};
+pub use models::{LoRAAdapter, LoRAConfig, LoRAScale, Model, ModelLoader, Projection};
 pub use training::{Dataset, DatasetOptions, LoRATrainer, TrainEvent, TrainOptions};

@@ -4,9 +4,10 @@ mod common;
 
 use common::{copy_of, edit_json, fixture, load_f32, rows};
 use metal_candle::checkpoint::{checkpoint_path, latest};
+use metal_candle::models::LoRATargets;
 use metal_candle::training::{LrSchedule, TrainSummary};
 use metal_candle::{
-    Error, LoRAConfig, LoRATrainer, Model, Projection, Result, TrainEvent, TrainOptions,
+    Error, LoRAConfig, LoRAScale, LoRATrainer, Model, Projection, Result, TrainEvent, TrainOptions,
 };
 use serde_json::json;
 use std::ops::ControlFlow;
@@ -21,7 +22,7 @@ fn options(output: &Path) -> TrainOptions {
     TrainOptions {
         lora: LoRAConfig {
             rank: 2,
-            alpha: 4.0,
+            scale: LoRAScale::Alpha(4.0),
             dropout: 0.1,
             ..LoRAConfig::default()
         },
@@ -197,11 +198,15 @@ fn other_settings_are_incompatible() {
         );
     };
     check("rank", "2", "3", |o| o.lora.rank = 3);
-    check("alpha", "4.0", "5.0", |o| o.lora.alpha = 5.0);
+    check("alpha", "4.0", "5.0", |o| {
+        o.lora.scale = LoRAScale::Alpha(5.0)
+    });
     check("dropout", "0.1", "0.2", |o| o.lora.dropout = 0.2);
     check("use_rslora", "false", "true", |o| o.lora.use_rslora = true);
     check("target_modules", "[\"q_proj\",", "[\"k_proj\",", |o| {
-        o.lora.targets.remove(&Projection::Query);
+        let mut targets = Projection::ALL.to_vec();
+        targets.remove(0);
+        o.lora.targets = LoRATargets::Projections(targets.into_iter().collect());
     });
     check("steps", "6", "7", |o| o.steps = 7);
     check("batch_size", "2", "3", |o| o.batch_size = 3);
@@ -258,7 +263,7 @@ fn settings_with_many_digits_survive_the_file() {
             max_grad_norm: 100.0 / f64::from(n),
             lora: LoRAConfig {
                 rank: 1,
-                alpha: 10.0 / f64::from(n),
+                scale: LoRAScale::Alpha(10.0 / f64::from(n)),
                 targets: [Projection::Query].into(),
                 ..LoRAConfig::default()
             },

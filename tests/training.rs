@@ -6,7 +6,7 @@ use common::{all_logits, fixture, load_as, load_f32, read_json, rows, to_f64};
 use metal_candle::backend::DTypePolicy;
 use metal_candle::training::{Sample, StepReport};
 use metal_candle::{
-    Dataset, Error, LoRAAdapter, LoRAConfig, LoRATrainer, Model, Projection, TrainEvent,
+    Dataset, Error, LoRAAdapter, LoRAConfig, LoRAScale, LoRATrainer, Model, Projection, TrainEvent,
     TrainOptions,
 };
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ fn options() -> TrainOptions {
     TrainOptions {
         lora: LoRAConfig {
             rank: 2,
-            alpha: 4.0,
+            scale: LoRAScale::Alpha(4.0),
             ..LoRAConfig::default()
         },
         steps: 4,

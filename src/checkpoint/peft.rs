@@ -6,8 +6,10 @@
 use super::atomic::Staged;
 use crate::backend::device::to_host;
 use crate::error::{Error, Result};
-use crate::models::adapter::{LoRAAdapter, LoRAConfig, Slot, slots};
-use crate::models::{Model, Projection, SafetensorsCheckpoint, TensorSpec, json};
+use crate::models::adapter::{LoRAAdapter, Slot, slots};
+use crate::models::{
+    LoRAConfig, LoRAScale, LoRATargets, Model, Projection, SafetensorsCheckpoint, TensorSpec, json,
+};
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
@@ -79,7 +81,7 @@ impl LoRAAdapter {
     pub fn load(directory: impl AsRef<Path>, model: &Model) -> Result<Self> {
         let directory = directory.as_ref();
         let (config, base_model) = parse_config(&directory.join(CONFIG))?;
-        let slots = slots(&config, model.config());
+        let slots = slots(&config, model.config())?;
         let path = directory.join(WEIGHTS);
         let file = SafetensorsCheckpoint::open_file(&path)?;
         let specs: Vec<_> = slots.iter().flat_map(specs).collect();
@@ -102,7 +104,7 @@ impl LoRAAdapter {
             })
             .collect::<Result<Vec<_>>>()?;
         let weights = Tensor::cat(&parts, 0)?.to_device(model.device())?;
-        Self::from_weights(config, base_model, slots, weights)
+        Self::from_weights(config, base_model, slots, weights, model.decoder())
     }
 }
 
@@ -149,13 +151,13 @@ pub(super) fn pretty(value: &Value) -> Vec<u8> {
 /// The keys that PEFT needs to load the adapter.
 fn config_json(adapter: &LoRAAdapter) -> Value {
     let config = adapter.config();
-    let targets: Vec<_> = config.targets.iter().map(|target| target.name()).collect();
+    let targets = &config.targets;
     json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": adapter.base_model(),
         "r": config.rank,
-        "lora_alpha": config.alpha,
+        "lora_alpha": config.alpha(),
         "lora_dropout": config.dropout,
         "use_rslora": config.use_rslora,
         "use_dora": false,
@@ -236,18 +238,19 @@ fn parse_config(path: &Path) -> Result<(LoRAConfig, String)> {
     };
     let lora = LoRAConfig {
         rank,
-        alpha: number("lora_alpha", None, "a number above 0")?,
+        scale: LoRAScale::Alpha(number("lora_alpha", None, "a number above 0")?),
         dropout: number("lora_dropout", Some(0.0), "0 or more and below 1")?,
         use_rslora: config["use_rslora"].as_bool().unwrap_or(false),
-        targets,
+        targets: LoRATargets::Projections(targets),
+        ..LoRAConfig::default()
     };
-    if !(lora.alpha.is_finite() && lora.alpha > 0.0) {
+    if !(lora.alpha().is_finite() && lora.alpha() > 0.0) {
         return Err(invalid("lora_alpha", "a number above 0"));
     }
     if !(0.0..1.0).contains(&lora.dropout) {
         return Err(invalid("lora_dropout", "0 or more and below 1"));
     }
-    if lora.targets.is_empty() {
+    if lora.targets == [].into() {
         return Err(invalid("target_modules", "at least one projection"));
     }
     let base_model = config["base_model_name_or_path"]

@@ -7,7 +7,7 @@ use super::atomic::replace_file;
 use crate::backend::device::completed;
 use crate::error::{Error, Result};
 use crate::models::fingerprint::{Fingerprint, Hasher};
-use crate::models::{KvCache, KvCacheType, LoRAAdapter, Model, SafetensorsCheckpoint};
+use crate::models::{AdapterMix, KvCache, KvCacheType, Model, SafetensorsCheckpoint};
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::{Dtype, TensorView};
 use std::collections::HashMap;
@@ -22,7 +22,7 @@ const NONE: &str = "none";
 /// Saves a session to the file `path`, which appears whole or not at all.
 ///
 /// `tokens` are those of the text so far; the cache holds the keys and values of the first
-/// [`len`](KvCache::len) of them, computed with `model` and `adapter`. The host holds a copy of what
+/// [`len`](KvCache::len) of them, computed with `model` and `adapters`. The host holds a copy of what
 /// the cache has in use while it is written.
 ///
 /// # Errors
@@ -56,7 +56,7 @@ const NONE: &str = "none";
 pub fn save_session(
     path: &Path,
     model: &Model,
-    adapter: Option<&LoRAAdapter>,
+    adapters: Option<&AdapterMix>,
     tokens: &[u32],
     cache: &KvCache,
 ) -> Result<()> {
@@ -105,7 +105,7 @@ pub fn save_session(
         let view = TensorView::new(dtype, part.dims().to_vec(), bytes).map_err(invalid)?;
         views.push((*name, view));
     }
-    let belongs = belongs_to(model, adapter)?;
+    let belongs = belongs_to(model, adapters)?;
     let more = [
         ("cache_type", cache.cache_type().name().to_owned()),
         ("positions", cache.len().to_string()),
@@ -126,7 +126,7 @@ pub fn save_session(
     })
 }
 
-/// Loads a session that [`save_session`] saved with the same model and adapter, on any device.
+/// Loads a session that [`save_session`] saved with the same model and adapters, on any device.
 ///
 /// Gives the tokens, and a cache on the model's device that holds the keys and values of the first
 /// [`len`](KvCache::len) of them. Nothing is allocated before the file is known to hold them all.
@@ -140,7 +140,7 @@ pub fn save_session(
 pub fn load_session(
     path: &Path,
     model: &Model,
-    adapter: Option<&LoRAAdapter>,
+    adapters: Option<&AdapterMix>,
 ) -> Result<(Vec<u32>, KvCache)> {
     let file = SafetensorsCheckpoint::open_file(path)?;
     let of_file = |key: &str| file.metadata().get(key).map(String::as_str);
@@ -148,7 +148,7 @@ pub fn load_session(
         let reason = format!("is no session; expected the metadata `format` to be `{FORMAT}`");
         return Err(Error::format(path, reason));
     }
-    for (key, expected) in belongs_to(model, adapter)? {
+    for (key, expected) in belongs_to(model, adapters)? {
         let found = of_file(key).unwrap_or("missing");
         if found != expected {
             return Err(Error::Incompatible {
@@ -212,8 +212,8 @@ pub fn load_session(
 }
 
 /// The metadata that must be the same where the file is loaded, the most telling difference first.
-fn belongs_to(model: &Model, adapter: Option<&LoRAAdapter>) -> Result<[(&'static str, String); 5]> {
-    let adapter = adapter.map(LoRAAdapter::fingerprint).transpose()?;
+fn belongs_to(model: &Model, adapters: Option<&AdapterMix>) -> Result<[(&'static str, String); 5]> {
+    let adapter = adapters.map(AdapterMix::fingerprint).transpose()?;
     let adapter = adapter.as_ref().map(Fingerprint::to_string);
     Ok([
         ("format", FORMAT.to_owned()),
@@ -229,7 +229,7 @@ fn whose(key: &str) -> &'static str {
     match key {
         "model" => ", the fingerprint of this model",
         "dtype" => ", the dtype of this model",
-        "adapter" => ", the fingerprint of the adapter in use",
+        "adapter" => ", the fingerprint of the adapters in use",
         _ => "",
     }
 }

@@ -2,7 +2,7 @@
 
 use super::error::{MCANDLE_INVALID_ARGUMENT, MCANDLE_INVALID_UTF8, mcandle_error};
 use super::handle::{self, Result};
-use crate::models::Projection;
+use crate::models::{LoRAScale, LoRATargets, Projection};
 use crate::training::{LrSchedule, TrainOptions};
 use std::ffi::{CStr, CString, c_char};
 use std::path::PathBuf;
@@ -43,10 +43,9 @@ impl mcandle_train_options {
             }
         };
         if let Some(names) = &self.target_modules {
-            options.lora.targets = utf8(names, "target_modules")?
-                .split(',')
-                .map(|name| Projection::from_name(name.trim()))
-                .collect::<crate::Result<_>>()?;
+            let names = utf8(names, "target_modules")?.split(',');
+            let targets = names.map(|name| Projection::from_name(name.trim()));
+            options.lora.targets = LoRATargets::Projections(targets.collect::<crate::Result<_>>()?);
         }
         if let Some(directory) = &self.output_dir {
             options.output_dir = Some(PathBuf::from(utf8(directory, "output_dir")?));
@@ -348,7 +347,7 @@ pub unsafe extern "C" fn mcandle_train_options_set_alpha(
 ) {
     // SAFETY: the caller passes NULL or options that nobody else uses now.
     if let Some(options) = unsafe { options.as_mut() } {
-        options.inner.lora.alpha = alpha;
+        options.inner.lora.scale = LoRAScale::Alpha(alpha);
     }
 }
 

@@ -7,7 +7,7 @@ use super::sequence::{OnChunk, Sequence};
 use super::{Chunk, FinishReason, GenerateOptions, Generation};
 use crate::cancel::CancelHandle;
 use crate::error::{Error, Result};
-use crate::models::{LoRAAdapter, Model};
+use crate::models::{AdapterMix, LoRAAdapter, Model};
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
@@ -38,7 +38,7 @@ use std::ops::ControlFlow;
 #[derive(Debug)]
 pub struct BatchGenerator {
     model: Model,
-    adapter: Option<LoRAAdapter>,
+    adapters: Option<AdapterMix>,
     max_batch_size: usize,
     waiting: VecDeque<Row>,
     active: Vec<Row>,
@@ -98,7 +98,7 @@ impl BatchGenerator {
         }
         Ok(Self {
             model: model.clone(),
-            adapter: None,
+            adapters: None,
             max_batch_size,
             waiting: VecDeque::new(),
             active: vec![],
@@ -107,21 +107,27 @@ impl BatchGenerator {
         })
     }
 
-    /// Uses an adapter for all texts, or none.
+    /// Uses an adapter for the texts that are pushed from now on, or none. Texts with other adapters go
+    /// on beside them: the weights of the model are read once for all.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidOption`] where the adapter was made for a model of another shape, or texts are
-    /// being generated.
+    /// [`Error::InvalidOption`] where the adapter was made for a model of another shape.
     pub fn set_adapter(&mut self, adapter: Option<LoRAAdapter>) -> Result<()> {
-        if let Some(adapter) = &adapter {
-            adapter.check(self.model.config())?;
+        let mix = adapter.map(|adapter| AdapterMix::new(vec![(adapter, 1.0)]));
+        self.set_adapters(mix.transpose()?)
+    }
+
+    /// [`BatchGenerator::set_adapter`] for several adapters that act together.
+    ///
+    /// # Errors
+    ///
+    /// As [`BatchGenerator::set_adapter`].
+    pub fn set_adapters(&mut self, adapters: Option<AdapterMix>) -> Result<()> {
+        if let Some(adapters) = &adapters {
+            adapters.check(self.model.config())?;
         }
-        if !self.active.is_empty() {
-            let running = format!("changed while {} texts are generated", self.active.len());
-            return Err(Error::option("adapter", running, "a change between runs"));
-        }
-        self.adapter = adapter;
+        self.adapters = adapters;
         Ok(())
     }
 
@@ -189,11 +195,13 @@ impl BatchGenerator {
             // A request that nobody met has nothing to do with this text.
             self.cancel.reset();
         }
+        let mut context = Context::new(&self.model);
+        context.set_adapters(self.adapters.clone())?;
         self.waiting.push_back(Row {
             pending: sequence.to_read(),
             sequence,
             processor,
-            context: Context::new(&self.model),
+            context,
             failed: None,
         });
         self.next += 1;
@@ -302,7 +310,7 @@ impl BatchGenerator {
                 (&mut row.context, part.as_slice(), wanted)
             })
             .collect();
-        match Context::logits_of(&self.model, self.adapter.as_ref(), &mut inputs) {
+        match Context::logits_of(&self.model, &mut inputs) {
             Ok(logits) => {
                 let complete = parts.iter_mut().filter(|(row, _)| row.pending.is_empty());
                 for ((row, _), logits) in complete.zip(&logits) {

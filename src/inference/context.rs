@@ -3,15 +3,15 @@
 use crate::backend::device;
 use crate::checkpoint::{load_session, save_session};
 use crate::error::Result;
-use crate::models::{KvCache, KvCacheType, LoRAAdapter, Model, decoder::Row};
+use crate::models::{AdapterMix, KvCache, KvCacheType, Model, decoder::Row};
 use candle_core::{DType, Tensor};
 use std::path::Path;
 
-/// A model, perhaps an adapter, and the tokens that they have read.
+/// A model, perhaps adapters, and the tokens that they have read.
 #[derive(Debug)]
 pub(super) struct Context {
     model: Model,
-    adapter: Option<LoRAAdapter>,
+    adapters: Option<AdapterMix>,
     cache: KvCache,
     /// Those whose keys and values the cache holds.
     tokens: Vec<u32>,
@@ -28,7 +28,7 @@ impl Context {
         Self {
             cache: model.decoder().new_cache_of(cache_type),
             model: model.clone(),
-            adapter: None,
+            adapters: None,
             tokens: vec![],
             kept: None,
         }
@@ -38,12 +38,12 @@ impl Context {
         &self.model
     }
 
-    /// Uses another adapter, and forgets what was read with the last one.
-    pub fn set_adapter(&mut self, adapter: Option<LoRAAdapter>) -> Result<()> {
-        if let Some(adapter) = &adapter {
-            adapter.check(self.model.config())?;
+    /// Uses other adapters, and forgets what was read with the last ones.
+    pub fn set_adapters(&mut self, adapters: Option<AdapterMix>) -> Result<()> {
+        if let Some(adapters) = &adapters {
+            adapters.check(self.model.config())?;
         }
-        self.adapter = adapter;
+        self.adapters = adapters;
         self.truncate(0);
         Ok(())
     }
@@ -56,7 +56,7 @@ impl Context {
     pub fn fork(&self) -> Result<Self> {
         Ok(Self {
             model: self.model.clone(),
-            adapter: self.adapter.clone(),
+            adapters: self.adapters.clone(),
             cache: self.cache.fork()?,
             tokens: self.tokens.clone(),
             kept: self.kept.clone(),
@@ -64,13 +64,13 @@ impl Context {
     }
 
     pub fn save(&self, path: &Path) -> Result<()> {
-        let adapter = self.adapter.as_ref();
-        save_session(path, &self.model, adapter, &self.tokens, &self.cache)
+        let adapters = self.adapters.as_ref();
+        save_session(path, &self.model, adapters, &self.tokens, &self.cache)
     }
 
     /// Takes over what was saved; where that fails, all is as before.
     pub fn load(&mut self, path: &Path) -> Result<()> {
-        let (mut tokens, cache) = load_session(path, &self.model, self.adapter.as_ref())?;
+        let (mut tokens, cache) = load_session(path, &self.model, self.adapters.as_ref())?;
         tokens.truncate(cache.len());
         self.tokens = tokens;
         self.cache = cache;
@@ -154,19 +154,21 @@ impl Context {
 
     /// Reads `tokens`, and gives the logits after each of the last `last` of them.
     pub fn logits(&mut self, tokens: &[u32], last: usize) -> Result<Vec<Vec<f32>>> {
-        let Self { model, adapter, .. } = self;
-        let (model, adapter) = (model.clone(), adapter.clone());
-        Self::logits_of(&model, adapter.as_ref(), &mut [(self, tokens, last)])
+        let model = self.model.clone();
+        Self::logits_of(&model, &mut [(self, tokens, last)])
     }
 
     /// Reads `tokens`, and gives the hidden state after the final norm of each.
     pub fn hidden(&mut self, tokens: &[u32]) -> Result<Vec<Vec<f32>>> {
         let decoder = self.model.decoder();
-        let adapter = self.adapter.as_ref();
+        let adapter = self.adapters.as_ref();
         let cache = &mut self.cache;
         let result = device::completed(decoder.device(), || {
-            let rows = &mut [Row { tokens, cache }];
-            let hidden = decoder.forward_rows(rows, adapter)?;
+            let hidden = decoder.forward_rows(&mut [Row {
+                tokens,
+                cache,
+                adapter,
+            }])?;
             Ok(decoder.normed(&hidden)?.to_dtype(DType::F32)?.to_vec2()?)
         });
         match &result {
@@ -180,7 +182,6 @@ impl Context {
     /// the device fails.
     pub fn logits_of(
         model: &Model,
-        adapter: Option<&LoRAAdapter>,
         parts: &mut [(&mut Self, &[u32], usize)],
     ) -> Result<Vec<Vec<f32>>> {
         let result = device::completed(model.device(), || {
@@ -189,9 +190,10 @@ impl Context {
                 .map(|(context, tokens, _)| Row {
                     tokens,
                     cache: &mut context.cache,
+                    adapter: context.adapters.as_ref(),
                 })
                 .collect();
-            let hidden = model.decoder().forward_rows(&mut rows, adapter)?;
+            let hidden = model.decoder().forward_rows(&mut rows)?;
             let wanted = parts.iter().map(|(_, tokens, last)| (tokens.len(), *last));
             match select(&hidden, wanted)? {
                 Some(hidden) => Ok(model.decoder().logits_here(&hidden)?.to_vec2()?),

@@ -7,7 +7,7 @@ use super::speculative::{Drafter, check_draft_model};
 use super::{Chunk, FinishReason, GenerateOptions, Generation};
 use crate::cancel::CancelHandle;
 use crate::error::Result;
-use crate::models::{KvCacheType, LoRAAdapter, Model};
+use crate::models::{AdapterMix, KvCacheType, LoRAAdapter, Model};
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -94,7 +94,17 @@ impl Generator {
     /// [`Error::InvalidOption`](crate::Error::InvalidOption) where the adapter was made for a model
     /// of another shape.
     pub fn set_adapter(&mut self, adapter: Option<LoRAAdapter>) -> Result<()> {
-        self.context.set_adapter(adapter)
+        let mix = adapter.map(|adapter| AdapterMix::new(vec![(adapter, 1.0)]));
+        self.set_adapters(mix.transpose()?)
+    }
+
+    /// [`Generator::set_adapter`] for several adapters that act together.
+    ///
+    /// # Errors
+    ///
+    /// As [`Generator::set_adapter`].
+    pub fn set_adapters(&mut self, adapters: Option<AdapterMix>) -> Result<()> {
+        self.context.set_adapters(adapters)
     }
 
     /// Lets a smaller model draft tokens that this one checks, several at once, or none.

@@ -1,6 +1,6 @@
 //! Short numbers that tell models and adapters apart.
 
-use super::{LoRAAdapter, Model, ModelConfig, RopeScaling};
+use super::{AdapterMix, LoRAAdapter, Model, ModelConfig, RopeScaling};
 use crate::backend::device::{completed, to_host};
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
@@ -161,13 +161,36 @@ impl LoRAAdapter {
     }
 }
 
+impl AdapterMix {
+    /// The fingerprint of the mix: that of its adapter where there is one with a weight of 1, else of
+    /// all adapters and their weights in their order.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Backend`](crate::Error::Backend) when the device fails.
+    pub fn fingerprint(&self) -> Result<Fingerprint> {
+        #[allow(clippy::float_cmp, reason = "exactly 1 is the adapter as it is")]
+        if let [(adapter, weight)] = self.parts()
+            && *weight == 1.0
+        {
+            return adapter.fingerprint();
+        }
+        let mut hasher = Hasher::new();
+        for (adapter, weight) in self.parts() {
+            hasher.word(adapter.fingerprint()?.0);
+            hasher.word(weight.to_bits());
+        }
+        Ok(hasher.finish())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::backend::testing::device_kind;
     use crate::backend::{DTypePolicy, DeviceKind};
     use crate::models::testing::model;
-    use crate::models::{LoRAConfig, ModelLoader};
+    use crate::models::{LoRAConfig, LoRAScale, ModelLoader};
     use std::collections::BTreeSet;
 
     const NAMES: [&str; 4] = [
@@ -277,12 +300,12 @@ mod tests {
         let mut adapters = BTreeSet::new();
         adapters.insert(adapter.fingerprint().unwrap().to_string());
         let ones = adapter.weights().ones_like().unwrap();
-        adapter.set_weights(ones).unwrap();
+        adapter.set_weights(ones, base.decoder()).unwrap();
         adapters.insert(adapter.fingerprint().unwrap().to_string());
         let merged = base.merge(&adapter).unwrap();
         prints.insert(merged.fingerprint().unwrap().to_string());
         let stronger = LoRAConfig {
-            alpha: 32.0,
+            scale: LoRAScale::Alpha(32.0),
             ..LoRAConfig::default()
         };
         let stronger = LoRAAdapter::new(stronger, &base, 1).unwrap();

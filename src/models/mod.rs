@@ -1,16 +1,19 @@
 //! What a model is: configuration, weights, tokenizer, and the decoder they make.
 
 pub(crate) mod adapter;
+mod adapter_mix;
 mod chat_template;
 mod config;
 pub(crate) mod decoder;
 mod fim;
 pub(crate) mod fingerprint;
+pub(crate) mod full_weights;
 mod generation_config;
 mod grammar_vocabulary;
 pub(crate) mod json;
 mod kv_cache;
 mod loader;
+mod lora_config;
 mod model;
 mod projection;
 mod rope;
@@ -22,7 +25,8 @@ mod tensor_spec;
 pub(crate) mod testing;
 mod tokenizer;
 
-pub use adapter::{LoRAAdapter, LoRAConfig};
+pub use adapter::LoRAAdapter;
+pub use adapter_mix::AdapterMix;
 pub use chat_template::{ChatOptions, ChatTemplate};
 pub use config::{Architecture, ModelConfig};
 pub use decoder::Decoder;
@@ -32,6 +36,7 @@ pub use generation_config::GenerationConfig;
 pub use grammar_vocabulary::GrammarVocabulary;
 pub use kv_cache::{KvCache, KvCacheType};
 pub use loader::ModelLoader;
+pub use lora_config::{LayerSelection, LoRAConfig, LoRAScale, LoRATargets};
 pub use model::{Model, ModelSummary};
 pub use projection::Projection;
 pub use rope_scaling::RopeScaling;

@@ -1,7 +1,9 @@
 //! A loaded model: decoder, tokenizer and the ids that end a text.
 
 use super::fingerprint::{self, Fingerprint};
-use super::{ChatTemplate, Decoder, GrammarVocabulary, LoRAAdapter, ModelConfig, Tokenizer};
+use super::{
+    AdapterMix, ChatTemplate, Decoder, GrammarVocabulary, LoRAAdapter, ModelConfig, Tokenizer,
+};
 use crate::backend::device;
 use crate::error::{Error, Result};
 use candle_core::{DType, Device};
@@ -204,18 +206,33 @@ impl Model {
     /// # Ok::<(), metal_candle::Error>(())
     /// ```
     pub fn merge(&self, adapter: &LoRAAdapter) -> Result<Self> {
-        adapter.check(self.config())?;
-        Ok(Self {
+        self.merge_mix(&AdapterMix::new(vec![(adapter.clone(), 1.0)])?)
+    }
+
+    /// A model with the weighted changes of several adapters added to its weights.
+    ///
+    /// # Errors
+    ///
+    /// As [`Model::merge`].
+    pub fn merge_mix(&self, adapters: &AdapterMix) -> Result<Self> {
+        adapters.check(self.config())?;
+        let decoder = device::completed(self.device(), || self.decoder().merge(adapters))?;
+        Ok(self.with_decoder(decoder))
+    }
+
+    /// The same model with other weights.
+    pub(crate) fn with_decoder(&self, decoder: Decoder) -> Self {
+        Self {
             inner: Arc::new(Inner {
                 path: self.inner.path.clone(),
-                decoder: device::completed(self.device(), || self.decoder().merge(adapter))?,
+                decoder,
                 tokenizer: self.inner.tokenizer.clone(),
                 eos_token_ids: self.inner.eos_token_ids.clone(),
                 fingerprint: OnceLock::new(),
                 grammar_vocabulary: Arc::clone(&self.inner.grammar_vocabulary),
                 chat_template: self.inner.chat_template.clone(),
             }),
-        })
+        }
     }
 
     /// One line that describes the model.

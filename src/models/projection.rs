@@ -1,23 +1,33 @@
 //! The seven linear maps of a decoder layer.
 
 use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
 
 /// A linear map of a decoder layer, named as in Hugging Face checkpoints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+///
+/// In JSON it is its name, such as `"q_proj"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Projection {
     /// Attention queries, `q_proj`.
+    #[serde(rename = "q_proj")]
     Query,
     /// Attention keys, `k_proj`.
+    #[serde(rename = "k_proj")]
     Key,
     /// Attention values, `v_proj`.
+    #[serde(rename = "v_proj")]
     Value,
     /// Attention output, `o_proj`.
+    #[serde(rename = "o_proj")]
     Output,
     /// Feed-forward gate, `gate_proj`.
+    #[serde(rename = "gate_proj")]
     Gate,
     /// Feed-forward input, `up_proj`.
+    #[serde(rename = "up_proj")]
     Up,
     /// Feed-forward output, `down_proj`.
+    #[serde(rename = "down_proj")]
     Down,
 }
 
@@ -83,6 +93,17 @@ impl Projection {
             Self::Gate | Self::Up | Self::Down => "mlp",
         };
         format!("{block}.{}", self.name())
+    }
+
+    /// The name in a layer of a model, such as `model.layers.3.self_attn.q_proj`.
+    #[must_use]
+    pub fn module(self, layer: usize) -> String {
+        format!("model.layers.{layer}.{}", self.path())
+    }
+
+    /// Whether it has a bias in a model of the given configuration.
+    pub(crate) fn has_bias(self, config: &super::ModelConfig) -> bool {
+        config.attention_bias && matches!(self, Self::Query | Self::Key | Self::Value)
     }
 
     /// (output, input) features in a model of the given configuration.

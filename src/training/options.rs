@@ -11,11 +11,11 @@ use std::path::PathBuf;
 /// # Example
 ///
 /// ```
-/// use metal_candle::models::LoRAConfig;
+/// use metal_candle::models::{LoRAConfig, LoRAScale};
 /// use metal_candle::training::{LrSchedule, TrainOptions};
 ///
 /// let options = TrainOptions {
-///     lora: LoRAConfig { rank: 16, alpha: 32.0, ..LoRAConfig::default() },
+///     lora: LoRAConfig { rank: 16, scale: LoRAScale::Alpha(32.0), ..LoRAConfig::default() },
 ///     steps: 200,
 ///     learning_rate: 2e-4,
 ///     schedule: LrSchedule::Cosine,
@@ -131,18 +131,12 @@ impl TrainOptions {
 
     /// The settings that decide the losses of a run: a run may only be resumed with the same.
     pub(crate) fn trajectory(&self) -> Value {
-        let targets: Vec<_> = self
-            .lora
-            .targets
-            .iter()
-            .map(|target| target.name())
-            .collect();
         json!({
             "rank": self.lora.rank,
-            "alpha": self.lora.alpha,
+            "alpha": self.lora.alpha(),
             "dropout": self.lora.dropout,
             "use_rslora": self.lora.use_rslora,
-            "target_modules": targets,
+            "target_modules": self.lora.targets,
             "steps": self.steps,
             "batch_size": self.batch_size,
             "gradient_accumulation": self.gradient_accumulation,

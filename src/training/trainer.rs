@@ -9,9 +9,9 @@ use crate::backend::{device, memory};
 use crate::cancel::CancelHandle;
 use crate::checkpoint::{Checkpoint, checkpoint_path};
 use crate::error::{Error, Result};
-use crate::models::decoder::{Dropout, StepOptions, TokenBatch};
+use crate::models::decoder::{Dropout, Objective, StepOptions, TokenBatch, Trained};
 use crate::models::{LoRAAdapter, Model};
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use rayon::prelude::*;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -290,7 +290,7 @@ impl LoRATrainer {
         let (grad_norm, weights, optimizer) = device::completed(self.model.device(), || {
             self.update(&gradient, count, learning_rate)
         })?;
-        self.adapter.set_weights(weights)?;
+        self.adapter.set_weights(weights, self.model.decoder())?;
         self.optimizer = optimizer;
         Ok(StepReport {
             step: self.step_count(),
@@ -352,6 +352,7 @@ impl LoRATrainer {
         let p = self.options.lora.dropout;
         let options = StepOptions {
             checkpoint: self.options.grad_checkpoint,
+            cancel: Some(&self.cancel),
             dropout: (p > 0.0).then(|| Dropout {
                 p,
                 seed: [batch_number, index]
@@ -362,10 +363,14 @@ impl LoRATrainer {
         device::completed(self.model.device(), || {
             let target_tokens = batch.target_tokens();
             let batch = self.upload(&batch)?;
-            let (loss, gradient) =
-                self.model
-                    .decoder()
-                    .loss_and_gradient(&batch, &self.adapter, &options)?;
+            let (loss, gradient) = self.model.decoder().loss_and_gradient(
+                &batch,
+                &Trained::Adapter(&self.adapter),
+                Objective::Likelihood {
+                    label_smoothing: 0.0,
+                },
+                &options,
+            )?;
             Ok(Share {
                 loss: f64::from(loss.to_scalar::<f32>()?),
                 gradient,
@@ -378,7 +383,8 @@ impl LoRATrainer {
         let device = self.model.device();
         let (positions, targets): (Vec<u32>, Vec<u32>) = batch.targets.iter().copied().unzip();
         Ok(TokenBatch {
-            tokens: Tensor::from_slice(&batch.input_ids, (batch.rows, batch.width), device)?,
+            tokens: Tensor::new(&batch.input_ids[..], device)?,
+            segments: vec![(batch.rows, batch.width)],
             positions: Tensor::new(positions, device)?,
             targets: Tensor::new(targets, device)?,
         })
@@ -410,8 +416,12 @@ impl LoRATrainer {
             count += batch.target_tokens();
             loss += device::completed(self.model.device(), || {
                 let batch = self.upload(&batch)?;
-                let loss = self.model.decoder().loss(&batch, Some(&self.adapter))?;
-                Ok(f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?))
+                let losses = self.model.decoder().losses(
+                    &batch,
+                    self.adapter.layers(),
+                    &StepOptions::default(),
+                )?;
+                Ok(f64::from(losses.sum_all()?.to_scalar::<f32>()?))
             })?;
         }
         let loss = loss / ratio(count, 1);

@@ -4,7 +4,7 @@
 use candle_core::{DType, Device, Tensor};
 use metal_candle::backend::{DTypePolicy, DeviceKind};
 use metal_candle::training::Sample;
-use metal_candle::{Dataset, LoRAAdapter, LoRAConfig, Model, ModelLoader};
+use metal_candle::{Dataset, LoRAAdapter, LoRAConfig, LoRAScale, Model, ModelLoader};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -146,7 +146,7 @@ pub fn load_on(device: DeviceKind, path: impl AsRef<Path>, dtype: DTypePolicy) -
 pub fn trained_adapter(path: &Path) -> tempfile::TempDir {
     let config = LoRAConfig {
         rank: 2,
-        alpha: 4.0,
+        scale: LoRAScale::Alpha(4.0),
         ..LoRAConfig::default()
     };
     let folder = tempfile::tempdir().unwrap();

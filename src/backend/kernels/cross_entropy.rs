@@ -5,12 +5,18 @@ use super::{for_rows, numbers_mut};
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
 use rayon::prelude::*;
 
-/// The summed negative log-likelihood of the targets, an `f32` scalar. `logits`, of shape (rows,
-/// vocabulary), become its gradient in place: they must be a fresh result that has no other holder.
+/// The summed loss of the targets, an `f32` scalar, each with its weight and smoothed over all labels.
+/// `logits`, of shape (rows, vocabulary), become its gradient in place: they must be a fresh result
+/// that has no other holder.
 pub(in crate::backend) fn softmax_cross_entropy(
     logits: &Tensor,
     targets: &Tensor,
+    weights: Option<&[f32]>,
+    smoothing: f64,
 ) -> Result<Tensor> {
+    #[allow(clippy::cast_possible_truncation, reason = "rounding is meant")]
+    let smoothing = smoothing as f32;
+    let targets_on_device = targets;
     // A row's loss has no place in the matrix, so it is computed before the row is overwritten.
     let targets: Vec<u32> = targets.to_vec1()?;
     let loss = {
@@ -25,16 +31,26 @@ pub(in crate::backend) fn softmax_cross_entropy(
             .zip(&targets)
             .map(|(row, &target)| {
                 let (max, sum) = normaliser(row);
-                match row.get(target as usize) {
-                    Some(logit) => max + sum.ln() - logit,
-                    None => f32::NAN,
+                let Some(logit) = row.get(target as usize) else {
+                    return f32::NAN;
+                };
+                let mut picked = logit - max;
+                if smoothing > 0.0 {
+                    picked += smoothing * (mean_above(row, max) - picked);
                 }
+                sum.ln() - picked
             })
             .collect();
-        losses.iter().map(|&loss| f64::from(loss)).sum::<f64>()
+        let losses = losses.iter().enumerate();
+        losses
+            .map(|(row, &loss)| f64::from(weight(weights, row)) * f64::from(loss))
+            .sum::<f64>()
     };
-    let target_tensor = Tensor::new(targets, logits.device())?;
-    logits.inplace_op2(&target_tensor, &Gradient)?;
+    let gradient = Gradient {
+        weights: weights.map(<[f32]>::to_vec),
+        smoothing,
+    };
+    logits.inplace_op2(&targets_on_device.contiguous()?, &gradient)?;
     #[allow(clippy::cast_possible_truncation, reason = "a loss fits f32")]
     Tensor::new(loss as f32, logits.device())
 }
@@ -56,7 +72,26 @@ fn normaliser(row: &[f32]) -> (f32, f32) {
     (max, sums.iter().sum::<f32>() + rest)
 }
 
-struct Gradient;
+/// The mean of the logits less the largest.
+fn mean_above(row: &[f32], max: f32) -> f32 {
+    let sum: f64 = row.iter().map(|x| f64::from(x - max)).sum();
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        reason = "rounding is meant, and a vocabulary fits f64"
+    )]
+    let mean = (sum / row.len() as f64) as f32;
+    mean
+}
+
+fn weight(weights: Option<&[f32]>, row: usize) -> f32 {
+    weights.map_or(1.0, |weights| weights.get(row).copied().unwrap_or(0.0))
+}
+
+struct Gradient {
+    weights: Option<Vec<f32>>,
+    smoothing: f32,
+}
 
 impl InplaceOp2 for Gradient {
     fn name(&self) -> &'static str {
@@ -68,22 +103,28 @@ impl InplaceOp2 for Gradient {
         logits: &mut CpuStorage,
         layout: &Layout,
         targets: &CpuStorage,
-        _: &Layout,
+        targets_layout: &Layout,
     ) -> Result<()> {
         let logits = numbers_mut(logits, layout)?;
-        let targets = targets.as_slice::<u32>()?;
+        let targets = match targets_layout.contiguous_offsets() {
+            Some((start, end)) => &targets.as_slice::<u32>()?[start..end],
+            None => return Err(super::not_contiguous()),
+        };
         let width = layout.dims().last().copied().unwrap_or(1).max(1);
         for_rows(logits, width, |index, row| {
             let (max, sum) = normaliser(row);
-            let inverse = 1.0 / sum;
+            let weight = weight(self.weights.as_deref(), index);
+            let factor = weight / sum;
+            #[allow(clippy::cast_precision_loss, reason = "a rough size is enough")]
+            let everywhere = weight * self.smoothing / row.len() as f32;
             for x in row.iter_mut() {
-                *x = exp(*x - max) * inverse;
+                *x = exp(*x - max) * factor - everywhere;
             }
             if let Some(x) = targets
                 .get(index)
                 .and_then(|&target| row.get_mut(target as usize))
             {
-                *x -= 1.0;
+                *x -= weight * (1.0 - self.smoothing);
             }
         });
         Ok(())

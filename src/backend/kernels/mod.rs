@@ -17,7 +17,7 @@ mod swiglu;
 pub(super) use add::add_assign;
 pub(super) use cross_entropy::softmax_cross_entropy;
 pub(super) use int8::{dequantize, takes_codes};
-pub(super) use linear::{FEW_ROWS, linear_few_rows};
+pub(super) use linear::{FEW_ROWS, adapted_few_rows, linear_few_rows};
 pub(super) use rms_norm::rms_norm_backward;
 pub(super) use softmax::{masked_softmax, softmax_backward};
 pub(super) use swiglu::{swiglu, swiglu_backward};

@@ -15,53 +15,112 @@ const CHUNK_ELEMENTS: usize = 2 << 20;
 /// products become slow.
 const CHUNK_ROWS: usize = 64;
 
-/// The sum of the negative log-likelihoods (natural log) of `targets`.
-///
-/// `hidden` has shape (n, hidden), `head` (vocabulary, hidden), `targets` (n) of dtype `u32`. The
-/// result is an `f32` scalar on the device.
-///
-/// # Errors
-///
-/// When shapes or dtypes do not fit.
-pub fn cross_entropy(hidden: &Tensor, head: &Tensor, targets: &Tensor) -> Result<Tensor> {
-    let mut losses = vec![];
-    for (hidden, targets) in chunks(hidden, head, targets)? {
-        let logits = hidden.matmul(&head.t()?)?;
-        losses.push(Chunk::new(&logits, &targets)?.loss()?);
-    }
-    sum(&losses)
+/// What the loss of each target is multiplied by, and how much of it is that of all other ids.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct LossOptions<'a> {
+    /// A factor for each target; none for 1.
+    pub weights: Option<&'a [f32]>,
+    /// The share that is spread over the whole vocabulary (Szegedy et al., 2015,
+    /// <https://arxiv.org/abs/1512.00567>), in [0, 1): with `e` of it the loss of a target is
+    /// `(1 - e)` times its negative log-likelihood plus `e` times the mean of those of all ids.
+    pub label_smoothing: f64,
+    /// Whether the head gets a gradient.
+    pub trains_head: bool,
 }
 
-/// [`cross_entropy`] together with its gradient with respect to `hidden`.
+/// The loss of some targets, and its gradients.
+#[derive(Debug)]
+pub(crate) struct LossAndGradient {
+    /// The weighted sum, an `f32` scalar on the device.
+    pub loss: Tensor,
+    /// With respect to the hidden states, in their dtype.
+    pub hidden: Tensor,
+    /// With respect to the head, `f32`, where it is trained.
+    pub head: Option<Tensor>,
+}
+
+/// The negative log-likelihood (natural log) of each target, shape (n), `f32`.
+///
+/// `hidden` has shape (n, hidden), `head` (vocabulary, hidden), `targets` (n) of dtype `u32`.
 ///
 /// # Errors
 ///
 /// When shapes or dtypes do not fit.
-pub fn cross_entropy_with_gradient(
+pub(crate) fn negative_log_likelihood(
     hidden: &Tensor,
     head: &Tensor,
     targets: &Tensor,
-) -> Result<(Tensor, Tensor)> {
-    let (mut losses, mut gradients) = (vec![], vec![]);
-    for (hidden, targets) in chunks(hidden, head, targets)? {
+) -> Result<Tensor> {
+    let mut losses = vec![];
+    for (_, hidden, targets) in chunks(hidden, head, targets)? {
         let logits = hidden.matmul(&head.t()?)?;
-        if kernels::takes(&logits) {
-            losses.push(kernels::softmax_cross_entropy(&logits, &targets)?);
-            gradients.push(logits.matmul(head)?);
-            continue;
-        }
-        let chunk = Chunk::new(&logits, &targets)?;
-        losses.push(chunk.loss()?);
-        gradients.push(chunk.gradient()?.to_dtype(head.dtype())?.matmul(head)?);
+        losses.push(Chunk::new(&logits, &targets, 0.0)?.losses()?);
     }
-    Ok((sum(&losses)?, Tensor::cat(&gradients, 0)?))
+    Tensor::cat(&losses, 0)
 }
 
-fn sum(losses: &[Tensor]) -> Result<Tensor> {
-    Tensor::stack(losses, 0)?.sum_all()
+/// The sum of the losses of all targets together with its gradients.
+///
+/// # Errors
+///
+/// When shapes or dtypes do not fit.
+pub(crate) fn cross_entropy_with_gradient(
+    hidden: &Tensor,
+    head: &Tensor,
+    targets: &Tensor,
+    options: LossOptions<'_>,
+) -> Result<LossAndGradient> {
+    let smoothing = options.label_smoothing;
+    let (mut losses, mut gradients) = (vec![], vec![]);
+    let mut head_gradient = None::<Tensor>;
+    for (start, hidden, targets) in chunks(hidden, head, targets)? {
+        let weights = options.weights;
+        let weights = weights.and_then(|w| w.get(start..start + targets.elem_count()));
+        let logits = hidden.matmul(&head.t()?)?;
+        let dlogits = if kernels::takes(&logits) {
+            let loss = kernels::softmax_cross_entropy(&logits, &targets, weights, smoothing)?;
+            losses.push(loss);
+            logits
+        } else {
+            let chunk = Chunk::new(&logits, &targets, smoothing)?;
+            let weights = match weights {
+                Some(weights) => Some(Tensor::new(weights, logits.device())?.unsqueeze(1)?),
+                None => None,
+            };
+            let weights = weights.as_ref();
+            losses.push(weighted(chunk.losses()?.unsqueeze(1)?, weights)?.sum_all()?);
+            weighted(chunk.gradient()?, weights)?
+        };
+        gradients.push(dlogits.to_dtype(head.dtype())?.matmul(head)?);
+        if options.trains_head {
+            let part = dlogits.to_dtype(DType::F32)?.t()?;
+            let part = part.matmul(&hidden.to_dtype(DType::F32)?)?;
+            head_gradient = Some(match head_gradient {
+                Some(sum) => (sum + part)?,
+                None => part,
+            });
+        }
+    }
+    Ok(LossAndGradient {
+        loss: Tensor::stack(&losses, 0)?.sum_all()?,
+        hidden: Tensor::cat(&gradients, 0)?,
+        head: head_gradient,
+    })
 }
 
-fn chunks(hidden: &Tensor, head: &Tensor, targets: &Tensor) -> Result<Vec<(Tensor, Tensor)>> {
+fn weighted(x: Tensor, weights: Option<&Tensor>) -> Result<Tensor> {
+    match weights {
+        Some(weights) => x.broadcast_mul(weights),
+        None => Ok(x),
+    }
+}
+
+/// A few hidden states and their targets at a time, with the index of the first.
+fn chunks(
+    hidden: &Tensor,
+    head: &Tensor,
+    targets: &Tensor,
+) -> Result<Vec<(usize, Tensor, Tensor)>> {
     let rows = hidden.dim(0)?;
     let size = (CHUNK_ELEMENTS / head.dim(0)?).max(CHUNK_ROWS);
     (0..rows)
@@ -69,6 +128,7 @@ fn chunks(hidden: &Tensor, head: &Tensor, targets: &Tensor) -> Result<Vec<(Tenso
         .map(|start| {
             let len = size.min(rows - start);
             Ok((
+                start,
                 hidden.narrow(0, start, len)?,
                 targets.narrow(0, start, len)?,
             ))
@@ -82,19 +142,24 @@ struct Chunk {
     exponentials: Tensor,
     /// Their sums, shape (rows, 1).
     sums: Tensor,
-    /// `logit - max` of the targets, shape (rows, 1).
+    /// `logit - max` of the targets, shape (rows, 1); smoothed with the mean of all.
     picked: Tensor,
     /// The target ids, shape (rows, 1).
     targets: Tensor,
+    smoothing: f64,
 }
 
 impl Chunk {
-    fn new(logits: &Tensor, targets: &Tensor) -> Result<Self> {
+    fn new(logits: &Tensor, targets: &Tensor, smoothing: f64) -> Result<Self> {
         let logits = logits.to_dtype(DType::F32)?;
         let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?)?;
         drop(logits);
         let targets = targets.contiguous()?.unsqueeze(1)?;
-        let picked = shifted.gather(&targets, 1)?;
+        let mut picked = shifted.gather(&targets, 1)?;
+        if smoothing > 0.0 {
+            let mean = (shifted.mean_keepdim(D::Minus1)? * smoothing)?;
+            picked = ((picked * (1.0 - smoothing))? + mean)?;
+        }
         let exponentials = shifted.exp()?;
         let sums = exponentials.sum_keepdim(D::Minus1)?;
         Ok(Self {
@@ -102,19 +167,30 @@ impl Chunk {
             sums,
             picked,
             targets,
+            smoothing,
         })
     }
 
-    fn loss(&self) -> Result<Tensor> {
-        (self.sums.log()? - &self.picked)?.sum_all()
+    /// The loss of each row, shape (rows).
+    fn losses(&self) -> Result<Tensor> {
+        (self.sums.log()? - &self.picked)?.squeeze(1)
     }
 
-    /// The gradient with respect to the logits: the probabilities, less 1 at the target.
+    /// The gradient of their sum with respect to the logits: the probabilities, less 1 at the target.
     fn gradient(&self) -> Result<Tensor> {
-        let minus_one = self.sums.ones_like()?.neg()?;
-        self.exponentials
-            .broadcast_div(&self.sums)?
-            .scatter_add(&self.targets, &minus_one, 1)
+        let at_target = (self.sums.ones_like()? * (self.smoothing - 1.0))?;
+        let gradient = self.exponentials.broadcast_div(&self.sums)?.scatter_add(
+            &self.targets,
+            &at_target,
+            1,
+        )?;
+        if self.smoothing > 0.0 {
+            #[allow(clippy::cast_precision_loss, reason = "a vocabulary fits f64")]
+            let everywhere = self.smoothing / gradient.dim(1)? as f64;
+            gradient - everywhere
+        } else {
+            Ok(gradient)
+        }
     }
 }
 
@@ -124,28 +200,84 @@ mod tests {
     use super::*;
     use candle_core::Device;
 
+    fn targets(ids: &[u32]) -> Tensor {
+        Tensor::new(ids, &Device::Cpu).unwrap()
+    }
+
+    fn scalar(x: &Tensor) -> f32 {
+        x.to_scalar().unwrap()
+    }
+
+    fn max_gap(a: &Tensor, b: &Tensor) -> f32 {
+        scalar(&(a - b).unwrap().abs().unwrap().max_all().unwrap())
+    }
+
+    const IDS: [u32; 6] = [0, 10, 3, 3, 7, 1];
+    const WEIGHTS: [f32; 6] = [0.5, -2.0, 0.0, 1.0, 3.0, 0.25];
+
+    /// The loss by its definition.
+    fn reference(hidden: &Tensor, head: &Tensor, options: LossOptions<'_>) -> Result<Tensor> {
+        let log_softmax = candle_nn::ops::log_softmax(&hidden.matmul(&head.t()?)?, 1)?;
+        let picked = log_softmax.gather(&targets(&IDS).unsqueeze(1)?, 1)?;
+        let e = options.label_smoothing;
+        let losses = ((picked * (e - 1.0))? - (log_softmax.mean_keepdim(1)? * e)?)?;
+        let weights = Tensor::new(options.weights.unwrap_or(&[1.0; 6]), &Device::Cpu)?;
+        (losses.squeeze(1)? * weights)?.sum_all()
+    }
+
     #[test]
     fn agrees_with_log_softmax_and_finite_differences() {
         let (hidden, head) = (random(&[6, 5], 1), (random(&[11, 5], 2) * 4.0).unwrap());
-        let targets = Tensor::new(&[0u32, 10, 3, 3, 7, 1], &Device::Cpu).unwrap();
-        let loss = cross_entropy(&hidden, &head, &targets).unwrap();
-        let log_softmax =
-            candle_nn::ops::log_softmax(&hidden.matmul(&head.t().unwrap()).unwrap(), 1).unwrap();
-        let expected = log_softmax
-            .gather(&targets.unsqueeze(1).unwrap(), 1)
-            .unwrap()
-            .sum_all()
-            .unwrap()
-            .to_scalar::<f32>()
-            .unwrap();
-        assert!((loss.to_scalar::<f32>().unwrap() + expected).abs() < 1e-5);
-        let (again, gradient) = cross_entropy_with_gradient(&hidden, &head, &targets).unwrap();
-        let gap = again.to_scalar::<f32>().unwrap() - loss.to_scalar::<f32>().unwrap();
-        assert!(gap.abs() < 1e-5, "{gap}");
-        let one = Tensor::new(1f32, &Device::Cpu).unwrap();
-        check("hidden", &hidden, &gradient, &one, |hidden| {
-            cross_entropy(hidden, &head, &targets)
-        });
+        for weights in [None, Some(&WEIGHTS[..])] {
+            for label_smoothing in [0.0, 0.2] {
+                let options = LossOptions {
+                    weights,
+                    label_smoothing,
+                    trains_head: true,
+                };
+                let found =
+                    cross_entropy_with_gradient(&hidden, &head, &targets(&IDS), options).unwrap();
+                let expected = scalar(&reference(&hidden, &head, options).unwrap());
+                let gap = scalar(&found.loss) - expected;
+                assert!(gap.abs() < 1e-4, "{options:?}: {gap}");
+                let one = Tensor::new(1f32, &Device::Cpu).unwrap();
+                check("hidden", &hidden, &found.hidden, &one, |hidden| {
+                    reference(hidden, &head, options)
+                });
+                check("head", &head, &found.head.unwrap(), &one, |head| {
+                    reference(&hidden, head, options)
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn the_sum_of_the_likelihoods_is_the_loss() {
+        let (hidden, head) = (random(&[6, 5], 1), random(&[11, 5], 2));
+        let each = negative_log_likelihood(&hidden, &head, &targets(&IDS)).unwrap();
+        assert_eq!(each.dims(), &[6]);
+        let options = LossOptions::default();
+        let sum = cross_entropy_with_gradient(&hidden, &head, &targets(&IDS), options).unwrap();
+        assert!(sum.head.is_none());
+        assert!((scalar(&each.sum_all().unwrap()) - scalar(&sum.loss)).abs() < 1e-5);
+    }
+
+    /// Other devices go the way of the chain.
+    #[test]
+    fn the_kernel_agrees_with_the_chain() {
+        let logits = random(&[6, 11], 1);
+        for smoothing in [0.0, 0.2] {
+            let chunk = Chunk::new(&logits, &targets(&IDS), smoothing).unwrap();
+            let weights = Tensor::new(&WEIGHTS, &Device::Cpu).unwrap();
+            let loss = (chunk.losses().unwrap() * &weights).unwrap();
+            let gradient = chunk.gradient().unwrap();
+            let gradient = weighted(gradient, Some(&weights.unsqueeze(1).unwrap())).unwrap();
+            let copy = logits.force_contiguous().unwrap();
+            let ids = targets(&IDS);
+            let found = kernels::softmax_cross_entropy(&copy, &ids, Some(&WEIGHTS), smoothing);
+            assert!(max_gap(&found.unwrap(), &loss.sum_all().unwrap()) < 1e-5);
+            assert!(max_gap(&copy, &gradient) < 1e-5);
+        }
     }
 
     #[test]
@@ -154,24 +286,30 @@ mod tests {
         // A vocabulary so large that the rows are three chunks.
         let vocabulary = CHUNK_ELEMENTS / CHUNK_ROWS + 1;
         let (hidden, head) = (random(&[ROWS, 2], 1), random(&[vocabulary, 2], 2));
-        let targets: Vec<u32> = (0..133).collect();
-        let targets = Tensor::new(targets, &Device::Cpu).unwrap();
-        let (loss, gradient) = cross_entropy_with_gradient(&hidden, &head, &targets).unwrap();
-        assert_eq!(gradient.dims(), &[ROWS, 2]);
-        let mut sum = 0.0;
-        for row in 0..ROWS {
-            let hidden = hidden.narrow(0, row, 1).unwrap();
-            let targets = targets.narrow(0, row, 1).unwrap();
-            let (part, part_gradient) =
-                cross_entropy_with_gradient(&hidden, &head, &targets).unwrap();
-            sum += part.to_scalar::<f32>().unwrap();
-            let whole = gradient.get(row).unwrap().to_vec1::<f32>().unwrap();
-            let part = part_gradient.get(0).unwrap().to_vec1::<f32>().unwrap();
-            for (a, b) in whole.iter().zip(part) {
-                assert!((a - b).abs() < 1e-4, "row {row}: {a} {b}");
-            }
+        let ids: Vec<u32> = (0..133).collect();
+        let weights: Vec<f32> = (0..133u8).map(|i| f32::from(i) / 133.0).collect();
+        let run = |from: usize, len: usize| {
+            let hidden = hidden.narrow(0, from, len).unwrap();
+            let options = LossOptions {
+                weights: Some(&weights[from..from + len]),
+                trains_head: true,
+                ..LossOptions::default()
+            };
+            let ids = targets(&ids[from..from + len]);
+            cross_entropy_with_gradient(&hidden, &head, &ids, options).unwrap()
+        };
+        let whole = run(0, ROWS);
+        assert_eq!(whole.hidden.dims(), &[ROWS, 2]);
+        let mut loss = 0.0;
+        let mut of_head = head.zeros_like().unwrap();
+        for start in (0..ROWS).step_by(7) {
+            let part = run(start, 7);
+            loss += scalar(&part.loss);
+            of_head = (of_head + part.head.unwrap()).unwrap();
+            assert!(max_gap(&whole.hidden.narrow(0, start, 7).unwrap(), &part.hidden) < 1e-4);
         }
-        assert!((loss.to_scalar::<f32>().unwrap() / sum - 1.0).abs() < 1e-5);
+        assert!((scalar(&whole.loss) / loss - 1.0).abs() < 1e-5);
+        assert!(max_gap(&whole.head.unwrap(), &of_head) < 1e-4);
     }
 
     #[test]
@@ -180,10 +318,19 @@ mod tests {
             (random(&[2, 4], 1) * 1e3).unwrap(),
             (random(&[9, 4], 2) * 1e3).unwrap(),
         );
-        let targets = Tensor::new(&[1u32, 2], &Device::Cpu).unwrap();
-        let (loss, gradient) = cross_entropy_with_gradient(&hidden, &head, &targets).unwrap();
-        assert!(loss.to_scalar::<f32>().unwrap().is_finite());
-        let gradient = gradient.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let options = LossOptions {
+            label_smoothing: 0.1,
+            ..LossOptions::default()
+        };
+        let found =
+            cross_entropy_with_gradient(&hidden, &head, &targets(&[1, 2]), options).unwrap();
+        assert!(scalar(&found.loss).is_finite());
+        let gradient = found
+            .hidden
+            .flatten_all()
+            .unwrap()
+            .to_vec1::<f32>()
+            .unwrap();
         assert!(gradient.iter().all(|g| g.is_finite()));
     }
 }

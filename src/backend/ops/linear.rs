@@ -9,16 +9,65 @@ use candle_core::{DType, Result, Tensor};
 ///
 /// When shapes or dtypes do not fit.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let few_rows = x.dim(0)? <= kernels::FEW_ROWS;
-    let y = if few_rows && kernels::takes(x) && kernels::takes(weight) {
+    let y = if few_rows(x, weight)? {
         kernels::linear_few_rows(x, weight)?
     } else {
         x.matmul(&weight.t()?)?
     };
+    add_bias(y, bias)
+}
+
+/// Whether the kernel of decoding takes this product.
+fn few_rows(x: &Tensor, weight: &Tensor) -> Result<bool> {
+    Ok(x.dim(0)? <= kernels::FEW_ROWS && kernels::takes(x) && kernels::takes(weight))
+}
+
+/// `y + b` for `b` of shape (out), where there is one.
+pub(crate) fn add_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     match bias {
         Some(bias) => y.broadcast_add(bias),
         None => Ok(y),
     }
+}
+
+/// A low-rank branch, ready to be added to a linear map.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LowRank<'a> {
+    /// (rank, in)
+    pub a: &'a Tensor,
+    /// (out, rank)
+    pub b: &'a Tensor,
+    /// A, B and `row_scale`, one after the other.
+    pub packed: &'a Tensor,
+    pub scaling: f64,
+    /// Factors of the map's own outputs, (out), where they are not 1.
+    pub row_scale: Option<&'a Tensor>,
+}
+
+/// `row_scale ∘ (x Wᵀ) + scaling · (x Aᵀ) Bᵀ + bias`: a linear map with a branch, where the branch
+/// takes the same input.
+pub(crate) fn adapted_linear(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    branch: LowRank<'_>,
+) -> Result<Tensor> {
+    if few_rows(x, weight)? && kernels::takes(branch.packed) {
+        let rank = branch.a.dim(0)?;
+        let y = kernels::adapted_few_rows(x, weight, branch.packed, rank, branch.scaling)?;
+        return add_bias(y, bias);
+    }
+    let y = add_branch(linear(x, weight, None)?, x, branch)?;
+    add_bias(y, bias)
+}
+
+/// `row_scale ∘ y + scaling · (x Aᵀ) Bᵀ` for a fresh `y`.
+pub(crate) fn add_branch(y: Tensor, x: &Tensor, branch: LowRank<'_>) -> Result<Tensor> {
+    let y = match branch.row_scale {
+        Some(scale) => y.broadcast_mul(&scale.to_dtype(y.dtype())?)?,
+        None => y,
+    };
+    add_into(y, &low_rank(x, branch.a, branch.b, branch.scaling)?)
 }
 
 /// The gradient of [`linear`] with respect to `x`: `dy W`. The weight is frozen and gets none.
@@ -39,7 +88,11 @@ pub fn linear_backward(dy: &Tensor, weight: &Tensor) -> Result<Tensor> {
 ///
 /// When shapes do not fit.
 pub fn low_rank(x: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Result<Tensor> {
-    let down = (linear(&x.to_dtype(a.dtype())?, a, None)? * scale)?;
+    let mut down = linear(&x.to_dtype(a.dtype())?, a, None)?;
+    #[allow(clippy::float_cmp, reason = "exactly 1 changes nothing")]
+    if scale != 1.0 {
+        down = (down * scale)?;
+    }
     linear(&down, b, None)?.to_dtype(x.dtype())
 }
 

@@ -42,6 +42,17 @@ pub fn rms_norm_backward(x: &Tensor, weight: &Tensor, eps: f64, dy: &Tensor) -> 
         .to_dtype(dtype)
 }
 
+/// The gradient of [`rms_norm`] with respect to the weight, in `f32`: the sum of `dy · x̂` over all rows.
+///
+/// # Errors
+///
+/// When shapes do not fit.
+pub fn rms_norm_weight_backward(x: &Tensor, eps: f64, dy: &Tensor) -> Result<Tensor> {
+    let x = x.to_dtype(DType::F32)?;
+    let inverse = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?.recip()?;
+    (x.broadcast_mul(&inverse)? * dy.to_dtype(DType::F32)?)?.sum(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::gradcheck::{check, random};
@@ -52,6 +63,8 @@ mod tests {
         let (x, w, dy) = (random(&[4, 9], 1), random(&[9], 2), random(&[4, 9], 3));
         let dx = rms_norm_backward(&x, &w, 1e-6, &dy).unwrap();
         check("x", &x, &dx, &dy, |x| rms_norm(x, &w, 1e-6));
+        let dw = rms_norm_weight_backward(&x, 1e-6, &dy).unwrap();
+        check("weight", &w, &dw, &dy, |w| rms_norm(&x, w, 1e-6));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 use super::*;
 use crate::backend::testing::device_kind;
 use crate::backend::{DTypePolicy, DeviceKind};
+use crate::models::LoRAAdapter;
 use crate::models::LoRAConfig;
 use crate::models::testing::model;
 use std::path::PathBuf;
@@ -32,6 +33,10 @@ fn go_on(
     }
 }
 
+fn mix(adapter: Option<&LoRAAdapter>) -> Option<AdapterMix> {
+    adapter.map(|adapter| AdapterMix::new(vec![(adapter.clone(), 1.0)]).unwrap())
+}
+
 /// A session in a file, and the text with eight tokens more.
 struct Saved {
     folder: tempfile::TempDir,
@@ -46,7 +51,7 @@ impl Saved {
         let mut cache = model.decoder().new_cache_of(cache_type);
         go_on(model, adapter, &mut tokens, &mut cache, 4);
         let path = folder.path().join("a.session");
-        save_session(&path, model, adapter, &tokens, &cache).unwrap();
+        save_session(&path, model, mix(adapter).as_ref(), &tokens, &cache).unwrap();
         let mut continued = tokens.clone();
         go_on(model, adapter, &mut continued, &mut cache, 8);
         Self {
@@ -61,7 +66,8 @@ impl Saved {
     }
 
     fn assert_goes_on(&self, model: &Model, adapter: Option<&LoRAAdapter>, form: KvCacheType) {
-        let (mut tokens, mut cache) = load_session(&self.path(), model, adapter).unwrap();
+        let (mut tokens, mut cache) =
+            load_session(&self.path(), model, mix(adapter).as_ref()).unwrap();
         assert_eq!(tokens, self.tokens);
         assert_eq!((cache.len(), cache.cache_type()), (13, form));
         go_on(model, adapter, &mut tokens, &mut cache, 8);
@@ -69,7 +75,7 @@ impl Saved {
     }
 
     fn error(&self, model: &Model, adapter: Option<&LoRAAdapter>) -> Error {
-        load_session(&self.path(), model, adapter).unwrap_err()
+        load_session(&self.path(), model, mix(adapter).as_ref()).unwrap_err()
     }
 }
 
@@ -89,7 +95,8 @@ fn adapter(model: &Model, seed: u64) -> LoRAAdapter {
     let mut adapter = LoRAAdapter::new(LoRAConfig::default(), model, seed).unwrap();
     let weights = adapter.weights().clone();
     // As A is, B is away from zero.
-    adapter.set_weights((weights + 0.01).unwrap()).unwrap();
+    let weights = (weights + 0.01).unwrap();
+    adapter.set_weights(weights, model.decoder()).unwrap();
     adapter
 }
 

@@ -1,14 +1,13 @@
 //! One decoder layer: attention and feed-forward, each behind a norm and beside a residual.
 
-use super::backward::Dropout;
+use super::adapted::Adapted;
 use super::{KvCache, Pass, Segment};
 use crate::backend::ops::attention::attention;
-use crate::backend::ops::linear::{add_into, linear};
+use crate::backend::ops::linear::add_into;
 use crate::backend::ops::rms_norm::rms_norm;
 use crate::backend::ops::rope::rope;
 use crate::backend::ops::swiglu::swiglu;
 use crate::models::Projection;
-use crate::models::adapter::LayerAdapter;
 use candle_core::{Result, Tensor};
 
 #[derive(Debug, Clone)]
@@ -77,10 +76,12 @@ impl DecoderLayer {
         x: &Tensor,
         pass: &Pass,
         caches: &mut [&mut KvCache],
-        adapter: Option<&LayerAdapter>,
-        dropout: Option<&Dropout>,
+        adapted: &Adapted<'_>,
     ) -> Result<Activations> {
-        let project = |projection, x: &Tensor| self.project(projection, x, adapter, dropout);
+        let project = |projection: Projection, x: &Tensor| {
+            let map = &self.linears[projection as usize];
+            adapted.project(self.index, projection, map, x)
+        };
 
         let normed = rms_norm(x, &self.input_norm, self.eps)?;
         let q = project(Projection::Query, &normed)?;
@@ -135,28 +136,6 @@ impl DecoderLayer {
         };
         let attended = attention(&q, &all_k, &all_v, segment.plan(self.window)?)?;
         Ok(Heads { q, k, v, attended })
-    }
-
-    /// The linear map, and the adapter's branch beside it.
-    fn project(
-        &self,
-        projection: Projection,
-        x: &Tensor,
-        adapter: Option<&LayerAdapter>,
-        dropout: Option<&Dropout>,
-    ) -> Result<Tensor> {
-        let Linear { weight, bias } = &self.linears[projection as usize];
-        let y = linear(x, weight, bias.as_ref())?;
-        match adapter.and_then(|adapter| adapter[projection as usize].as_ref()) {
-            None => Ok(y),
-            Some(pair) => {
-                let branch = match dropout {
-                    None => pair.forward(x)?,
-                    Some(dropout) => pair.forward(&dropout.apply(self.index, projection, x)?)?,
-                };
-                add_into(y, &branch)
-            }
-        }
     }
 
     /// (tokens, heads · d) to (batch, heads, n, d).

@@ -1,27 +1,36 @@
 //! The one decoder-only transformer that every supported family is a configuration of.
 
+mod adapted;
 mod backward;
+mod dropout;
+mod gradients;
 mod layer;
+mod place;
 mod weights;
 
-pub(crate) use backward::{Dropout, StepOptions, TokenBatch};
+pub(crate) use backward::{Objective, StepOptions, TokenBatch};
+pub(crate) use dropout::Dropout;
+pub(crate) use gradients::Trained;
+pub(crate) use place::Place;
 
-use super::adapter::LoRAAdapter;
-use super::{KvCache, KvCacheType, ModelConfig, Projection, rope};
+use super::adapter::{LayerAdapter, LoRAAdapter};
+use super::{AdapterMix, KvCache, KvCacheType, ModelConfig, Projection, rope};
 use crate::backend::device::completed;
 use crate::backend::ops::attention::AttentionPlan;
 use crate::backend::ops::linear::linear;
 use crate::backend::ops::rms_norm::rms_norm;
 use crate::backend::ops::rope::{RopeTable, Rotation};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use adapted::Adapted;
 use candle_core::{DType, Device, Tensor};
 use layer::{DecoderLayer, Linear};
+use std::sync::Arc;
 
 /// Token embedding, decoder layers, final norm and output head.
 ///
 /// The weights are never written; a decoder can serve any number of callers at once, each with a
 /// [`KvCache`] and perhaps a [`LoRAAdapter`] of its own.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Decoder {
     config: ModelConfig,
     embedding: Tensor,
@@ -29,7 +38,7 @@ pub struct Decoder {
     norm: Tensor,
     /// The embedding itself where the two are tied.
     head: Tensor,
-    rope: RopeTable,
+    rope: Arc<RopeTable>,
     dtype: DType,
     device: Device,
 }
@@ -88,10 +97,11 @@ impl Segment {
     }
 }
 
-/// New tokens of one sequence, and the cache that they continue.
+/// New tokens of one sequence, the cache that they continue, and the adapter that acts on them.
 pub(crate) struct Row<'a> {
     pub tokens: &'a [u32],
     pub cache: &'a mut KvCache,
+    pub adapter: Option<&'a AdapterMix>,
 }
 
 impl Decoder {
@@ -114,12 +124,8 @@ impl Decoder {
             for projection in Projection::ALL {
                 let module = format!("{prefix}.{}", projection.path());
                 let weight = load(&format!("{module}.weight"))?;
-                let has_bias = config.attention_bias
-                    && matches!(
-                        projection,
-                        Projection::Query | Projection::Key | Projection::Value
-                    );
-                let bias = has_bias
+                let bias = projection
+                    .has_bias(&config)
                     .then(|| load(&format!("{module}.bias")))
                     .transpose()?;
                 linears.push(Linear { weight, bias });
@@ -210,17 +216,14 @@ impl Decoder {
         let offset = cache.as_ref().map_or(0, |cache| cache.len());
         let pass = Pass::of([self.segment(batch, len, offset)?]);
         let mut caches: Vec<_> = cache.into_iter().collect();
-        let x = self.layers(self.embed(tokens)?, &pass, &mut caches, adapter)?;
+        let adapted = Adapted::whole(adapter.map_or(&[], LoRAAdapter::layers), None);
+        let x = self.layers(self.embed(tokens)?, &pass, &mut caches, &adapted)?;
         Ok(x.reshape((batch, len, self.config.hidden_size))?)
     }
 
     /// Hidden states of several sequences' new tokens, as (all tokens, hidden), before the final
     /// norm: the projections take all tokens at once, and each sequence attends to its own cache.
-    pub(crate) fn forward_rows(
-        &self,
-        rows: &mut [Row<'_>],
-        adapter: Option<&LoRAAdapter>,
-    ) -> Result<Tensor> {
+    pub(crate) fn forward_rows(&self, rows: &mut [Row<'_>]) -> Result<Tensor> {
         let segment = |row: &Row| self.segment(1, row.tokens.len(), row.cache.len());
         let segments: Vec<_> = rows
             .iter()
@@ -228,8 +231,12 @@ impl Decoder {
             .collect::<candle_core::Result<_>>()?;
         let tokens: Vec<u32> = rows.iter().flat_map(|row| row.tokens).copied().collect();
         let x = self.embed(&Tensor::new(tokens, &self.device)?)?;
+        let adapted = Adapted::rows(rows.iter().map(|row| {
+            let layers: &[LayerAdapter] = row.adapter.map_or(&[], AdapterMix::layers);
+            (row.tokens.len(), layers)
+        }));
         let mut caches: Vec<_> = rows.iter_mut().map(|row| &mut *row.cache).collect();
-        self.layers(x, &Pass::of(segments), &mut caches, adapter)
+        self.layers(x, &Pass::of(segments), &mut caches, &adapted)
     }
 
     fn layers(
@@ -237,11 +244,10 @@ impl Decoder {
         mut x: Tensor,
         pass: &Pass,
         caches: &mut [&mut KvCache],
-        adapter: Option<&LoRAAdapter>,
+        adapted: &Adapted<'_>,
     ) -> Result<Tensor> {
         for layer in &self.layers {
-            let adapter = adapter.and_then(|adapter| adapter.layer(layer.index));
-            x = layer.forward(&x, pass, caches, adapter, None)?.output;
+            x = layer.forward(&x, pass, caches, adapted)?.output;
         }
         for (cache, segment) in caches.iter_mut().zip(&pass.segments) {
             cache.advance(segment.len);
@@ -269,31 +275,29 @@ impl Decoder {
         Ok(rms_norm(&hidden.contiguous()?, &self.norm, eps)?)
     }
 
+    /// The weight of a projection in `f32`.
+    pub(crate) fn weight(&self, layer: usize, projection: Projection) -> Result<Tensor> {
+        let layer = self.layers.get(layer).ok_or_else(|| {
+            let expected = format!("below the model's {} layers", self.layers.len());
+            Error::option("layer", layer, expected)
+        })?;
+        Ok(layer.linears[projection as usize]
+            .weight
+            .to_dtype(DType::F32)?)
+    }
+
     /// The decoder with the adapter's change added to its weights.
-    pub(crate) fn merge(&self, adapter: &LoRAAdapter) -> Result<Self> {
-        let mut layers = self.layers.clone();
-        for layer in &mut layers {
-            let Some(pairs) = adapter.layer(layer.index) else {
-                continue;
-            };
-            for (linear, pair) in layer.linears.iter_mut().zip(pairs) {
-                if let Some(pair) = pair {
-                    let change = (pair.b.matmul(&pair.a)? * pair.scaling)?;
-                    let weight = (linear.weight.to_dtype(DType::F32)? + change)?;
-                    linear.weight = weight.to_dtype(self.dtype)?;
+    pub(crate) fn merge(&self, adapter: &AdapterMix) -> Result<Self> {
+        let mut merged = self.clone();
+        for (layer, branches) in merged.layers.iter_mut().zip(adapter.layers()) {
+            for (projection, branch) in Projection::ALL.into_iter().zip(branches) {
+                if let Some(branch) = branch {
+                    let weight = branch.merged(&self.weight(layer.index, projection)?)?;
+                    layer.linears[projection as usize].weight = weight.to_dtype(self.dtype)?;
                 }
             }
         }
-        Ok(Self {
-            config: self.config.clone(),
-            embedding: self.embedding.clone(),
-            layers,
-            norm: self.norm.clone(),
-            head: self.head.clone(),
-            rope: rope_table(&self.config, self.dtype, &self.device),
-            dtype: self.dtype,
-            device: self.device.clone(),
-        })
+        Ok(merged)
     }
 
     /// Embeds tokens of any shape as (number of tokens, hidden).
@@ -320,7 +324,7 @@ impl Decoder {
     }
 }
 
-fn rope_table(config: &ModelConfig, dtype: DType, device: &Device) -> RopeTable {
+fn rope_table(config: &ModelConfig, dtype: DType, device: &Device) -> Arc<RopeTable> {
     let (inv_freq, scale) = rope::frequencies(config);
-    RopeTable::new(inv_freq, scale, dtype, device)
+    Arc::new(RopeTable::new(inv_freq, scale, dtype, device))
 }

@@ -1,4 +1,6 @@
-use super::super::cross_entropy::{cross_entropy, cross_entropy_with_gradient};
+use super::super::cross_entropy::{
+    LossOptions, cross_entropy_with_gradient, negative_log_likelihood,
+};
 use crate::backend::testing::{Layout, on_both};
 
 /// Rows are narrowed into chunks, so they are contiguous; the decoder's come from its norm.
@@ -20,13 +22,24 @@ fn losses_and_gradients() {
             let hidden = make.tensor(&[rows, features], 1);
             let head = make.tensor(&[vocabulary, features], 2);
             let targets = make.ids(rows, vocabulary);
-            let loss = cross_entropy(&hidden, &head, &targets)?;
-            let (again, gradient) = cross_entropy_with_gradient(&hidden, &head, &targets)?;
-            assert_eq!(gradient.dtype(), hidden.dtype());
+            let each = negative_log_likelihood(&hidden, &head, &targets)?;
+            let plain = LossOptions::default();
+            let plain = cross_entropy_with_gradient(&hidden, &head, &targets, plain)?;
+            assert_eq!(plain.hidden.dtype(), hidden.dtype());
+            let weights: Vec<f32> = (0..rows).map(|row| [0.5, 0.0, -2.0][row % 3]).collect();
+            let options = LossOptions {
+                weights: Some(&weights),
+                label_smoothing: 0.1,
+                trains_head: true,
+            };
+            let weighted = cross_entropy_with_gradient(&hidden, &head, &targets, options)?;
             Ok([
-                ("loss", loss),
-                ("loss beside the gradient", again),
-                ("gradient", gradient),
+                ("losses", each),
+                ("loss", plain.loss),
+                ("gradient", plain.hidden),
+                ("weighted loss", weighted.loss),
+                ("weighted gradient", weighted.hidden),
+                ("gradient of the head", weighted.head.unwrap()),
             ])
         });
     }
@@ -40,7 +53,8 @@ fn logits_in_the_hundreds() {
         let hidden = (make.tensor(&[3, 33], 1) * 64.0)?;
         let head = (make.tensor(&[37, 33], 2) * 2.0)?;
         let targets = make.ids(3, 37);
-        let (loss, gradient) = cross_entropy_with_gradient(&hidden, &head, &targets)?;
-        Ok([("loss", loss), ("gradient", gradient)])
+        let options = LossOptions::default();
+        let found = cross_entropy_with_gradient(&hidden, &head, &targets, options)?;
+        Ok([("loss", found.loss), ("gradient", found.hidden)])
     });
 }

@@ -1,0 +1,86 @@
+//! Which adapters act on which tokens of a forward.
+
+use super::dropout::Dropout;
+use super::layer::Linear;
+use crate::backend::ops::linear::{adapted_linear, add_bias, add_branch, linear};
+use crate::models::Projection;
+use crate::models::adapter::{Branch, LayerAdapter};
+use candle_core::{Result, Tensor};
+
+/// Adapters by the tokens on which they act.
+pub(super) struct Adapted<'a> {
+    /// One after the other, all tokens.
+    runs: Vec<Run<'a>>,
+    /// Of the inputs of the branches.
+    dropout: Option<&'a Dropout>,
+}
+
+/// Consecutive tokens with the same adapter, which is empty where there is none.
+struct Run<'a> {
+    len: usize,
+    layers: &'a [LayerAdapter],
+}
+
+impl<'a> Adapted<'a> {
+    /// One adapter for all tokens.
+    pub(super) fn whole(layers: &'a [LayerAdapter], dropout: Option<&'a Dropout>) -> Self {
+        let runs = vec![Run { len: 0, layers }];
+        Self { runs, dropout }
+    }
+
+    /// The adapter of each of several sequences, with the number of its tokens.
+    pub(super) fn rows(rows: impl IntoIterator<Item = (usize, &'a [LayerAdapter])>) -> Self {
+        let mut runs: Vec<Run> = vec![];
+        for (len, layers) in rows {
+            match runs.last_mut() {
+                Some(run) if std::ptr::eq(run.layers, layers) => run.len += len,
+                _ => runs.push(Run { len, layers }),
+            }
+        }
+        let dropout = None;
+        Self { runs, dropout }
+    }
+
+    /// The linear map of `x`, (tokens, in), with the adapters' branches.
+    pub(super) fn project(
+        &self,
+        layer: usize,
+        projection: Projection,
+        map: &Linear,
+        x: &Tensor,
+    ) -> Result<Tensor> {
+        let Linear { weight, bias } = map;
+        let bias = bias.as_ref();
+        let branch = |run: &Run<'a>| -> Option<&'a Branch> {
+            run.layers.get(layer)?[projection as usize].as_ref()
+        };
+        if let [run] = &self.runs[..] {
+            return match (branch(run), self.dropout) {
+                (None, _) => linear(x, weight, bias),
+                (Some(branch), None) => adapted_linear(x, weight, bias, branch.low_rank()),
+                (Some(branch), Some(dropout)) => {
+                    let dropped = dropout.apply(layer, projection, x)?;
+                    let y = linear(x, weight, None)?;
+                    add_bias(add_branch(y, &dropped, branch.low_rank())?, bias)
+                }
+            };
+        }
+        // The weights are read once for all tokens, whatever their adapters.
+        let y = linear(x, weight, None)?;
+        let mut start = 0;
+        let mut parts = Vec::with_capacity(self.runs.len());
+        for run in &self.runs {
+            let part = |x: &Tensor| x.narrow(0, start, run.len)?.contiguous();
+            parts.push(match branch(run) {
+                Some(branch) => {
+                    // A view of `y` has other holders, which `add_branch` must not write to.
+                    let part_of_y = part(&y)?.force_contiguous()?;
+                    add_branch(part_of_y, &part(x)?, branch.low_rank())?
+                }
+                None => part(&y)?,
+            });
+            start += run.len;
+        }
+        add_bias(Tensor::cat(&parts, 0)?, bias)
+    }
+}

@@ -1,0 +1,118 @@
+//! What is trained, and the gradients of it.
+
+use super::Place;
+use crate::models::Projection;
+use crate::models::adapter::{LayerAdapter, LoRAAdapter, Part};
+use crate::models::full_weights::FullWeights;
+use candle_core::{Result, Tensor};
+use std::collections::HashMap;
+
+/// What is trained.
+pub(crate) enum Trained<'a> {
+    Adapter(&'a LoRAAdapter),
+    Weights(&'a FullWeights),
+}
+
+/// A part of it, which has a gradient of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Weight {
+    Branch(usize, Projection, Part),
+    Whole(Place),
+}
+
+impl Trained<'_> {
+    /// The branches that act beside the weights.
+    pub(super) fn adapter(&self) -> &[LayerAdapter] {
+        match self {
+            Self::Adapter(adapter) => adapter.layers(),
+            Self::Weights(_) => &[],
+        }
+    }
+
+    /// The first layer that is trained, or whose input is; the number of layers where there is none.
+    pub(super) fn first_layer(&self) -> usize {
+        match self {
+            Self::Adapter(adapter) => adapter.slots().first().map_or(0, |slot| slot.layer),
+            Self::Weights(weights) => {
+                let places = weights.slots().iter().map(|slot| slot.place);
+                if places.clone().any(|place| place == Place::Embedding) {
+                    0
+                } else {
+                    places.filter_map(Place::layer).min().unwrap_or(0)
+                }
+            }
+        }
+    }
+
+    /// A place for the gradient of each part, in the order of the flat vector.
+    pub(super) fn gradients(&self) -> Gradients {
+        let order: Vec<_> = match self {
+            Self::Adapter(adapter) => {
+                let slots = adapter.slots().iter();
+                slots
+                    .flat_map(|slot| {
+                        slot.parts()
+                            .map(|(part, ..)| Weight::Branch(slot.layer, slot.projection, part))
+                    })
+                    .collect()
+            }
+            Self::Weights(weights) => {
+                let slots = weights.slots().iter();
+                slots.map(|slot| Weight::Whole(slot.place)).collect()
+            }
+        };
+        let parts = order.iter().map(|weight| (*weight, None)).collect();
+        Gradients { order, parts }
+    }
+}
+
+/// The gradients found so far.
+pub(super) struct Gradients {
+    order: Vec<Weight>,
+    parts: HashMap<Weight, Option<Tensor>>,
+}
+
+impl Gradients {
+    /// Whether this weight is trained.
+    pub(super) fn wants(&self, weight: Weight) -> bool {
+        self.parts.contains_key(&weight)
+    }
+
+    /// Takes a gradient, `f32`, beside what the weight has from elsewhere.
+    pub(super) fn add(&mut self, weight: Weight, gradient: Tensor) -> Result<()> {
+        if let Some(place) = self.parts.get_mut(&weight) {
+            *place = Some(match place.take() {
+                Some(sum) => (sum + gradient)?,
+                None => gradient,
+            });
+        }
+        Ok(())
+    }
+
+    /// Computes and takes a gradient where the weight is trained.
+    pub(super) fn add_with(
+        &mut self,
+        weight: Weight,
+        gradient: impl FnOnce() -> Result<Tensor>,
+    ) -> Result<()> {
+        if self.wants(weight) {
+            self.add(weight, gradient()?)?;
+        }
+        Ok(())
+    }
+
+    /// One vector of all.
+    pub(super) fn flatten(mut self) -> Result<Tensor> {
+        let mut parts = Vec::with_capacity(self.order.len());
+        for weight in &self.order {
+            match self.parts.remove(weight).flatten() {
+                Some(gradient) => parts.push(gradient.flatten_all()?),
+                None => {
+                    let reason = format!("{weight:?} got no gradient");
+                    return Err(candle_core::Error::Msg(reason));
+                }
+            }
+        }
+        Tensor::cat(&parts, 0)
+    }
+}
