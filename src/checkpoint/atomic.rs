@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// The numbers of the saves of this process that are in progress.
@@ -72,17 +72,43 @@ impl Staged {
     }
 
     pub(super) fn write(&self, name: &str, contents: &[u8]) -> Result<()> {
+        let mut file = self.create(name)?;
+        file.write(contents)?;
+        file.finish()
+    }
+
+    /// Copies a file that lies elsewhere. What it links to is copied, not the link.
+    pub(super) fn copy(&self, from: &Path, name: &str) -> Result<()> {
+        let mut source = File::open(from).map_err(|e| Error::io(from, "a readable file", e))?;
+        let mut file = self.create(name)?;
+        io::copy(&mut source, &mut file.file)
+            .map_err(|e| Error::io(&file.path, "a writable file", e))?;
+        file.finish()
+    }
+
+    /// Begins a file that is written part by part; `name` may be in a folder, as `folder/file`.
+    pub(super) fn create(&self, name: &str) -> Result<StagedFile> {
         let path = self.staging.path.join(name);
-        let write = || {
-            let mut file = File::create(&path)?;
-            file.write_all(contents)?;
-            file.sync_all()
+        let create = || {
+            if let Some(folder) = path.parent() {
+                fs::create_dir_all(folder)?;
+            }
+            File::create(&path)
         };
-        write().map_err(|e| Error::io(&path, "a writable directory", e))
+        match create() {
+            Ok(file) => Ok(StagedFile { path, file }),
+            Err(error) => Err(Error::io(&path, "a writable directory", error)),
+        }
     }
 
     /// Makes the directory the target, in the place of an older one.
     pub(super) fn replace(self) -> Result<()> {
+        self.replace_keeping(|_| false)
+    }
+
+    /// Makes the directory the target, in the place of an older one, out of which the files and
+    /// folders whose names `keep` chooses stay.
+    pub(super) fn replace_keeping(self, keep: impl Fn(&str) -> bool) -> Result<()> {
         let failed = |e| Error::io(&self.target, "a writable directory", e);
         sync_directory(&self.staging.path);
         let _moving = MOVING.lock();
@@ -102,6 +128,8 @@ impl Staged {
             return Err(failed(error));
         }
         if had_old {
+            // Where one cannot be moved, all that is left stays aside rather than be lost.
+            bring_back(&aside, &self.target, keep)?;
             let _ = fs::remove_dir_all(&aside);
         }
         if let Some(parent) = self.target.parent() {
@@ -133,6 +161,42 @@ impl Drop for Staged {
         // Gone already where the directory found its place.
         let _ = fs::remove_dir_all(&self.staging.path);
     }
+}
+
+/// A file of a [`Staged`] directory while it is written.
+pub(super) struct StagedFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl StagedFile {
+    pub(super) fn write(&mut self, contents: &[u8]) -> Result<()> {
+        self.file
+            .write_all(contents)
+            .map_err(|e| Error::io(&self.path, "a writable file", e))
+    }
+
+    /// Makes what was written safe on disk.
+    pub(super) fn finish(self) -> Result<()> {
+        self.file
+            .sync_all()
+            .map_err(|e| Error::io(&self.path, "a writable file", e))
+    }
+}
+
+/// Moves the entries that `keep` chooses, unless there are newer ones.
+fn bring_back(from: &Path, to: &Path, keep: impl Fn(&str) -> bool) -> Result<()> {
+    let unreadable = |e| Error::io(from, "a readable directory", e);
+    for entry in fs::read_dir(from).map_err(unreadable)? {
+        let name = entry.map_err(unreadable)?.file_name();
+        let place = to.join(&name);
+        // A name that is no UTF-8 is none of ours.
+        if name.to_str().is_none_or(&keep) && !place.exists() {
+            fs::rename(from.join(&name), &place)
+                .map_err(|e| Error::io(&place, "a writable directory", e))?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes the file `target`, in the place of an older one; `write` writes it to the path that it is
@@ -172,149 +236,4 @@ fn sync_directory(path: &Path) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn names(path: &Path) -> Vec<String> {
-        let mut names: Vec<_> = fs::read_dir(path)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    }
-
-    #[test]
-    fn replaces_a_whole_directory() {
-        let root = tempfile::tempdir().unwrap();
-        let target = root.path().join("x");
-        for name in ["a", "b"] {
-            let staged = Staged::new(&target).unwrap();
-            staged.write(name, b"1").unwrap();
-            staged.replace().unwrap();
-            assert_eq!(names(&target), [name]);
-        }
-        assert_eq!(names(root.path()), ["x"]);
-    }
-
-    #[test]
-    fn an_unfinished_directory_leaves_nothing() {
-        let root = tempfile::tempdir().unwrap();
-        let target = root.path().join("x");
-        let staged = Staged::new(&target).unwrap();
-        staged.write("a", b"1").unwrap();
-        drop(staged);
-        assert!(names(root.path()).is_empty());
-    }
-
-    #[test]
-    fn a_file_is_replaced_whole_or_not_at_all() {
-        let root = tempfile::tempdir().unwrap();
-        let target = root.path().join("folder/x");
-        for contents in ["1", "2"] {
-            replace_file(&target, |path| {
-                fs::write(path, contents).map_err(|e| Error::io(path, "", e))
-            })
-            .unwrap();
-            assert_eq!(fs::read_to_string(&target).unwrap(), contents);
-        }
-        let failed = replace_file(&target, |path| {
-            fs::write(path, "half").map_err(|e| Error::io(path, "", e))?;
-            Err(Error::Cancelled)
-        });
-        assert!(matches!(failed, Err(Error::Cancelled)));
-        assert_eq!(fs::read_to_string(&target).unwrap(), "2");
-        assert_eq!(names(target.parent().unwrap()), ["x"]);
-        // A directory is in the way.
-        let failed = replace_file(target.parent().unwrap(), |path| {
-            fs::write(path, "3").map_err(|e| Error::io(path, "", e))
-        });
-        assert!(matches!(failed, Err(Error::Io { .. })));
-        assert_eq!(names(root.path()), ["folder"]);
-    }
-
-    fn in_threads(save: impl Fn(usize) + Sync) {
-        std::thread::scope(|scope| {
-            for thread in 0..8 {
-                let save = &save;
-                scope.spawn(move || (0..20).for_each(|_| save(thread)));
-            }
-        });
-    }
-
-    #[test]
-    fn threads_may_make_one_file() {
-        let root = tempfile::tempdir().unwrap();
-        let target = root.path().join("x");
-        in_threads(|thread| {
-            let contents = thread.to_string().repeat(1 + 5000 * thread);
-            let write = |path: &Path| {
-                fs::write(path, &contents).map_err(|e| Error::io(path, "a writable file", e))
-            };
-            replace_file(&target, write).unwrap();
-            let found = fs::read_to_string(&target).unwrap();
-            let first = usize::from(found.as_bytes()[0] - b'0');
-            assert_eq!(found, first.to_string().repeat(1 + 5000 * first));
-        });
-        assert_eq!(names(root.path()), ["x"]);
-    }
-
-    #[test]
-    fn threads_may_make_one_directory() {
-        let root = tempfile::tempdir().unwrap();
-        let target = root.path().join("x");
-        in_threads(|thread| {
-            let staged = Staged::new(&target).unwrap();
-            for name in ["a", "b"] {
-                staged.write(name, thread.to_string().as_bytes()).unwrap();
-            }
-            staged.replace().unwrap();
-        });
-        assert_eq!(names(root.path()), ["x"]);
-        let [a, b] = ["a", "b"].map(|name| fs::read(target.join(name)).unwrap());
-        assert_eq!(a, b);
-        in_threads(|thread| {
-            let staged = Staged::new(&target).unwrap();
-            staged.write("c", thread.to_string().as_bytes()).unwrap();
-            staged.merge().unwrap();
-        });
-        assert_eq!(names(&target), ["a", "b", "c"]);
-    }
-
-    #[test]
-    fn what_a_process_left_that_died_is_cleared() {
-        let root = tempfile::tempdir().unwrap();
-        let target = root.path().join("x");
-        // Other tests may have the lowest numbers.
-        let id = std::process::id();
-        let left: Vec<_> = (0..100).map(|n| format!(".x.partial-{id}-{n}")).collect();
-        for name in left.iter().map(String::as_str).chain(["x", ".x.old"]) {
-            fs::create_dir(root.path().join(name)).unwrap();
-            fs::write(root.path().join(name).join("left"), "").unwrap();
-        }
-        let staged = Staged::new(&target).unwrap();
-        staged.write("a", b"1").unwrap();
-        staged.replace().unwrap();
-        assert_eq!(names(&target), ["a"]);
-        assert_eq!(names(root.path()).len(), 100);
-    }
-
-    #[test]
-    fn numbers_are_used_again() {
-        let staging = |_| Staging::beside(Path::new("x")).unwrap().path.clone();
-        let used: BTreeSet<_> = (0..1000).map(staging).collect();
-        assert!(used.len() < 100, "{}", used.len());
-    }
-
-    #[test]
-    fn merges_into_a_directory() {
-        let root = tempfile::tempdir().unwrap();
-        let target = root.path().join("x");
-        for name in ["a", "b"] {
-            let staged = Staged::new(&target).unwrap();
-            staged.write(name, b"1").unwrap();
-            staged.merge().unwrap();
-        }
-        assert_eq!(names(&target), ["a", "b"]);
-    }
-}
+mod tests;

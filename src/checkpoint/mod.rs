@@ -1,6 +1,7 @@
-//! Adapters, training checkpoints and sessions on disk.
+//! Models, adapters, training checkpoints and sessions on disk.
 
 mod atomic;
+mod model_directory;
 mod peft;
 mod session;
 mod state;
