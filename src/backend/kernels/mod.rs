@@ -6,6 +6,7 @@
 //! take the chain; `backend::ops` chooses.
 
 mod add;
+mod affine;
 mod cross_entropy;
 mod exp;
 mod int8;
@@ -15,6 +16,7 @@ mod softmax;
 mod swiglu;
 
 pub(super) use add::add_assign;
+pub(super) use affine::{affine_dequantize, affine_few_rows};
 pub(super) use cross_entropy::softmax_cross_entropy;
 pub(super) use int8::{dequantize, takes_codes};
 pub(super) use linear::{FEW_ROWS, adapted_few_rows, linear_few_rows};

@@ -11,6 +11,7 @@
 //!
 //! Activations are two-dimensional, (tokens, features), except around attention.
 
+pub mod affine;
 pub mod attention;
 pub mod cross_entropy;
 pub mod dropout;
