@@ -13,9 +13,9 @@ const CASE: &str = "METAL_CANDLE_MEMORY_CASE";
 /// Trains two steps; gives the peak before them and after them, in bytes.
 fn measure(grad_checkpoint: bool) -> (u64, u64) {
     let model = ModelLoader::new().load("assets/tiny-coder").unwrap();
-    let row = |start: u32| Sample {
-        input_ids: (0..512).map(|i| 100 + (start + i * 7) % 5000).collect(),
-        prompt_len: 0,
+    let row = |start: u32| {
+        let ids = (0..512).map(|i| 100 + (start + i * 7) % 5000);
+        Sample::new(ids.collect(), 0)
     };
     let options = TrainOptions {
         batch_size: 8,

@@ -12,9 +12,9 @@ const LENGTH: u32 = 256;
 
 fn train_step(c: &mut Criterion) {
     let model = ModelLoader::new().load("assets/tiny-coder").unwrap();
-    let row = |start: u32| Sample {
-        input_ids: (0..LENGTH).map(|i| 100 + (start + i * 7) % 5000).collect(),
-        prompt_len: 0,
+    let row = |start: u32| {
+        let ids = (0..LENGTH).map(|i| 100 + (start + i * 7) % 5000);
+        Sample::new(ids.collect(), 0)
     };
     let rows: Vec<_> = (0..8).map(row).collect();
     let mut group = c.benchmark_group("train_step");

@@ -84,10 +84,7 @@ fn samples(kind: &str) -> Vec<Sample> {
                     .take_while(|l| l.as_i64() == Some(-100))
                     .count();
             }
-            samples.push(Sample {
-                input_ids,
-                prompt_len,
-            });
+            samples.push(Sample::new(input_ids, prompt_len));
         }
     }
     samples

@@ -65,7 +65,7 @@ fn all_files_are_data_sets() {
         let rows = Dataset::from_jsonl(Path::new(&path(name)), tokenizer, &options).unwrap();
         assert_eq!((rows.len(), rows.truncated()), (count, 0), "{name}");
         for sample in rows.samples() {
-            let scored = &sample.input_ids[sample.first_target()..];
+            let scored = &sample.input_ids[sample.scored[0].clone()];
             let (last, completion) = scored.split_last().unwrap();
             assert!(model.eos_token_ids().contains(last));
             let text = tokenizer.decode(completion, false).unwrap();

@@ -295,10 +295,7 @@ fn events_come_in_order_and_files_are_there() {
 fn rows_that_the_model_cannot_take() {
     let model = small();
     let refused = |input_ids: Vec<u32>| {
-        let sample = Sample {
-            input_ids,
-            prompt_len: 0,
-        };
+        let sample = Sample::new(input_ids, 0);
         let rows = Dataset::from_samples(vec![sample]).unwrap();
         let train = LoRATrainer::new(&model, rows.clone(), None, options()).unwrap_err();
         let validation =

@@ -4,55 +4,13 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use super::Sample;
 use super::row::{self, MAX_LINE_BYTES};
 use crate::models::Tokenizer;
 use crate::{Error, Result};
 
 /// The path shown in errors on samples that do not come from a file.
 const IN_MEMORY: &str = "<samples>";
-
-/// A row of a data set as token ids.
-///
-/// The token at index `i` is a target, to be predicted from the tokens before it. It is scored if
-/// `i >= max(prompt_len, 1)`: the first token has nothing before it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sample {
-    /// All tokens, the prompt first.
-    pub input_ids: Vec<u32>,
-    /// Number of leading tokens that are not scored.
-    pub prompt_len: usize,
-}
-
-impl Sample {
-    /// The index of the first token that is scored, at least 1.
-    #[must_use]
-    pub fn first_target(&self) -> usize {
-        self.prompt_len.max(1)
-    }
-
-    /// The number of tokens that are scored.
-    #[must_use]
-    pub fn target_tokens(&self) -> usize {
-        self.input_ids.len().saturating_sub(self.first_target())
-    }
-
-    /// Checks that there is a token to score; the error is the reason why not.
-    pub(super) fn check(&self) -> std::result::Result<(), String> {
-        let (tokens, prompt_len) = (self.input_ids.len(), self.prompt_len);
-        if tokens < 2 {
-            return Err(format!(
-                "the row has {tokens} token(s); expected at least 2"
-            ));
-        }
-        if self.target_tokens() == 0 {
-            return Err(format!(
-                "no token is left to score: the prompt has {prompt_len} tokens, of a row cut to \
-                 {tokens}; shorten the prompt or raise max_seq_length"
-            ));
-        }
-        Ok(())
-    }
-}
 
 /// How rows become samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -225,7 +183,7 @@ impl Dataset {
         self.samples.iter().map(Sample::target_tokens).sum()
     }
 
-    /// A hash of all ids and prompt lengths: 64-bit FNV-1a, the same on every platform.
+    /// A hash of all ids and scored ranges: 64-bit FNV-1a, the same on every platform.
     ///
     /// It tells whether a resumed run sees the data it began with.
     #[must_use]
@@ -239,7 +197,11 @@ impl Dataset {
         for sample in &self.samples {
             // The length tells where one sample ends and the next begins.
             update(&(sample.input_ids.len() as u64).to_le_bytes());
-            update(&(sample.prompt_len as u64).to_le_bytes());
+            update(&(sample.scored.len() as u64).to_le_bytes());
+            for range in &sample.scored {
+                update(&(range.start as u64).to_le_bytes());
+                update(&(range.end as u64).to_le_bytes());
+            }
             for id in &sample.input_ids {
                 update(&id.to_le_bytes());
             }
@@ -249,6 +211,7 @@ impl Dataset {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "a list of ranges")]
 mod tests {
     use super::*;
 
@@ -291,7 +254,7 @@ mod tests {
         let prompt = tokenizer.encode("fn ma", true).unwrap();
         let completion = tokenizer.encode("in() {}", false).unwrap();
         assert_eq!(pair.input_ids, [&prompt[..], &completion, &[eos]].concat());
-        assert_eq!(pair.prompt_len, prompt.len());
+        assert_eq!(pair.scored, [prompt.len()..pair.input_ids.len()]);
         assert_eq!(pair.target_tokens(), completion.len() + 1);
         assert_eq!(
             dataset.tokens(),
@@ -321,7 +284,6 @@ mod tests {
             ..DatasetOptions::default()
         };
         let dataset = load(br#"{"prompt": "a", "completion": "b"}"#, options).unwrap();
-        assert_eq!(dataset.samples()[0].prompt_len, 0);
         assert_eq!(dataset.target_tokens(), dataset.tokens() - 1);
     }
 
@@ -398,10 +360,7 @@ mod tests {
 
     #[test]
     fn samples_are_checked() {
-        let sample = |input_ids: &[u32], prompt_len| Sample {
-            input_ids: input_ids.to_vec(),
-            prompt_len,
-        };
+        let sample = |input_ids: &[u32], prompt_len| Sample::new(input_ids.to_vec(), prompt_len);
         let dataset = Dataset::from_samples(vec![sample(&[1, 2], 0), sample(&[3, 4, 5], 2)]);
         assert_eq!(dataset.unwrap().target_tokens(), 2);
         let bad = Dataset::from_samples(vec![sample(&[1, 2], 0), sample(&[1, 2], 2)]);
@@ -416,18 +375,17 @@ mod tests {
     #[test]
     fn the_fingerprint_sees_every_change() {
         let fingerprint = |rows: &[(&[u32], usize)]| {
-            let samples = rows.iter().map(|&(input_ids, prompt_len)| Sample {
-                input_ids: input_ids.to_vec(),
-                prompt_len,
-            });
+            let samples = rows
+                .iter()
+                .map(|(ids, prompt_len)| Sample::new(ids.to_vec(), *prompt_len));
             Dataset::from_samples(samples.collect())
                 .unwrap()
                 .fingerprint()
         };
         let base = fingerprint(&[(&[1, 2, 3, 4], 0)]);
         // A fixed value: a change here breaks the resuming of runs begun before.
-        assert_eq!(base, 0xf398_1f6e_b220_f4e5);
-        assert_ne!(base, fingerprint(&[(&[1, 2, 3, 4], 1)]));
+        assert_eq!(base, 0x7ab5_b346_30c7_6001);
+        assert_ne!(base, fingerprint(&[(&[1, 2, 3, 4], 2)]));
         assert_ne!(base, fingerprint(&[(&[1, 2, 3, 5], 0)]));
         assert_ne!(base, fingerprint(&[(&[1, 2], 0), (&[3, 4], 0)]));
     }

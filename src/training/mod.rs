@@ -1,18 +1,23 @@
 //! Fine-tuning with LoRA.
 
 mod batch;
+mod batch_order;
 mod dataset;
 mod event;
 mod optimizer;
 mod options;
+mod packing;
 mod row;
+mod sample;
 mod schedule;
 mod trainer;
 
-pub use batch::{Batch, BatchOrder};
-pub use dataset::{Dataset, DatasetOptions, Sample};
+pub use batch::{Batch, BatchLayout, BatchSegment};
+pub use batch_order::{BatchOrder, BatchOrderOptions, Batching};
+pub use dataset::{Dataset, DatasetOptions};
 pub use event::{StepReport, TrainEvent, TrainSummary};
 pub use optimizer::AdamWOptions;
 pub use options::TrainOptions;
+pub use sample::{PreferencePair, Sample};
 pub use schedule::LrSchedule;
 pub use trainer::LoRATrainer;

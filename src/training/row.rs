@@ -133,12 +133,8 @@ impl Row {
         if !ends_with_eos {
             input_ids.extend(tokenizer.eos_token_id());
         }
-        let was_cut = input_ids.len() > options.max_seq_length;
-        input_ids.truncate(options.max_seq_length);
-        let sample = Sample {
-            input_ids,
-            prompt_len: if options.mask_prompt { prompt_len } else { 0 },
-        };
+        let mut sample = Sample::new(input_ids, if options.mask_prompt { prompt_len } else { 0 });
+        let was_cut = sample.truncate(options.max_seq_length);
         sample.check()?;
         Ok((sample, was_cut))
     }

@@ -1,10 +1,12 @@
 //! The training loop.
 
-use super::batch::{Batch, BatchOrder};
-use super::dataset::{Dataset, Sample};
+use super::batch::{Batch, BatchLayout};
+use super::batch_order::{BatchOrder, BatchOrderOptions, Batching};
+use super::dataset::Dataset;
 use super::event::{StepReport, TrainEvent, TrainSummary};
 use super::optimizer::AdamW;
 use super::options::TrainOptions;
+use super::sample::Sample;
 use crate::backend::{device, memory};
 use crate::cancel::CancelHandle;
 use crate::checkpoint::{Checkpoint, checkpoint_path};
@@ -138,12 +140,15 @@ impl LoRATrainer {
         for dataset in [Some(&train), validation.as_ref()].into_iter().flatten() {
             check_rows(dataset, model)?;
         }
-        let order = BatchOrder::new(
-            train.len(),
-            options.batch_size,
-            options.seed,
-            options.shuffle,
-        )?;
+        let lengths: Vec<_> = train.samples().iter().map(|s| s.input_ids.len()).collect();
+        let order = BatchOrderOptions {
+            batch_size: options.batch_size,
+            seed: options.seed,
+            shuffle: options.shuffle,
+            batching: Batching::Plain,
+            ..BatchOrderOptions::default()
+        };
+        let order = BatchOrder::new(&lengths, order)?;
         Ok(Self {
             model: model.clone(),
             order,
@@ -348,7 +353,7 @@ impl LoRATrainer {
     }
 
     fn share(&self, samples: &[&Sample], batch_number: usize, index: usize) -> Result<Share> {
-        let batch = Batch::new(samples)?;
+        let batch = Batch::new(samples, BatchLayout::Padded)?;
         let p = self.options.lora.dropout;
         let options = StepOptions {
             checkpoint: self.options.grad_checkpoint,
@@ -384,7 +389,7 @@ impl LoRATrainer {
         let (positions, targets): (Vec<u32>, Vec<u32>) = batch.targets.iter().copied().unzip();
         Ok(TokenBatch {
             tokens: Tensor::new(&batch.input_ids[..], device)?,
-            segments: vec![(batch.rows, batch.width)],
+            segments: batch.segments.iter().map(|s| (s.rows, s.width)).collect(),
             positions: Tensor::new(positions, device)?,
             targets: Tensor::new(targets, device)?,
         })
@@ -412,7 +417,7 @@ impl LoRATrainer {
             .take(limit)
         {
             let samples: Vec<_> = samples.iter().collect();
-            let batch = Batch::new(&samples)?;
+            let batch = Batch::new(&samples, BatchLayout::Padded)?;
             count += batch.target_tokens();
             loss += device::completed(self.model.device(), || {
                 let batch = self.upload(&batch)?;

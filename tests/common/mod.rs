@@ -177,9 +177,9 @@ pub fn rows(count: usize) -> Dataset {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 16) % bound
     };
-    let samples = (0..count).map(|row| Sample {
-        input_ids: (0..5 + below(8)).map(|_| below(190)).collect(),
-        prompt_len: row % 4,
+    let samples = (0..count).map(|row| {
+        let ids = (0..5 + below(8)).map(|_| below(190)).collect();
+        Sample::new(ids, row % 4)
     });
     Dataset::from_samples(samples.collect()).unwrap()
 }

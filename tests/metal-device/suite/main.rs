@@ -67,9 +67,9 @@ fn greedy(max_tokens: usize) -> GenerateOptions {
 }
 
 fn trainer(model: &Model, steps: usize) -> Result<LoRATrainer> {
-    let sample = |row: u32| Sample {
-        input_ids: (0..16).map(|place| (row * 31 + place * 7) % 190).collect(),
-        prompt_len: 0,
+    let sample = |row: u32| {
+        let ids = (0..16).map(|place| (row * 31 + place * 7) % 190);
+        Sample::new(ids.collect(), 0)
     };
     let rows = Dataset::from_samples((0..4).map(sample).collect()).unwrap();
     let options = TrainOptions {
