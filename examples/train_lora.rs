@@ -54,7 +54,7 @@ fn main() -> Result<()> {
                 "{:4}/{}  loss {:.4}  {:.0} tokens/s  {:.0?} left",
                 step.step, step.total_steps, step.loss, step.tokens_per_second, step.remaining
             ),
-            TrainEvent::Evaluation { step, loss } => {
+            TrainEvent::Evaluation { step, loss, .. } => {
                 println!("{step:4}  validation loss {loss:.4}");
             }
             TrainEvent::Checkpoint { path, .. } => println!("      {}", path.display()),

@@ -338,7 +338,7 @@ fn train(trainer: &mut LoRATrainer) -> Vec<f64> {
         }
         ControlFlow::Continue(())
     });
-    assert!(!summary.unwrap().cancelled);
+    assert!(!summary.unwrap().cancelled());
     losses
 }
 

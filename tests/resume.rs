@@ -79,7 +79,7 @@ fn a_run_resumed_at_any_step_is_the_same_run() {
     let whole = tempfile::tempdir().unwrap();
     let mut trainer = LoRATrainer::new(&model, rows(ROWS), None, options(whole.path())).unwrap();
     let (expected, summary) = run(&mut trainer, usize::MAX);
-    assert_eq!((expected.len(), summary.cancelled), (6, false));
+    assert_eq!((expected.len(), summary.cancelled()), (6, false));
     assert_eq!(
         latest(whole.path()).unwrap(),
         Some(checkpoint_path(whole.path(), 5))
@@ -111,7 +111,7 @@ fn a_stopped_run_leaves_a_checkpoint_and_goes_on() {
     let mut trainer = LoRATrainer::new(&model, rows(ROWS), None, options).unwrap();
     let (first, summary) = run(&mut trainer, 3);
     assert_eq!(first, expected[..3]);
-    assert_eq!((summary.steps, summary.cancelled), (3, true));
+    assert_eq!((summary.steps, summary.cancelled()), (3, true));
     assert_eq!(
         latest(output.path()).unwrap(),
         Some(checkpoint_path(output.path(), 3))
@@ -120,7 +120,7 @@ fn a_stopped_run_leaves_a_checkpoint_and_goes_on() {
 
     let (second, summary) = run(&mut trainer, usize::MAX);
     assert_eq!(second, expected[3..]);
-    assert_eq!((summary.steps, summary.cancelled), (6, false));
+    assert_eq!((summary.steps, summary.cancelled()), (6, false));
     assert!(weights(output.path()) == weights(whole.path()));
 }
 
@@ -133,7 +133,7 @@ fn a_callback_that_breaks_in_the_first_evaluation_starts_nothing() {
     };
     let mut trainer = LoRATrainer::new(&small(), rows(ROWS), Some(rows(1)), options).unwrap();
     let summary = trainer.train(|_| ControlFlow::Break(())).unwrap();
-    assert_eq!((summary.steps, summary.cancelled), (0, true));
+    assert_eq!((summary.steps, summary.cancelled()), (0, true));
     assert!(summary.loss.is_nan());
     assert_eq!(latest(output.path()).unwrap(), None);
 }
@@ -156,10 +156,10 @@ fn another_thread_cancels() {
             ControlFlow::Continue(())
         })
         .unwrap();
-    assert_eq!((summary.steps, summary.cancelled), (2, true));
+    assert_eq!((summary.steps, summary.cancelled()), (2, true));
     assert!(checkpoint_path(output.path(), 2).is_dir());
     let summary = trainer.train(|_| ControlFlow::Continue(())).unwrap();
-    assert_eq!((summary.steps, summary.cancelled), (6, false));
+    assert_eq!((summary.steps, summary.cancelled()), (6, false));
 }
 
 /// A checkpoint after two steps.

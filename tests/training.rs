@@ -145,7 +145,7 @@ fn the_loss_falls_on_rows_seen_again() {
     let mut evaluations = vec![];
     let summary = trainer
         .train(|event| {
-            if let TrainEvent::Evaluation { step, loss } = event {
+            if let TrainEvent::Evaluation { step, loss, .. } = event {
                 evaluations.push((*step, *loss));
             }
             ControlFlow::Continue(())
@@ -226,7 +226,7 @@ fn name(event: &TrainEvent, root: &Path) -> String {
     match event {
         TrainEvent::Step(report) => format!("step {}", report.step),
         TrainEvent::Evaluation { step, .. } => format!("evaluation {step}"),
-        TrainEvent::Checkpoint { step, path } => {
+        TrainEvent::Checkpoint { step, path, .. } => {
             assert!(path.join("optimizer.safetensors").is_file());
             format!("{} {step}", path.strip_prefix(root).unwrap().display())
         }
@@ -268,7 +268,7 @@ fn events_come_in_order_and_files_are_there() {
             "evaluation 5",
         ]
     );
-    assert!(!summary.cancelled && summary.steps == 5 && summary.loss.is_finite());
+    assert!(!summary.cancelled() && summary.steps == 5 && summary.loss.is_finite());
 
     let saved = LoRAAdapter::load(output.path(), &model).unwrap();
     assert_eq!(tensors(&saved), tensors(trainer.adapter()));

@@ -71,7 +71,7 @@ pub unsafe extern "C" fn mcandle_train_event_kind_of(
 ) -> mcandle_train_event_kind {
     // SAFETY: the caller passes NULL or the event of a callback that runs.
     match unsafe { event.as_ref() }.map(|event| &event.inner) {
-        None => -1,
+        None | Some(TrainEvent::Start(_) | TrainEvent::End(_)) => -1,
         Some(TrainEvent::Step(_)) => MCANDLE_TRAIN_EVENT_STEP,
         Some(TrainEvent::Evaluation { .. }) => MCANDLE_TRAIN_EVENT_EVALUATION,
         Some(TrainEvent::Checkpoint { .. }) => MCANDLE_TRAIN_EVENT_CHECKPOINT,
@@ -89,6 +89,8 @@ pub unsafe extern "C" fn mcandle_train_event_step(event: *const mcandle_train_ev
         None => 0,
         Some(TrainEvent::Step(report)) => report.step,
         Some(TrainEvent::Evaluation { step, .. } | TrainEvent::Checkpoint { step, .. }) => *step,
+        Some(TrainEvent::Start(run)) => run.first_step,
+        Some(TrainEvent::End(summary)) => summary.steps,
     }
 }
 
@@ -258,7 +260,7 @@ pub unsafe extern "C" fn mcandle_train_summary_cancelled(
     summary: *const mcandle_train_summary,
 ) -> bool {
     // SAFETY: the caller passes NULL or a live summary.
-    unsafe { summary.as_ref() }.is_some_and(|summary| summary.inner.cancelled)
+    unsafe { summary.as_ref() }.is_some_and(|summary| summary.inner.cancelled())
 }
 
 /// Gives the time of the run.

@@ -15,7 +15,9 @@ mod trainer;
 pub use batch::{Batch, BatchLayout, BatchSegment};
 pub use batch_order::{BatchOrder, BatchOrderOptions, Batching};
 pub use dataset::{Dataset, DatasetOptions};
-pub use event::{StepReport, TrainEvent, TrainSummary};
+pub use event::{
+    BestEvaluation, PreferenceReport, RunInfo, StepReport, StopReason, TrainEvent, TrainSummary,
+};
 pub use optimizer::AdamWOptions;
 pub use options::TrainOptions;
 pub use sample::{PreferencePair, Sample};

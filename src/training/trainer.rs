@@ -3,7 +3,7 @@
 use super::batch::{Batch, BatchLayout};
 use super::batch_order::{BatchOrder, BatchOrderOptions, Batching};
 use super::dataset::Dataset;
-use super::event::{StepReport, TrainEvent, TrainSummary};
+use super::event::{BestEvaluation, StepReport, StopReason, TrainEvent, TrainSummary};
 use super::optimizer::AdamW;
 use super::options::TrainOptions;
 use super::sample::Sample;
@@ -60,6 +60,8 @@ pub struct LoRATrainer {
     order: BatchOrder,
     adapter: LoRAAdapter,
     optimizer: AdamW,
+    /// Tokens since step 1.
+    tokens: usize,
     cancel: CancelHandle,
 }
 
@@ -148,10 +150,15 @@ impl LoRATrainer {
             batching: Batching::Plain,
             ..BatchOrderOptions::default()
         };
-        let order = BatchOrder::new(&lengths, order)?;
+        let mut order = BatchOrder::new(&lengths, order)?;
+        let tokens = (0..optimizer.steps * options.gradient_accumulation)
+            .flat_map(|batch| order.indices(batch))
+            .map(|row| train.samples()[row].input_ids.len())
+            .sum();
         Ok(Self {
             model: model.clone(),
             order,
+            tokens,
             train,
             validation,
             options,
@@ -205,12 +212,14 @@ impl LoRATrainer {
             steps: first_step,
             loss: f64::NAN,
             validation_loss: None,
-            cancelled: false,
+            best: None,
+            stop: StopReason::Finished,
+            tokens: self.tokens,
             elapsed: Duration::ZERO,
         };
         let mut interrupted = false;
         if first_step == 0 {
-            interrupted |= self.evaluate_into(&mut summary, &mut on_event)?;
+            interrupted |= self.evaluate_into(&mut summary, started, &mut on_event)?;
         }
         while !interrupted && self.step_count() < self.options.steps {
             if self.cancel.is_requested() {
@@ -225,19 +234,20 @@ impl LoRATrainer {
                 .mul_f64(ratio(left, report.step - first_step));
             summary.steps = report.step;
             summary.loss = report.loss;
+            summary.tokens = report.tokens_so_far;
             interrupted |= on_event(&TrainEvent::Step(report)).is_break();
 
             let done = self.step_count();
             let last = done == self.options.steps;
             if last || due(done, self.options.eval_every) {
-                interrupted |= self.evaluate_into(&mut summary, &mut on_event)?;
+                interrupted |= self.evaluate_into(&mut summary, started, &mut on_event)?;
             }
             if !last && due(done, self.options.save_every) {
                 interrupted |= self.checkpoint_into(&mut on_event)?;
             }
         }
-        summary.cancelled = interrupted && self.step_count() < self.options.steps;
-        if summary.cancelled {
+        if interrupted && self.step_count() < self.options.steps {
+            summary.stop = StopReason::Cancelled;
             if self.step_count() > first_step {
                 self.checkpoint_into(&mut on_event)?;
             }
@@ -297,18 +307,25 @@ impl LoRATrainer {
         })?;
         self.adapter.set_weights(weights, self.model.decoder())?;
         self.optimizer = optimizer;
+        self.tokens += tokens;
+        let memory = memory::usage();
+        let batches = self.step_count() * accumulation;
         Ok(StepReport {
             step: self.step_count(),
             total_steps: self.options.steps,
+            epoch: ratio(batches, self.order.batches_per_epoch()),
             loss,
             learning_rate,
             grad_norm,
             target_tokens,
             tokens,
+            tokens_so_far: self.tokens,
             tokens_per_second: ratio(tokens, 1) / started.elapsed().as_secs_f64(),
             elapsed: started.elapsed(),
             remaining: Duration::ZERO,
-            peak_memory: memory::usage().peak,
+            memory: memory.current,
+            peak_memory: memory.peak,
+            preference: None,
         })
     }
 
@@ -454,6 +471,7 @@ impl LoRATrainer {
     fn evaluate_into(
         &self,
         summary: &mut TrainSummary,
+        started: Instant,
         on_event: &mut impl FnMut(&TrainEvent) -> ControlFlow<()>,
     ) -> Result<bool> {
         if self.options.eval_every == 0 {
@@ -464,7 +482,19 @@ impl LoRATrainer {
         };
         summary.validation_loss = Some(loss);
         let step = self.step_count();
-        Ok(on_event(&TrainEvent::Evaluation { step, loss }).is_break())
+        let best = summary.best.as_ref().is_none_or(|best| loss < best.loss);
+        if best {
+            let path = None;
+            summary.best = Some(BestEvaluation { step, loss, path });
+        }
+        let event = TrainEvent::Evaluation {
+            step,
+            loss,
+            perplexity: loss.exp(),
+            best,
+            elapsed: started.elapsed(),
+        };
+        Ok(on_event(&event).is_break())
     }
 
     fn checkpoint_into(
@@ -477,7 +507,8 @@ impl LoRATrainer {
         let step = self.step_count();
         let path = checkpoint_path(directory, step);
         self.save_checkpoint(&path)?;
-        Ok(on_event(&TrainEvent::Checkpoint { step, path }).is_break())
+        let best = false;
+        Ok(on_event(&TrainEvent::Checkpoint { step, path, best }).is_break())
     }
 }
 
