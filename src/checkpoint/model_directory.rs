@@ -7,6 +7,7 @@ use super::atomic::{Staged, StagedFile};
 use super::peft::pretty;
 use crate::backend::device::completed;
 use crate::error::{Error, Result};
+use crate::models::decoder::{Decoder, Place};
 use crate::models::{Model, json};
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value, json};
@@ -189,27 +190,35 @@ fn file_names(directory: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// A weight and its name.
-type Named<'a> = (String, &'a Tensor);
+/// A weight in a file.
+struct Entry {
+    place: Place,
+    dims: Vec<usize>,
+    bytes: u64,
+}
 
 fn write_weights(model: &Model, staged: &Staged, max_shard_size: u64) -> Result<()> {
-    let shards = shards(model.decoder().named_weights(), max_shard_size);
+    let decoder = model.decoder();
+    let entry = |place| {
+        let dims = decoder.shape_at(place)?;
+        let size = decoder.dtype().size_in_bytes();
+        let bytes = (dims.iter().product::<usize>() * size) as u64;
+        Ok(Entry { place, dims, bytes })
+    };
+    let entries = decoder.places().into_iter().map(entry);
+    let shards = shards(entries.collect::<Result<Vec<_>>>()?, max_shard_size);
     if let [shard] = &shards[..] {
-        return write_shard(staged.create(WEIGHTS)?, shard);
+        return write_shard(decoder, staged.create(WEIGHTS)?, shard);
     }
     let mut weight_map = Map::new();
     for (index, shard) in shards.iter().enumerate() {
         let file = shard_name(index + 1, shards.len());
-        let names = shard.iter().map(|(name, _)| name.clone());
+        let names = shard.iter().map(|entry| entry.place.name());
         weight_map.extend(names.map(|name| (name, Value::from(file.as_str()))));
-        write_shard(staged.create(&file)?, shard)?;
+        write_shard(decoder, staged.create(&file)?, shard)?;
     }
     weight_map.sort_keys();
-    let total: u64 = shards
-        .iter()
-        .flatten()
-        .map(|(_, weight)| bytes(weight))
-        .sum();
+    let total: u64 = shards.iter().flatten().map(|entry| entry.bytes).sum();
     let index = json!({
         "metadata": {"total_parameters": model.parameter_count(), "total_size": total},
         "weight_map": weight_map,
@@ -218,18 +227,18 @@ fn write_weights(model: &Model, staged: &Staged, max_shard_size: u64) -> Result<
 }
 
 /// The weights of each file: as many as fit, in their order.
-fn shards<'a>(weights: impl Iterator<Item = Named<'a>>, max_size: u64) -> Vec<Vec<Named<'a>>> {
-    let mut shards: Vec<Vec<Named>> = vec![];
+fn shards(entries: Vec<Entry>, max_size: u64) -> Vec<Vec<Entry>> {
+    let mut shards: Vec<Vec<Entry>> = vec![];
     let mut size = 0;
-    for (name, weight) in weights {
-        let more = bytes(weight);
+    for entry in entries {
+        let more = entry.bytes;
         match shards.last_mut() {
             Some(shard) if size + more <= max_size => {
-                shard.push((name, weight));
+                shard.push(entry);
                 size += more;
             }
             _ => {
-                shards.push(vec![(name, weight)]);
+                shards.push(vec![entry]);
                 size = more;
             }
         }
@@ -237,22 +246,17 @@ fn shards<'a>(weights: impl Iterator<Item = Named<'a>>, max_size: u64) -> Vec<Ve
     shards
 }
 
-/// The size of a weight in a file.
-fn bytes(weight: &Tensor) -> u64 {
-    (weight.elem_count() * weight.dtype().size_in_bytes()) as u64
-}
-
 /// Writes a safetensors file: the length of its header, the header, and the numbers one weight after
 /// the other.
-fn write_shard(mut file: StagedFile, shard: &[Named]) -> Result<()> {
+fn write_shard(decoder: &Decoder, mut file: StagedFile, shard: &[Entry]) -> Result<()> {
     // What transformers asks of a file that it shall load.
     let mut header = Map::from_iter([("__metadata__".to_owned(), json!({"format": "pt"}))]);
     let mut offset = 0;
-    for (name, weight) in shard {
-        let (_, dtype) = dtype_names(weight.dtype())?;
-        let end = offset + bytes(weight);
-        let entry = json!({"dtype": dtype, "shape": weight.dims(), "data_offsets": [offset, end]});
-        header.insert(name.clone(), entry);
+    let (_, dtype) = dtype_names(decoder.dtype())?;
+    for Entry { place, dims, bytes } in shard {
+        let end = offset + bytes;
+        let entry = json!({"dtype": dtype, "shape": dims, "data_offsets": [offset, end]});
+        header.insert(place.name(), entry);
         offset = end;
     }
     let mut header = Value::Object(header).to_string().into_bytes();
@@ -260,16 +264,17 @@ fn write_shard(mut file: StagedFile, shard: &[Named]) -> Result<()> {
     header.resize(header.len().next_multiple_of(8), b' ');
     file.write(&(header.len() as u64).to_le_bytes())?;
     file.write(&header)?;
-    for (_, weight) in shard {
-        write_weight(&mut file, weight)?;
+    for entry in shard {
+        let weight = completed(decoder.device(), || {
+            let weight = decoder.weight_at(entry.place)?;
+            Ok(weight.to_device(&Device::Cpu)?.flatten_all()?)
+        })?;
+        write_weight(&mut file, &weight)?;
     }
     file.finish()
 }
 
 fn write_weight(file: &mut StagedFile, weight: &Tensor) -> Result<()> {
-    let weight = completed(weight.device(), || {
-        Ok(weight.to_device(&Device::Cpu)?.flatten_all()?)
-    })?;
     let count = weight.elem_count();
     let mut bytes = Vec::new();
     for start in (0..count).step_by(CHUNK) {
@@ -293,9 +298,10 @@ mod tests {
     fn weights_have_the_names_and_shapes_of_their_configuration() {
         for name in ["qwen2_tied", "qwen2_untied_gqa", "llama_plain"] {
             let model = model(name, device_kind(), DTypePolicy::F32);
-            let weights = model.decoder().named_weights();
-            let found: BTreeMap<_, _> = weights
-                .map(|(name, weight)| (name, weight.dims().to_vec()))
+            let decoder = model.decoder();
+            let places = decoder.places().into_iter();
+            let found: BTreeMap<_, _> = places
+                .map(|place| (place.name(), decoder.shape_at(place).unwrap()))
                 .collect();
             let expected = model.config().tensors().into_iter();
             let expected: BTreeMap<_, _> = expected.map(|spec| (spec.name, spec.shape)).collect();
@@ -305,11 +311,15 @@ mod tests {
 
     #[test]
     fn shards_are_as_full_as_they_may_be() {
-        let sizes = [3, 1, 4, 9, 2, 2].map(|n| Tensor::zeros(n, DType::F32, &Device::Cpu).unwrap());
-        let split = |max_size| -> Vec<Vec<usize>> {
-            let weights = sizes.iter().map(|weight| (String::new(), weight));
-            let counts = |shard: Vec<Named>| shard.iter().map(|(_, w)| w.elem_count()).collect();
-            shards(weights, max_size).into_iter().map(counts).collect()
+        let split = |max_size| -> Vec<Vec<u64>> {
+            let entry = |n: u64| Entry {
+                place: Place::Norm,
+                dims: vec![],
+                bytes: 4 * n,
+            };
+            let entries = [3, 1, 4, 9, 2, 2].map(entry).into();
+            let counts = |shard: Vec<Entry>| shard.iter().map(|e| e.bytes / 4).collect();
+            shards(entries, max_size).into_iter().map(counts).collect()
         };
         assert_eq!(split(16), [vec![3, 1], vec![4], vec![9], vec![2, 2]]);
         assert_eq!(split(84), [[3, 1, 4, 9, 2, 2]]);

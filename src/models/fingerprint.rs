@@ -75,7 +75,9 @@ pub(super) fn of_model(model: &Model) -> Result<Fingerprint> {
     let mut hasher = Hasher::new();
     hasher.update(computation(model.config()).as_bytes());
     let sample = completed(model.device(), || {
-        let samples = model.decoder().weights().map(sample);
+        let decoder = model.decoder();
+        let sample = |place| sample(&decoder.weight_at(place)?);
+        let samples = decoder.places().into_iter().map(sample);
         Ok(Tensor::cat(&samples.collect::<Result<Vec<_>>>()?, 0)?)
     })?;
     hasher.numbers(&to_host(&sample)?);

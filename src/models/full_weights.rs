@@ -3,7 +3,7 @@
 use super::decoder::{Decoder, Place};
 use super::{LayerSelection, Model};
 use crate::backend::device::completed;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use candle_core::{DType, Tensor};
 
 /// A model's weights in `f32` as one flat vector, and the decoder that they make in the model's dtype.
@@ -31,12 +31,12 @@ impl FullWeights {
         let slots = Self::slots_of(model, layers)?;
         let decoder = model.decoder().clone();
         let weights = completed(model.device(), || {
-            let parts = slots.iter().filter_map(|slot| decoder.at(slot.place));
-            let parts = parts.map(|weight| weight.to_dtype(DType::F32)?.flatten_all());
-            Ok(Tensor::cat(
-                &parts.collect::<candle_core::Result<Vec<_>>>()?,
-                0,
-            )?)
+            let part = |slot: &WeightSlot| -> Result<Tensor> {
+                let weight = decoder.weight_at(slot.place)?;
+                Ok(weight.to_dtype(DType::F32)?.flatten_all()?)
+            };
+            let parts = slots.iter().map(part).collect::<Result<Vec<_>>>()?;
+            Ok(Tensor::cat(&parts, 0)?)
         })?;
         Self::from_weights(slots, weights, decoder)
     }
@@ -63,18 +63,25 @@ impl FullWeights {
         layers.check(count)?;
         let mut offset = 0;
         let mut slots = vec![];
+        if let Some(quantization) = model.quantization() {
+            let found = format!("of a model with weights of {} bits", quantization.bits);
+            let expected = "a model that is not quantised; beside a quantised one train an adapter";
+            return Err(Error::option("full fine-tuning", found, expected));
+        }
         for place in Place::all(config) {
             let selected = match place.layer() {
                 Some(layer) => layers.contains(layer, count),
                 None => *layers == LayerSelection::All,
             };
-            if let Some(weight) = model.decoder().at(place).filter(|_| selected) {
-                slots.push(WeightSlot {
+            if selected {
+                let dims = model.decoder().shape_at(place)?;
+                let slot = WeightSlot {
                     place,
-                    dims: weight.dims().to_vec(),
+                    dims,
                     offset,
-                });
-                offset += weight.elem_count();
+                };
+                offset += slot.dims.iter().product::<usize>();
+                slots.push(slot);
             }
         }
         Ok(slots)

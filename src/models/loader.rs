@@ -1,7 +1,8 @@
 //! From a model directory to a [`Model`].
 
 use super::{
-    ChatTemplate, Decoder, GenerationConfig, Model, ModelConfig, SafetensorsCheckpoint, Tokenizer,
+    ChatTemplate, Decoder, GenerationConfig, Model, ModelConfig, Quantization,
+    SafetensorsCheckpoint, Tokenizer,
 };
 use crate::backend::{DTypePolicy, DeviceKind};
 use crate::error::{Error, Result};
@@ -32,6 +33,7 @@ use std::path::Path;
 pub struct ModelLoader {
     device: DeviceKind,
     dtype: DTypePolicy,
+    quantization: Option<Quantization>,
 }
 
 impl ModelLoader {
@@ -55,6 +57,14 @@ impl ModelLoader {
         self
     }
 
+    /// Keeps the weights of the linear maps in fewer bits, or as they are. They are quantised one by one
+    /// as they are read.
+    #[must_use]
+    pub fn with_quantization(mut self, quantization: Option<Quantization>) -> Self {
+        self.quantization = quantization;
+        self
+    }
+
     /// Loads the model in `directory`.
     ///
     /// # Errors
@@ -62,7 +72,8 @@ impl ModelLoader {
     /// An error that names the file, and in it the key or tensor, what was found and what was
     /// expected: [`Error::FileNotFound`], [`Error::InvalidFormat`], [`Error::InvalidConfig`],
     /// [`Error::Unsupported`], [`Error::MissingTensor`], [`Error::TensorMismatch`],
-    /// [`Error::Tokenizer`]; [`Error::DeviceUnavailable`] where the device cannot be had.
+    /// [`Error::Tokenizer`]; [`Error::DeviceUnavailable`] where the device cannot be had,
+    /// [`Error::InvalidOption`] for a quantisation that does not fit the model.
     pub fn load(&self, directory: impl AsRef<Path>) -> Result<Model> {
         let directory = directory.as_ref();
         if !directory.is_dir() {
@@ -76,6 +87,9 @@ impl ModelLoader {
             });
         }
         let config = ModelConfig::from_file(&directory.join("config.json"))?;
+        if let Some(quantization) = self.quantization {
+            quantization.check(&config)?;
+        }
         let generation = GenerationConfig::from_file(&directory.join("generation_config.json"))?;
         let tokenizer = Tokenizer::from_dir(directory)?;
         let chat_template = ChatTemplate::from_dir(directory)?;
@@ -112,7 +126,7 @@ impl ModelLoader {
         .into_iter()
         .find(|ids| !ids.is_empty())
         .unwrap_or_default();
-        let decoder = Decoder::new(config, dtype, &device, |name| {
+        let decoder = Decoder::new(config, dtype, &device, self.quantization, |name| {
             checkpoint.load(name, Some(dtype), &device)
         })?;
         Ok(Model::new(

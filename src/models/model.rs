@@ -2,7 +2,8 @@
 
 use super::fingerprint::{self, Fingerprint};
 use super::{
-    AdapterMix, ChatTemplate, Decoder, GrammarVocabulary, LoRAAdapter, ModelConfig, Tokenizer,
+    AdapterMix, ChatTemplate, Decoder, GrammarVocabulary, LoRAAdapter, ModelConfig, Quantization,
+    Tokenizer,
 };
 use crate::backend::device;
 use crate::error::{Error, Result};
@@ -159,6 +160,12 @@ impl Model {
     #[must_use]
     pub fn dtype(&self) -> DType {
         self.decoder().dtype()
+    }
+
+    /// How the weights of the linear maps are quantised, or none.
+    #[must_use]
+    pub fn quantization(&self) -> Option<Quantization> {
+        self.decoder().quantization()
     }
 
     /// The number of parameters; a tied embedding counts once.

@@ -1,8 +1,8 @@
 //! Which adapters act on which tokens of a forward.
 
 use super::dropout::Dropout;
-use super::layer::Linear;
-use crate::backend::ops::linear::{adapted_linear, add_bias, add_branch, linear};
+use super::linear::Linear;
+use crate::backend::ops::linear::{add_bias, add_branch};
 use crate::models::Projection;
 use crate::models::adapter::{Branch, LayerAdapter};
 use candle_core::{Result, Tensor};
@@ -49,24 +49,21 @@ impl<'a> Adapted<'a> {
         map: &Linear,
         x: &Tensor,
     ) -> Result<Tensor> {
-        let Linear { weight, bias } = map;
-        let bias = bias.as_ref();
         let branch = |run: &Run<'a>| -> Option<&'a Branch> {
             run.layers.get(layer)?[projection as usize].as_ref()
         };
         if let [run] = &self.runs[..] {
             return match (branch(run), self.dropout) {
-                (None, _) => linear(x, weight, bias),
-                (Some(branch), None) => adapted_linear(x, weight, bias, branch.low_rank()),
+                (None, _) => map.forward(x),
+                (Some(branch), None) => map.with_branch(x, branch.low_rank(), None),
                 (Some(branch), Some(dropout)) => {
                     let dropped = dropout.apply(layer, projection, x)?;
-                    let y = linear(x, weight, None)?;
-                    add_bias(add_branch(y, &dropped, branch.low_rank())?, bias)
+                    map.with_branch(x, branch.low_rank(), Some(&dropped))
                 }
             };
         }
         // The weights are read once for all tokens, whatever their adapters.
-        let y = linear(x, weight, None)?;
+        let y = map.weight.forward(x)?;
         let mut start = 0;
         let mut parts = Vec::with_capacity(self.runs.len());
         for run in &self.runs {
@@ -81,6 +78,6 @@ impl<'a> Adapted<'a> {
             });
             start += run.len;
         }
-        add_bias(Tensor::cat(&parts, 0)?, bias)
+        add_bias(Tensor::cat(&parts, 0)?, map.bias.as_ref())
     }
 }

@@ -5,14 +5,15 @@
 
 use super::adapted::Adapted;
 use super::dropout::Dropout;
-use super::gradients::{Gradients, Trained, Weight};
+use super::gradients::{Gradients, Parameter, Trained};
 use super::layer::{Activations, DecoderLayer, merge};
+use super::linear::Matrix;
 use super::{Decoder, Pass, Place};
 use crate::backend::ops::attention::attention_backward;
 use crate::backend::ops::cross_entropy::{
     LossOptions, cross_entropy_with_gradient, negative_log_likelihood,
 };
-use crate::backend::ops::linear::{add_into, linear, linear_backward, low_rank, low_rank_backward};
+use crate::backend::ops::linear::{add_into, low_rank, low_rank_backward};
 use crate::backend::ops::rms_norm::{rms_norm, rms_norm_backward, rms_norm_weight_backward};
 use crate::backend::ops::rope::rope_backward;
 use crate::backend::ops::swiglu::swiglu_backward;
@@ -146,11 +147,11 @@ impl Decoder {
             };
             dx = backward.layer(&activations, &dx)?;
         }
-        if gradients.wants(Weight::Whole(Place::Embedding)) {
+        if gradients.wants(Parameter::Whole(Place::Embedding)) {
             let table = Tensor::zeros(self.embedding.shape(), DType::F32, &self.device)?;
             let dx = dx.to_dtype(DType::F32)?;
             let gradient = table.index_add(&batch.tokens.flatten_all()?, &dx, 0)?;
-            gradients.add(Weight::Whole(Place::Embedding), gradient)?;
+            gradients.add(Parameter::Whole(Place::Embedding), gradient)?;
         }
         Ok((loss, gradients.flatten()?))
     }
@@ -172,7 +173,7 @@ impl Decoder {
                 (Some(weights(&losses.to_vec1()?)?), 0.0)
             }
         };
-        let head = Weight::Whole(if self.config.tie_word_embeddings {
+        let head = Parameter::Whole(if self.config.tie_word_embeddings {
             Place::Embedding
         } else {
             Place::Head
@@ -186,7 +187,7 @@ impl Decoder {
         if let Some(gradient) = found.head {
             gradients.add(head, gradient)?;
         }
-        gradients.add_with(Weight::Whole(Place::Norm), || {
+        gradients.add_with(Parameter::Whole(Place::Norm), || {
             rms_norm_weight_backward(selected, eps, &found.hidden)
         })?;
         let dselected = rms_norm_backward(selected, &self.norm, eps, &found.hidden)?;
@@ -262,7 +263,7 @@ impl Backward<'_> {
 
     fn norm(&mut self, place: Place, x: &Tensor, dy: &Tensor) -> candle_core::Result<()> {
         let eps = self.layer.eps;
-        self.gradients.add_with(Weight::Whole(place), || {
+        self.gradients.add_with(Parameter::Whole(place), || {
             rms_norm_weight_backward(x, eps, dy)
         })
     }
@@ -276,17 +277,17 @@ impl Backward<'_> {
     ) -> candle_core::Result<Tensor> {
         let index = self.layer.index;
         self.gradients
-            .add_with(Weight::Whole(Place::Bias(index, projection)), || {
+            .add_with(Parameter::Whole(Place::Bias(index, projection)), || {
                 dy.to_dtype(DType::F32)?.sum(0)
             })?;
         self.gradients
-            .add_with(Weight::Whole(Place::Weight(index, projection)), || {
+            .add_with(Parameter::Whole(Place::Weight(index, projection)), || {
                 let dy = dy.to_dtype(DType::F32)?;
                 dy.t()?.matmul(&x.to_dtype(DType::F32)?)
             })?;
         let weight = &self.layer.linears[projection as usize].weight;
         match self.adapter.and_then(|a| a[projection as usize].as_ref()) {
-            None => linear_backward(dy, weight),
+            None => weight.backward(dy),
             Some(branch) => self.branch(projection, branch, weight, x, dy),
         }
     }
@@ -296,7 +297,7 @@ impl Backward<'_> {
         &mut self,
         projection: Projection,
         branch: &Branch,
-        weight: &Tensor,
+        weight: &Matrix,
         x: &Tensor,
         dy: &Tensor,
     ) -> candle_core::Result<Tensor> {
@@ -315,10 +316,10 @@ impl Backward<'_> {
             (Some(dora), Some(row_scale)) => {
                 // With u = W x + scaling · B A x the result is m u / norm, where the norm counts as a
                 // constant (section 4.3 of the paper).
-                let u = linear(x, weight, None)?;
+                let u = weight.forward(x)?;
                 let u = (u + low_rank(&dropped, a, &dora.b, scaling)?)?;
                 let dm = (dy.to_dtype(DType::F32)? * u.to_dtype(DType::F32)?)?.sum(0)?;
-                let magnitude = Weight::Branch(index, projection, Part::Magnitude);
+                let magnitude = Parameter::Branch(index, projection, Part::Magnitude);
                 self.gradients.add(magnitude, (dm / &dora.norm)?)?;
                 scaled = dy.broadcast_mul(&row_scale.to_dtype(dy.dtype())?)?;
                 (&dora.b, &scaled)
@@ -328,9 +329,9 @@ impl Backward<'_> {
         let found = low_rank_backward(&dropped, a, b, scaling, dy)?;
         for (part, gradient) in [(Part::A, found.a), (Part::B, found.b)] {
             self.gradients
-                .add(Weight::Branch(index, projection, part), gradient)?;
+                .add(Parameter::Branch(index, projection, part), gradient)?;
         }
-        let dx = linear_backward(dy, weight)?;
+        let dx = weight.backward(dy)?;
         match mask {
             Some(mask) => add_into(dx, &(found.x * mask)?),
             None => add_into(dx, &found.x),

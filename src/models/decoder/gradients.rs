@@ -15,7 +15,7 @@ pub(crate) enum Trained<'a> {
 
 /// A part of it, which has a gradient of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Weight {
+pub(super) enum Parameter {
     Branch(usize, Projection, Part),
     Whole(Place),
 }
@@ -52,35 +52,35 @@ impl Trained<'_> {
                 slots
                     .flat_map(|slot| {
                         slot.parts()
-                            .map(|(part, ..)| Weight::Branch(slot.layer, slot.projection, part))
+                            .map(|(part, ..)| Parameter::Branch(slot.layer, slot.projection, part))
                     })
                     .collect()
             }
             Self::Weights(weights) => {
                 let slots = weights.slots().iter();
-                slots.map(|slot| Weight::Whole(slot.place)).collect()
+                slots.map(|slot| Parameter::Whole(slot.place)).collect()
             }
         };
-        let parts = order.iter().map(|weight| (*weight, None)).collect();
+        let parts = order.iter().map(|parameter| (*parameter, None)).collect();
         Gradients { order, parts }
     }
 }
 
 /// The gradients found so far.
 pub(super) struct Gradients {
-    order: Vec<Weight>,
-    parts: HashMap<Weight, Option<Tensor>>,
+    order: Vec<Parameter>,
+    parts: HashMap<Parameter, Option<Tensor>>,
 }
 
 impl Gradients {
     /// Whether this weight is trained.
-    pub(super) fn wants(&self, weight: Weight) -> bool {
-        self.parts.contains_key(&weight)
+    pub(super) fn wants(&self, parameter: Parameter) -> bool {
+        self.parts.contains_key(&parameter)
     }
 
     /// Takes a gradient, `f32`, beside what the weight has from elsewhere.
-    pub(super) fn add(&mut self, weight: Weight, gradient: Tensor) -> Result<()> {
-        if let Some(place) = self.parts.get_mut(&weight) {
+    pub(super) fn add(&mut self, parameter: Parameter, gradient: Tensor) -> Result<()> {
+        if let Some(place) = self.parts.get_mut(&parameter) {
             *place = Some(match place.take() {
                 Some(sum) => (sum + gradient)?,
                 None => gradient,
@@ -92,11 +92,11 @@ impl Gradients {
     /// Computes and takes a gradient where the weight is trained.
     pub(super) fn add_with(
         &mut self,
-        weight: Weight,
+        parameter: Parameter,
         gradient: impl FnOnce() -> Result<Tensor>,
     ) -> Result<()> {
-        if self.wants(weight) {
-            self.add(weight, gradient()?)?;
+        if self.wants(parameter) {
+            self.add(parameter, gradient()?)?;
         }
         Ok(())
     }
@@ -104,11 +104,11 @@ impl Gradients {
     /// One vector of all.
     pub(super) fn flatten(mut self) -> Result<Tensor> {
         let mut parts = Vec::with_capacity(self.order.len());
-        for weight in &self.order {
-            match self.parts.remove(weight).flatten() {
+        for parameter in &self.order {
+            match self.parts.remove(parameter).flatten() {
                 Some(gradient) => parts.push(gradient.flatten_all()?),
                 None => {
-                    let reason = format!("{weight:?} got no gradient");
+                    let reason = format!("{parameter:?} got no gradient");
                     return Err(candle_core::Error::Msg(reason));
                 }
             }

@@ -1,6 +1,7 @@
 //! One decoder layer: attention and feed-forward, each behind a norm and beside a residual.
 
 use super::adapted::Adapted;
+use super::linear::Linear;
 use super::{KvCache, Pass, Segment};
 use crate::backend::ops::attention::attention;
 use crate::backend::ops::linear::add_into;
@@ -9,12 +10,6 @@ use crate::backend::ops::rope::rope;
 use crate::backend::ops::swiglu::swiglu;
 use crate::models::Projection;
 use candle_core::{Result, Tensor};
-
-#[derive(Debug, Clone)]
-pub(super) struct Linear {
-    pub weight: Tensor,
-    pub bias: Option<Tensor>,
-}
 
 #[derive(Debug, Clone)]
 pub(super) struct DecoderLayer {

@@ -5,6 +5,7 @@ mod backward;
 mod dropout;
 mod gradients;
 mod layer;
+mod linear;
 mod place;
 mod weights;
 
@@ -14,16 +15,18 @@ pub(crate) use gradients::Trained;
 pub(crate) use place::Place;
 
 use super::adapter::{LayerAdapter, LoRAAdapter};
-use super::{AdapterMix, KvCache, KvCacheType, ModelConfig, Projection, rope};
+use super::{AdapterMix, KvCache, KvCacheType, ModelConfig, Projection, Quantization, rope};
 use crate::backend::device::completed;
 use crate::backend::ops::attention::AttentionPlan;
 use crate::backend::ops::linear::linear;
 use crate::backend::ops::rms_norm::rms_norm;
 use crate::backend::ops::rope::{RopeTable, Rotation};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use adapted::Adapted;
 use candle_core::{DType, Device, Tensor};
-use layer::{DecoderLayer, Linear};
+use layer::DecoderLayer;
+use linear::Linear;
+pub(crate) use linear::Matrix;
 use std::sync::Arc;
 
 /// Token embedding, decoder layers, final norm and output head.
@@ -41,6 +44,7 @@ pub struct Decoder {
     rope: Arc<RopeTable>,
     dtype: DType,
     device: Device,
+    quantization: Option<Quantization>,
 }
 
 /// What all layers of one forward share: the tokens of one or more segments, one after the other.
@@ -112,6 +116,7 @@ impl Decoder {
         config: ModelConfig,
         dtype: DType,
         device: &Device,
+        quantization: Option<Quantization>,
         mut load: impl FnMut(&str) -> Result<Tensor>,
     ) -> Result<Self> {
         let embedding = load("model.embed_tokens.weight")?;
@@ -123,7 +128,7 @@ impl Decoder {
             let mut linears = Vec::with_capacity(Projection::ALL.len());
             for projection in Projection::ALL {
                 let module = format!("{prefix}.{}", projection.path());
-                let weight = load(&format!("{module}.weight"))?;
+                let weight = Matrix::new(load(&format!("{module}.weight"))?, quantization)?;
                 let bias = projection
                     .has_bias(&config)
                     .then(|| load(&format!("{module}.bias")))
@@ -156,6 +161,7 @@ impl Decoder {
             rope: rope_table(&config, dtype, device),
             dtype,
             device: device.clone(),
+            quantization,
             config,
         })
     }
@@ -170,6 +176,12 @@ impl Decoder {
     #[must_use]
     pub fn dtype(&self) -> DType {
         self.dtype
+    }
+
+    /// How the weights of the linear maps are quantised, or none; a merged map no longer is.
+    #[must_use]
+    pub fn quantization(&self) -> Option<Quantization> {
+        self.quantization
     }
 
     /// The device that holds the weights.
@@ -275,17 +287,6 @@ impl Decoder {
         Ok(rms_norm(&hidden.contiguous()?, &self.norm, eps)?)
     }
 
-    /// The weight of a projection in `f32`.
-    pub(crate) fn weight(&self, layer: usize, projection: Projection) -> Result<Tensor> {
-        let layer = self.layers.get(layer).ok_or_else(|| {
-            let expected = format!("below the model's {} layers", self.layers.len());
-            Error::option("layer", layer, expected)
-        })?;
-        Ok(layer.linears[projection as usize]
-            .weight
-            .to_dtype(DType::F32)?)
-    }
-
     /// The decoder with the adapter's change added to its weights.
     pub(crate) fn merge(&self, adapter: &AdapterMix) -> Result<Self> {
         let mut merged = self.clone();
@@ -293,7 +294,8 @@ impl Decoder {
             for (projection, branch) in Projection::ALL.into_iter().zip(branches) {
                 if let Some(branch) = branch {
                     let weight = branch.merged(&self.weight(layer.index, projection)?)?;
-                    layer.linears[projection as usize].weight = weight.to_dtype(self.dtype)?;
+                    layer.linears[projection as usize].weight =
+                        Matrix::Dense(weight.to_dtype(self.dtype)?);
                 }
             }
         }

@@ -1,8 +1,6 @@
 //! The places of a decoder's weights.
 
-use super::{Decoder, Linear};
 use crate::models::{ModelConfig, Projection};
-use candle_core::Tensor;
 
 /// The place of one weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,60 +61,6 @@ impl Place {
             Self::Bias(layer, projection) => format!("{}.bias", projection.module(layer)),
             Self::Norm => "model.norm.weight".to_owned(),
             Self::Head => "lm_head.weight".to_owned(),
-        }
-    }
-}
-
-impl Decoder {
-    /// The weight at a place; none where the model has no such place.
-    pub(crate) fn at(&self, place: Place) -> Option<&Tensor> {
-        let linear = |layer: usize, projection: Projection| {
-            let layer = self.layers.get(layer)?;
-            Some(&layer.linears[projection as usize])
-        };
-        match place {
-            Place::Embedding => Some(&self.embedding),
-            Place::InputNorm(layer) => Some(&self.layers.get(layer)?.input_norm),
-            Place::PostNorm(layer) => Some(&self.layers.get(layer)?.post_norm),
-            Place::Weight(layer, projection) => Some(&linear(layer, projection)?.weight),
-            Place::Bias(layer, projection) => linear(layer, projection)?.bias.as_ref(),
-            Place::Norm => Some(&self.norm),
-            Place::Head => (!self.config.tie_word_embeddings).then_some(&self.head),
-        }
-    }
-
-    /// Puts a weight of the same shape and dtype in its place.
-    pub(crate) fn set(&mut self, place: Place, weight: Tensor) {
-        let mut linear = |layer: usize, projection: Projection, put: fn(&mut Linear, Tensor)| {
-            if let Some(layer) = self.layers.get_mut(layer) {
-                put(&mut layer.linears[projection as usize], weight.clone());
-            }
-        };
-        match place {
-            Place::Weight(layer, projection) => {
-                linear(layer, projection, |map, weight| map.weight = weight);
-            }
-            Place::Bias(layer, projection) => {
-                linear(layer, projection, |map, bias| map.bias = Some(bias));
-            }
-            Place::InputNorm(layer) => {
-                if let Some(layer) = self.layers.get_mut(layer) {
-                    layer.input_norm = weight;
-                }
-            }
-            Place::PostNorm(layer) => {
-                if let Some(layer) = self.layers.get_mut(layer) {
-                    layer.post_norm = weight;
-                }
-            }
-            Place::Norm => self.norm = weight,
-            Place::Head => self.head = weight,
-            Place::Embedding => {
-                if self.config.tie_word_embeddings {
-                    self.head = weight.clone();
-                }
-                self.embedding = weight;
-            }
         }
     }
 }

@@ -1,0 +1,64 @@
+//! Weights in fewer bits.
+
+use super::{ModelConfig, Projection};
+use crate::error::{Error, Result};
+
+/// How the weights of a model's linear maps are kept: in groups that share a scale and a bias, as MLX
+/// does by default (affine quantisation). Embedding, norms, biases and head stay as they are.
+///
+/// A model of 4 bits takes 4.5 bits a weight with 16-bit scales in groups of 64, and can still be
+/// fine-tuned by adapters beside it (QLoRA, Dettmers et al., 2023, <https://arxiv.org/abs/2305.14314>).
+///
+/// # Example
+///
+/// ```
+/// use metal_candle::ModelLoader;
+/// use metal_candle::models::Quantization;
+///
+/// let model = ModelLoader::new()
+///     .with_quantization(Some(Quantization::default()))
+///     .load("assets/tiny-coder")?;
+/// assert_eq!(model.quantization(), Some(Quantization { bits: 4, group_size: 64 }));
+/// # Ok::<(), metal_candle::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quantization {
+    /// Bits of a weight, 4 or 8. Default 4.
+    pub bits: usize,
+    /// Weights of a row that share a scale, 32, 64 or 128; it divides the inputs of every linear map.
+    /// Default 64.
+    pub group_size: usize,
+}
+
+impl Default for Quantization {
+    fn default() -> Self {
+        Self {
+            bits: 4,
+            group_size: 64,
+        }
+    }
+}
+
+impl Quantization {
+    /// Checks the ranges of both fields, and that they fit the model.
+    pub(crate) fn check(self, model: &ModelConfig) -> Result<()> {
+        if !matches!(self.bits, 4 | 8) {
+            return Err(Error::option("bits", self.bits, "4 or 8"));
+        }
+        if !matches!(self.group_size, 32 | 64 | 128) {
+            return Err(Error::option(
+                "group_size",
+                self.group_size,
+                "32, 64 or 128",
+            ));
+        }
+        for projection in Projection::ALL {
+            let (_, input) = projection.dims(model);
+            if !input.is_multiple_of(self.group_size) {
+                let expected = format!("a divisor of the {input} inputs of {}", projection.name());
+                return Err(Error::option("group_size", self.group_size, expected));
+            }
+        }
+        Ok(())
+    }
+}
