@@ -202,7 +202,7 @@ fn bring_back(from: &Path, to: &Path, keep: impl Fn(&str) -> bool) -> Result<()>
 /// Makes the file `target`, in the place of an older one; `write` writes it to the path that it is
 /// given. Where that fails, the older one is still there. Threads may make the same file at the same
 /// time; the last one stays.
-pub(super) fn replace_file(target: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+pub(crate) fn replace_file(target: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let staging = Staging::beside(target).ok_or_else(|| {
         Error::format(
             target,

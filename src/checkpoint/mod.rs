@@ -6,5 +6,6 @@ mod peft;
 mod session;
 mod state;
 
+pub(crate) use atomic::replace_file;
 pub use session::{load_session, save_session};
 pub use state::{Checkpoint, checkpoint_path, latest};

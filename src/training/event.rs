@@ -1,7 +1,7 @@
 //! What a host program is told about a training run.
 //!
 //! Every type serialises to the JSON that is kept in
-//! `metrics.jsonl`: times in seconds, numbers that are not finite as null.
+//! [`metrics.jsonl`](super::MetricsLog): times in seconds, numbers that are not finite as null.
 
 use serde::{Serialize, Serializer};
 use std::path::{Path, PathBuf};
