@@ -25,6 +25,7 @@ mod tensor_spec;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tokenizer;
+pub(crate) mod trained_weights;
 
 pub use adapter::LoRAAdapter;
 pub use adapter_mix::AdapterMix;

@@ -11,7 +11,8 @@ use crate::backend::{device, memory};
 use crate::cancel::CancelHandle;
 use crate::checkpoint::{Checkpoint, checkpoint_path};
 use crate::error::{Error, Result};
-use crate::models::decoder::{Dropout, Objective, StepOptions, TokenBatch, Trained};
+use crate::models::decoder::{Dropout, Objective, StepOptions, TokenBatch};
+use crate::models::trained_weights::TrainedWeights;
 use crate::models::{LoRAAdapter, Model};
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -387,7 +388,7 @@ impl LoRATrainer {
             let batch = self.upload(&batch)?;
             let (loss, gradient) = self.model.decoder().loss_and_gradient(
                 &batch,
-                &Trained::Adapter(&self.adapter),
+                &TrainedWeights::Adapter(self.adapter.clone()),
                 Objective::Likelihood {
                     label_smoothing: 0.0,
                 },

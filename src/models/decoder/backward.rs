@@ -5,7 +5,7 @@
 
 use super::adapted::Adapted;
 use super::dropout::Dropout;
-use super::gradients::{Gradients, Parameter, Trained};
+use super::gradients::{Gradients, Parameter};
 use super::layer::{Activations, DecoderLayer, merge};
 use super::linear::Matrix;
 use super::{Decoder, Pass, Place};
@@ -21,6 +21,7 @@ use crate::cancel::CancelHandle;
 use crate::error::{Error, Result};
 use crate::models::Projection;
 use crate::models::adapter::{Branch, LayerAdapter, Part};
+use crate::models::trained_weights::TrainedWeights;
 use candle_core::{DType, Tensor};
 
 /// A batch on the device.
@@ -98,12 +99,12 @@ impl Decoder {
     pub(crate) fn loss_and_gradient(
         &self,
         batch: &TokenBatch,
-        trained: &Trained<'_>,
+        trained: &TrainedWeights,
         objective: Objective<'_>,
         options: &StepOptions<'_>,
     ) -> Result<(Tensor, Tensor)> {
         let pass = self.pass(batch)?;
-        let adapter = trained.adapter();
+        let adapter = trained.branches();
         let adapted = Adapted::whole(adapter, options.dropout.as_ref());
         let first = trained.first_layer();
         let mut x = self.embed(&batch.tokens)?;

@@ -7,33 +7,19 @@ use crate::models::full_weights::FullWeights;
 use candle_core::{Result, Tensor};
 use std::collections::HashMap;
 
-/// What is trained.
-pub(crate) enum Trained<'a> {
-    Adapter(&'a LoRAAdapter),
-    Weights(&'a FullWeights),
-}
-
-/// A part of it, which has a gradient of its own.
+/// A part of what is trained, which has a gradient of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Parameter {
     Branch(usize, Projection, Part),
     Whole(Place),
 }
 
-impl Trained<'_> {
-    /// The branches that act beside the weights.
-    pub(super) fn adapter(&self) -> &[LayerAdapter] {
-        match self {
-            Self::Adapter(adapter) => adapter.layers(),
-            Self::Weights(_) => &[],
-        }
-    }
-
+impl TrainedWeights {
     /// The first layer that is trained, or whose input is; the number of layers where there is none.
     pub(super) fn first_layer(&self) -> usize {
         match self {
             Self::Adapter(adapter) => adapter.slots().first().map_or(0, |slot| slot.layer),
-            Self::Weights(weights) => {
+            Self::Full(weights) => {
                 let places = weights.slots().iter().map(|slot| slot.place);
                 if places.clone().any(|place| place == Place::Embedding) {
                     0
@@ -56,7 +42,7 @@ impl Trained<'_> {
                     })
                     .collect()
             }
-            Self::Weights(weights) => {
+            Self::Full(weights) => {
                 let slots = weights.slots().iter();
                 slots.map(|slot| Parameter::Whole(slot.place)).collect()
             }

@@ -11,7 +11,6 @@ mod weights;
 
 pub(crate) use backward::{Objective, StepOptions, TokenBatch};
 pub(crate) use dropout::Dropout;
-pub(crate) use gradients::Trained;
 pub(crate) use place::Place;
 
 use super::adapter::{LayerAdapter, LoRAAdapter};

@@ -27,59 +27,19 @@ fn tensor(values: &[f64], device: &Device) -> Tensor {
     Tensor::new(values, device).unwrap()
 }
 
-/// What a test trains.
-#[derive(Debug, Clone)]
-enum Subject {
-    Adapter(Box<LoRAAdapter>),
-    Weights(Box<FullWeights>),
+fn with_weights(subject: &TrainedWeights, model: &Model, values: &[f64]) -> TrainedWeights {
+    let mut changed = subject.clone();
+    let weights = tensor(values, model.device());
+    changed.set_weights(weights, model.decoder()).unwrap();
+    changed
 }
 
-impl Subject {
-    fn trained(&self) -> Trained<'_> {
-        match self {
-            Self::Adapter(adapter) => Trained::Adapter(adapter),
-            Self::Weights(weights) => Trained::Weights(weights),
-        }
-    }
-
-    fn weights(&self) -> &Tensor {
-        match self {
-            Self::Adapter(adapter) => adapter.weights(),
-            Self::Weights(weights) => weights.weights(),
-        }
-    }
-
-    fn with_weights(&self, model: &Model, values: &[f64]) -> Self {
-        let weights = tensor(values, model.device());
-        let mut changed = self.clone();
-        match &mut changed {
-            Self::Adapter(adapter) => adapter.set_weights(weights, model.decoder()).unwrap(),
-            Self::Weights(full) => full.set_weights(weights).unwrap(),
-        }
-        changed
-    }
-
-    /// Name and place of each matrix and vector in the flat vector.
-    fn parts(&self) -> Vec<(String, usize, usize)> {
-        match self {
-            Self::Adapter(adapter) => {
-                let slots = adapter.slots().iter();
-                let parts = slots.flat_map(|slot| {
-                    slot.parts().map(|(part, offset, dims)| {
-                        let name = format!("{} {part:?}", slot.module());
-                        (name, offset, dims.iter().product())
-                    })
-                });
-                parts.collect()
-            }
-            Self::Weights(weights) => {
-                let slots = weights.slots().iter();
-                slots
-                    .map(|slot| (slot.place.name(), slot.offset, slot.dims.iter().product()))
-                    .collect()
-            }
-        }
-    }
+/// Name and place of each matrix and vector in the flat vector.
+fn parts(subject: &TrainedWeights) -> Vec<(String, usize, usize)> {
+    let parts = subject.parts().into_iter();
+    parts
+        .map(|(name, offset, dims, _)| (name, offset, dims.iter().product()))
+        .collect()
 }
 
 fn lora(use_dora: bool) -> LoRAConfig {
@@ -92,16 +52,16 @@ fn lora(use_dora: bool) -> LoRAConfig {
 }
 
 /// An adapter whose A and B are both away from zero.
-fn adapter(model: &Model, config: LoRAConfig) -> Subject {
+fn adapter(model: &Model, config: LoRAConfig) -> TrainedWeights {
     let adapter = LoRAAdapter::new(config, model, 0).unwrap();
     let (start, noise) = (read(adapter.weights()), noise(adapter.parameter_count(), 1));
     // Magnitudes are around the lengths of rows, the rest around zero.
     let values: Vec<f64> = start.iter().zip(noise).map(|(x, n)| x + 0.2 * n).collect();
-    Subject::Adapter(Box::new(adapter)).with_weights(model, &values)
+    with_weights(&TrainedWeights::Adapter(adapter), model, &values)
 }
 
-fn full(model: &Model, layers: &LayerSelection) -> Subject {
-    Subject::Weights(Box::new(FullWeights::new(model, layers).unwrap()))
+fn full(model: &Model, layers: &LayerSelection) -> TrainedWeights {
+    TrainedWeights::Full(FullWeights::new(model, layers).unwrap())
 }
 
 /// Two rows of twelve tokens. Few targets keep the rounding of the sum small; they lie beyond the
@@ -130,17 +90,14 @@ const PLAIN: Objective<'static> = Objective::Likelihood {
 
 fn evaluate(
     model: &Model,
-    subject: &Subject,
+    subject: &TrainedWeights,
     batch: &TokenBatch,
     objective: Objective<'_>,
     options: &StepOptions<'_>,
 ) -> (f64, Vec<f32>) {
-    let decoder = match subject {
-        Subject::Adapter(_) => model.decoder(),
-        Subject::Weights(weights) => weights.decoder(),
-    };
-    let (loss, gradient) = decoder
-        .loss_and_gradient(batch, &subject.trained(), objective, options)
+    let (loss, gradient) = subject
+        .decoder(model.decoder())
+        .loss_and_gradient(batch, subject, objective, options)
         .unwrap();
     let loss = loss.to_scalar::<f32>().unwrap();
     (f64::from(loss), gradient.to_vec1().unwrap())
@@ -150,12 +107,11 @@ fn norm(values: &[f64]) -> f64 {
     values.iter().map(|x| x * x).sum::<f64>().sqrt()
 }
 
-/// Holds each matrix and vector to finite differences of the loss. `norm_is_constant` tells of
-/// parts whose loss has a slope that the gradient leaves out on purpose.
+/// Holds each matrix and vector to finite differences of the loss.
 fn check_differences(
     what: &str,
     model: &Model,
-    subject: &Subject,
+    subject: &TrainedWeights,
     objective: Objective<'_>,
     options: &StepOptions<'_>,
 ) {
@@ -163,7 +119,7 @@ fn check_differences(
     let batch = batch(model.device());
     let (_, gradient) = evaluate(model, subject, &batch, objective, options);
     let start = read(subject.weights());
-    for (part, from, len) in subject.parts() {
+    for (part, from, len) in parts(subject) {
         let what = format!("{what}, {part}");
         let g: Vec<f64> = gradient[from..from + len]
             .iter()
@@ -192,7 +148,7 @@ fn check_differences(
             for (weight, d) in weights[from..from + len].iter_mut().zip(&direction) {
                 *weight += step * d;
             }
-            let subject = subject.with_weights(model, &weights);
+            let subject = with_weights(subject, model, &weights);
             evaluate(model, &subject, &batch, objective, options).0
         };
         let found = (moved(step) - moved(-step)) / (2.0 * step);
@@ -238,14 +194,14 @@ fn dora_gets_the_gradient_that_differences_give() {
     for dropout in [None, Some(5)] {
         let model = on_cpu("qwen2_tied");
         let subject = adapter(&model, lora(true));
-        let Subject::Adapter(dora) = &subject else {
+        let TrainedWeights::Adapter(dora) = &subject else {
             unreachable!()
         };
         let batch = batch(model.device());
         let options = options(false, dropout);
         let (_, gradient) = evaluate(&model, &subject, &batch, PLAIN, &options);
         let start = read(subject.weights());
-        for (what, from, len) in subject.parts() {
+        for (what, from, len) in parts(&subject) {
             let g: Vec<f64> = gradient[from..from + len]
                 .iter()
                 .map(|&x| f64::from(x))
@@ -261,7 +217,7 @@ fn dora_gets_the_gradient_that_differences_give() {
                 let mut moved = dora.clone();
                 let weights = tensor(&weights, &Device::Cpu);
                 moved.set_weights_with_norms_of(weights, dora).unwrap();
-                let moved = Subject::Adapter(moved);
+                let moved = TrainedWeights::Adapter(moved);
                 evaluate(&model, &moved, &batch, PLAIN, &options).0
             };
             let found = (moved(1e-2) - moved(-1e-2)) / 2e-2;
@@ -276,7 +232,7 @@ fn targets_have_weights() {
     let model = on_cpu("qwen2_tied");
     let subject = adapter(&model, lora(false));
     let batch = batch(model.device());
-    let Subject::Adapter(adapter) = &subject else {
+    let TrainedWeights::Adapter(adapter) = &subject else {
         unreachable!()
     };
     let losses = model
@@ -343,7 +299,8 @@ fn tokens_of_other_segments_are_not_seen() {
 fn a_selection_of_layers_gets_its_share_of_the_gradient() {
     let model = on_cpu("qwen2_sliding");
     let batch = batch(model.device());
-    let run = |subject: &Subject| evaluate(&model, subject, &batch, PLAIN, &options(false, None));
+    let run =
+        |subject: &TrainedWeights| evaluate(&model, subject, &batch, PLAIN, &options(false, None));
     let all = full(&model, &LayerSelection::All);
     let whole = run(&all).1;
     for layers in [
@@ -352,8 +309,8 @@ fn a_selection_of_layers_gets_its_share_of_the_gradient() {
     ] {
         let some = full(&model, &layers);
         let gradient = run(&some).1;
-        let places = all.parts();
-        for (name, from, len) in some.parts() {
+        let places = parts(&all);
+        for (name, from, len) in parts(&some) {
             let (_, start, _) = places.iter().find(|(other, ..)| *other == name).unwrap();
             assert_eq!(
                 gradient[from..from + len],
@@ -397,12 +354,10 @@ fn a_request_to_stop_is_met_between_layers() {
         cancel: Some(&cancel),
         ..StepOptions::default()
     };
-    let found = model.decoder().loss_and_gradient(
-        &batch(model.device()),
-        &subject.trained(),
-        PLAIN,
-        &options,
-    );
+    let found =
+        model
+            .decoder()
+            .loss_and_gradient(&batch(model.device()), &subject, PLAIN, &options);
     assert!(matches!(found, Err(Error::Cancelled)));
 }
 
@@ -410,7 +365,7 @@ fn a_request_to_stop_is_met_between_layers() {
 fn every_device_gives_the_same_gradient() {
     // One key head in a batch besides.
     for name in MODELS.into_iter().chain(["qwen2_untied_f16"]) {
-        type Make = fn(&Model) -> Subject;
+        type Make = fn(&Model) -> TrainedWeights;
         let kinds: [(&str, Make); 3] = [
             ("LoRA", |model| adapter(model, lora(false))),
             ("DoRA", |model| adapter(model, lora(true))),
@@ -432,7 +387,7 @@ fn every_device_gives_the_same_gradient() {
                 let (expected_loss, expected, subject) = run(DeviceKind::Cpu);
                 let (loss, found, _) = run(device_kind());
                 assert!((loss - expected_loss).abs() < 1e-5 * expected_loss);
-                for (part, from, len) in subject.parts() {
+                for (part, from, len) in parts(&subject) {
                     let range = from..from + len;
                     let (found, expected) = (&found[range.clone()], &expected[range]);
                     let size = expected.iter().fold(0f32, |max, x| max.max(x.abs()));
