@@ -4,7 +4,8 @@
 
 use metal_candle::training::LrSchedule;
 use metal_candle::{
-    Dataset, DatasetOptions, LoRATrainer, ModelLoader, Result, TrainEvent, TrainOptions, checkpoint,
+    DataFolder, DatasetOptions, LoRATrainer, ModelLoader, Result, TrainEvent, TrainOptions,
+    checkpoint,
 };
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -22,14 +23,7 @@ fn main() -> Result<()> {
 
     let model = ModelLoader::new().load(&path)?;
     println!("{}", model.summary());
-    let read = |name| {
-        Dataset::from_jsonl(
-            &data.join(name),
-            model.tokenizer()?,
-            &DatasetOptions::default(),
-        )
-    };
-    let (train, valid) = (read("train.jsonl")?, read("valid.jsonl")?);
+    let data = DataFolder::open(&data, &model, &DatasetOptions::default())?;
     let options = TrainOptions {
         steps: 250,
         batch_size: 8,
@@ -44,9 +38,9 @@ fn main() -> Result<()> {
     let mut trainer = match checkpoint::latest(&output)? {
         Some(checkpoint) => {
             println!("resuming from {}", checkpoint.display());
-            LoRATrainer::resume(&model, train, Some(valid), options, &checkpoint)?
+            LoRATrainer::resume(&model, data.train, data.validation, options, &checkpoint)?
         }
-        None => LoRATrainer::new(&model, train, Some(valid), options)?,
+        None => LoRATrainer::new(&model, data.train, data.validation, options)?,
     };
     let summary = trainer.train(|event| {
         match event {

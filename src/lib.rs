@@ -13,4 +13,4 @@ pub use cancel::CancelHandle;
 pub use error::{Error, ErrorKind, Result};
 pub use inference::{Chunk, FinishReason, GenerateOptions, Generation, Generator, SamplingOptions};
 pub use models::{LoRAAdapter, LoRAConfig, LoRAScale, Model, ModelLoader, Projection};
-pub use training::{Dataset, DatasetOptions, LoRATrainer, TrainEvent, TrainOptions};
+pub use training::{DataFolder, Dataset, DatasetOptions, LoRATrainer, TrainEvent, TrainOptions};

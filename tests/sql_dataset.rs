@@ -62,9 +62,11 @@ fn all_files_are_data_sets() {
     let tokenizer = model.tokenizer().unwrap();
     for (name, count) in FILES {
         let options = DatasetOptions::default();
-        let rows = Dataset::from_jsonl(Path::new(&path(name)), tokenizer, &options).unwrap();
+        let rows = Dataset::from_jsonl(Path::new(&path(name)), &model, &options).unwrap();
         assert_eq!((rows.len(), rows.truncated()), (count, 0), "{name}");
-        for sample in rows.samples() {
+        for row in rows.rows() {
+            let row = row.unwrap();
+            let sample = row.samples().next().unwrap();
             let scored = &sample.input_ids[sample.scored[0].clone()];
             let (last, completion) = scored.split_last().unwrap();
             assert!(model.eos_token_ids().contains(last));

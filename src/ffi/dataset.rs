@@ -2,8 +2,8 @@
 
 use super::error::{mcandle_error, mcandle_status};
 use super::handle::{self, Out, borrow};
+use super::model::mcandle_model;
 use super::panic::guard;
-use super::tokenizer::mcandle_tokenizer;
 use crate::training::{Dataset, DatasetOptions};
 use std::ffi::c_char;
 
@@ -49,7 +49,11 @@ pub unsafe extern "C" fn mcandle_dataset_options_set_mask_prompt(
 ) {
     // SAFETY: the caller passes NULL or options that nobody else uses now.
     if let Some(options) = unsafe { options.as_mut() } {
-        options.inner.mask_prompt = mask_prompt;
+        options.inner.mask = if mask_prompt {
+            crate::training::LossMask::Prompt
+        } else {
+            crate::training::LossMask::None
+        };
     }
 }
 
@@ -81,7 +85,7 @@ pub struct mcandle_dataset {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_dataset_from_jsonl(
     path: *const c_char,
-    tokenizer: *const mcandle_tokenizer,
+    model: *const mcandle_model,
     options: *const mcandle_dataset_options,
     dataset: *mut *mut mcandle_dataset,
     error: *mut *mut mcandle_error,
@@ -90,10 +94,10 @@ pub unsafe extern "C" fn mcandle_dataset_from_jsonl(
     unsafe {
         guard(error, || {
             let path = handle::path(path, "path")?;
-            let tokenizer = borrow(tokenizer, "tokenizer")?.get()?;
+            let model = &borrow(model, "model")?.inner;
             let out = Out::new(dataset, "dataset")?;
-            let options = options.as_ref().map(|options| options.inner);
-            let inner = Dataset::from_jsonl(path, tokenizer, &options.unwrap_or_default())?;
+            let options = options.as_ref().map(|options| options.inner.clone());
+            let inner = Dataset::from_jsonl(path, model, &options.unwrap_or_default())?;
             out.give(mcandle_dataset { inner });
             Ok(())
         })

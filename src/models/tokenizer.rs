@@ -94,6 +94,33 @@ impl Tokenizer {
             .map_err(|reason| Error::Tokenizer { reason })
     }
 
+    /// The token ids of a text, without those that are put around every text, and the byte of the
+    /// text at which each begins. Tokens that share a character begin where it does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Tokenizer`] if the tokenizer cannot represent the text.
+    pub(crate) fn encode_with_starts(&self, text: &str) -> Result<(Vec<u32>, Vec<usize>)> {
+        let encoding = no_panic(|| self.inner.encode(text, false))
+            .map_err(|reason| Error::Tokenizer { reason })?;
+        let mut end_before = 0;
+        let starts = encoding.get_offsets().iter().map(|&(start, end)| {
+            // Some tokenizers leave white space out of a token's extent. Where nothing is left, the
+            // extent is empty and lies at the end.
+            let start = if start == end { end_before } else { start };
+            end_before = end;
+            start
+        });
+        let starts = starts.collect();
+        Ok((encoding.get_ids().to_vec(), starts))
+    }
+
+    /// Whether a token is special: not text, but a mark such as the end of a turn.
+    pub(crate) fn is_special(&self, id: u32) -> bool {
+        let added = self.inner.get_added_vocabulary().get_added_tokens_decoder();
+        added.get(&id).is_some_and(|token| token.special)
+    }
+
     /// The token ids of a text in which special tokens are text like any other.
     ///
     /// `<|endoftext|>` written in the text gives the ids of its characters, so text that is not
@@ -314,6 +341,34 @@ mod tests {
         }
         assert_eq!(tokenizer.encode("<|endoftext|>", false).unwrap(), [6135]);
         assert_eq!(tokenizer.decode(&[6135], true).unwrap(), "");
+    }
+
+    #[test]
+    fn tokens_begin_where_their_text_does() {
+        let tokenizer = tiny_coder();
+        // The accent is composed with its letter, and the crab has several tokens.
+        let text = "a<|im_end|>\n  e\u{301}\u{1F980} b";
+        let (ids, starts) = tokenizer.encode_with_starts(text).unwrap();
+        assert_eq!(ids, tokenizer.encode(text, false).unwrap());
+        assert!(starts.is_sorted() && starts.iter().all(|&at| text.is_char_boundary(at)));
+        for (&id, &start) in ids.iter().zip(&starts) {
+            let token = tokenizer.decode(&[id], false).unwrap();
+            if !token.contains(char::REPLACEMENT_CHARACTER) && token != "\u{e9}" {
+                assert!(text[start..].starts_with(&token), "{token:?} at {start}");
+            }
+        }
+        let special: Vec<_> = ids.iter().filter(|&&id| tokenizer.is_special(id)).collect();
+        assert_eq!(special, [&6137]);
+        // Offsets without white space, as of Llama 3.
+        let mut settings: Value =
+            serde_json::from_slice(&std::fs::read("assets/tiny-coder/tokenizer.json").unwrap())
+                .unwrap();
+        settings["post_processor"] = json!({"type": "ByteLevel", "add_prefix_space": false,
+            "trim_offsets": true, "use_regex": false});
+        let trimming = read(&settings, None).unwrap().unwrap();
+        let text = "<|im_start|>    <|im_end|>";
+        let (_, starts) = trimming.encode_with_starts(text).unwrap();
+        assert_eq!(starts, tokenizer.encode_with_starts(text).unwrap().1);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::dataset::Dataset;
 use super::event::{BestEvaluation, StepReport, StopReason, TrainEvent, TrainSummary};
 use super::optimizer::AdamW;
 use super::options::TrainOptions;
+use super::row::{Row, RowKind};
 use super::sample::Sample;
 use crate::backend::{device, memory};
 use crate::cancel::CancelHandle;
@@ -34,7 +35,7 @@ const NOT_FINITE: &str = "try a lower learning rate, a smaller max_grad_norm or 
 /// let model = ModelLoader::new().load("assets/tiny-coder")?;
 /// let rows = Dataset::from_jsonl(
 ///     "assets/sql/train.jsonl".as_ref(),
-///     model.tokenizer()?,
+///     &model,
 ///     &DatasetOptions::default(),
 /// )?;
 /// let options = TrainOptions {
@@ -143,7 +144,6 @@ impl LoRATrainer {
         for dataset in [Some(&train), validation.as_ref()].into_iter().flatten() {
             check_rows(dataset, model)?;
         }
-        let lengths: Vec<_> = train.samples().iter().map(|s| s.input_ids.len()).collect();
         let order = BatchOrderOptions {
             batch_size: options.batch_size,
             seed: options.seed,
@@ -151,11 +151,7 @@ impl LoRATrainer {
             batching: Batching::Plain,
             ..BatchOrderOptions::default()
         };
-        let mut order = BatchOrder::new(&lengths, order)?;
-        let tokens = (0..optimizer.steps * options.gradient_accumulation)
-            .flat_map(|batch| order.indices(batch))
-            .map(|row| train.samples()[row].input_ids.len())
-            .sum();
+        let order = BatchOrder::new(&train.lengths(), order)?;
         Ok(Self {
             model: model.clone(),
             order,
@@ -271,8 +267,8 @@ impl LoRATrainer {
         let (mut loss, mut gradient) = (0.0, None::<Tensor>);
         let (mut tokens, mut target_tokens) = (0, 0);
         for number in step * accumulation..(step + 1) * accumulation {
-            let samples = self.order.indices(number);
-            let samples: Vec<_> = samples.iter().map(|&i| &self.train.samples()[i]).collect();
+            let rows = rows(&self.train, self.order.indices(number))?;
+            let samples: Vec<_> = rows.iter().flat_map(Row::samples).collect();
             tokens += samples
                 .iter()
                 .map(|sample| sample.input_ids.len())
@@ -429,12 +425,11 @@ impl LoRATrainer {
             limit => limit,
         };
         let (mut loss, mut count) = (0.0, 0);
-        for samples in validation
-            .samples()
-            .chunks(self.options.batch_size)
-            .take(limit)
-        {
-            let samples: Vec<_> = samples.iter().collect();
+        let batch_size = self.options.batch_size;
+        for start in (0..validation.len()).step_by(batch_size).take(limit) {
+            let end = start.saturating_add(batch_size).min(validation.len());
+            let rows = rows(validation, start..end)?;
+            let samples: Vec<_> = rows.iter().flat_map(Row::samples).collect();
             let batch = Batch::new(&samples, BatchLayout::Padded)?;
             count += batch.target_tokens();
             loss += device::completed(self.model.device(), || {
@@ -533,30 +528,40 @@ fn mix(seed: u64, number: u64) -> u64 {
 /// Everything that decides the losses of a run, the rows included.
 fn settings(options: &TrainOptions, train: &Dataset) -> serde_json::Value {
     let mut settings = options.trajectory();
-    settings["dataset"] = format!("{:016x}", train.fingerprint()).into();
+    settings["dataset"] = train.fingerprint().to_string().into();
     settings
+}
+
+fn rows(dataset: &Dataset, indices: impl IntoIterator<Item = usize>) -> Result<Vec<Row>> {
+    indices
+        .into_iter()
+        .map(|index| dataset.row(index))
+        .collect()
 }
 
 fn check_rows(dataset: &Dataset, model: &Model) -> Result<()> {
     let config = model.config();
-    for sample in dataset.samples() {
-        if sample.input_ids.len() > config.max_position_embeddings {
-            return Err(Error::ContextFull {
-                needed: sample.input_ids.len(),
-                capacity: config.max_position_embeddings,
-            });
-        }
-        if let Some(id) = sample
-            .input_ids
-            .iter()
-            .find(|&&id| id as usize >= config.vocab_size)
-        {
-            return Err(Error::option(
-                "dataset",
-                format!("token id {id}"),
-                format!("ids below the vocabulary size of {}", config.vocab_size),
-            ));
-        }
+    if dataset.kind() == RowKind::Pair {
+        return Err(Error::option(
+            "dataset",
+            "pairs of answers",
+            "rows to imitate",
+        ));
+    }
+    let longest = dataset.lengths().into_iter().max().unwrap_or(0);
+    if longest > config.max_position_embeddings {
+        return Err(Error::ContextFull {
+            needed: longest,
+            capacity: config.max_position_embeddings,
+        });
+    }
+    let id = dataset.max_token_id();
+    if id as usize >= config.vocab_size {
+        return Err(Error::option(
+            "dataset",
+            format!("token id {id}"),
+            format!("ids below the vocabulary size of {}", config.vocab_size),
+        ));
     }
     Ok(())
 }

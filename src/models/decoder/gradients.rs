@@ -2,8 +2,8 @@
 
 use super::Place;
 use crate::models::Projection;
-use crate::models::adapter::{LayerAdapter, LoRAAdapter, Part};
-use crate::models::full_weights::FullWeights;
+use crate::models::adapter::Part;
+use crate::models::trained_weights::TrainedWeights;
 use candle_core::{Result, Tensor};
 use std::collections::HashMap;
 
