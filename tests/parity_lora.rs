@@ -116,6 +116,7 @@ fn options(reference: &Value) -> TrainOptions {
             beta2: number(&hyper["betas"][1]),
             eps: number(&hyper["eps"]),
             weight_decay: number(&hyper["weight_decay"]),
+            ..AdamWOptions::default()
         },
         max_grad_norm: number(&hyper["max_grad_norm"]),
         shuffle: false,

@@ -12,6 +12,7 @@ mod event;
 mod field_names;
 mod lines;
 mod metrics;
+mod named;
 mod optimizer;
 mod options;
 mod packing;
@@ -37,7 +38,10 @@ pub use event::{
 };
 pub use field_names::FieldNames;
 pub use metrics::{MetricPoint, MetricsLog, read_metrics};
-pub use optimizer::AdamWOptions;
+pub use optimizer::{
+    AdafactorOptions, AdamOptions, AdamWOptions, AdjustLr, MuonOptions, OptimizerOptions,
+    SgdOptions,
+};
 pub use options::TrainOptions;
 pub use row::{Row, RowKind};
 pub use sample::{PreferencePair, Sample};

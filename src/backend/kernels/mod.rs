@@ -5,6 +5,7 @@
 //! kernels make one pass, and share the threads of the matrix products. Other devices and dtypes
 //! take the chain; `backend::ops` chooses.
 
+mod adam;
 mod add;
 mod affine;
 mod cross_entropy;
@@ -15,6 +16,7 @@ mod rms_norm;
 mod softmax;
 mod swiglu;
 
+pub(super) use adam::adam;
 pub(super) use add::add_assign;
 pub(super) use affine::{affine_dequantize, affine_few_rows};
 pub(super) use cross_entropy::softmax_cross_entropy;

@@ -11,6 +11,7 @@
 //!
 //! Activations are two-dimensional, (tokens, features), except around attention.
 
+pub(crate) mod adam;
 pub mod affine;
 pub mod attention;
 pub mod cross_entropy;
