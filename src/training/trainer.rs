@@ -294,6 +294,7 @@ impl LoRATrainer {
         };
         let learning_rate = self.options.schedule.learning_rate(
             self.options.learning_rate,
+            0.0,
             step,
             self.options.warmup_steps,
             self.options.steps,
