@@ -82,24 +82,6 @@ typedef struct {
     mcandle_train_options *train;
 } arguments;
 
-/* Reads a file of rows; a missing one is an error only where it is required. */
-static mcandle_status read_rows(const arguments *a, const char *name, bool required,
-                                const mcandle_tokenizer *tokenizer, mcandle_dataset **rows,
-                                mcandle_error **error) {
-    char path[4096];
-    mcandle_status status;
-    if ((size_t)snprintf(path, sizeof path, "%s/%s", a->data_dir, name) >= sizeof path) {
-        return MCANDLE_INVALID_ARGUMENT;
-    }
-    status = mcandle_dataset_from_jsonl(path, tokenizer, a->dataset, rows, error);
-    if (status == MCANDLE_NOT_FOUND && !required) {
-        mcandle_error_free(*error);
-        *error = NULL;
-        status = MCANDLE_OK;
-    }
-    return status;
-}
-
 static mcandle_status make_trainer(const arguments *a, const mcandle_model *model,
                                    const mcandle_dataset *train, const mcandle_dataset *valid,
                                    mcandle_trainer **trainer, mcandle_error **error) {
@@ -122,16 +104,14 @@ static mcandle_status make_trainer(const arguments *a, const mcandle_model *mode
 static int finetune(const arguments *a) {
     mcandle_error *error = NULL;
     mcandle_model *model = NULL;
-    mcandle_tokenizer *tokenizer = NULL;
     mcandle_dataset *train = NULL, *valid = NULL;
     mcandle_trainer *trainer = NULL;
     mcandle_train_summary *summary = NULL;
     int result = 0;
-    if (mcandle_model_load(a->model_dir, a->model, &model, &error) != MCANDLE_OK ||
-        mcandle_model_tokenizer(model, &tokenizer, &error) != MCANDLE_OK) {
+    if (mcandle_model_load(a->model_dir, a->model, &model, &error) != MCANDLE_OK) {
         result = fail("cannot load the model", error);
-    } else if (read_rows(a, "train.jsonl", true, tokenizer, &train, &error) != MCANDLE_OK ||
-               read_rows(a, "valid.jsonl", false, tokenizer, &valid, &error) != MCANDLE_OK) {
+    } else if (mcandle_dataset_from_folder(a->data_dir, model, a->dataset, &train, &valid, NULL,
+                                           &error) != MCANDLE_OK) {
         result = fail("cannot read the data", error);
     } else if (make_trainer(a, model, train, valid, &trainer, &error) != MCANDLE_OK) {
         result = fail("cannot start", error);
@@ -155,7 +135,6 @@ static int finetune(const arguments *a) {
     mcandle_trainer_free(trainer);
     mcandle_dataset_free(valid);
     mcandle_dataset_free(train);
-    mcandle_tokenizer_free(tokenizer);
     mcandle_model_free(model);
     return result;
 }

@@ -74,7 +74,6 @@ static bool show_progress(const mcandle_train_event *event, void *user_data) {
 /* Everything that main() frees. */
 typedef struct {
     mcandle_model *model;
-    mcandle_tokenizer *tokenizer;
     mcandle_generator *generator;
     mcandle_generation *generation;
     mcandle_dataset *train;
@@ -90,7 +89,6 @@ static int load(state *s, const char *model_dir) {
     mcandle_error *error = NULL;
     if (mcandle_model_load(model_dir, NULL, &s->model, &error) != MCANDLE_OK ||
         mcandle_model_summary(s->model, &s->text, &error) != MCANDLE_OK ||
-        mcandle_model_tokenizer(s->model, &s->tokenizer, &error) != MCANDLE_OK ||
         mcandle_generator_new(s->model, &s->generator, &error) != MCANDLE_OK) {
         return fail("cannot load the model", error);
     }
@@ -106,14 +104,8 @@ static int load(state *s, const char *model_dir) {
 
 static int read_rows(state *s, const char *data_dir) {
     mcandle_error *error = NULL;
-    char train[4096], valid[4096];
-    if ((size_t)snprintf(train, sizeof train, "%s/train.jsonl", data_dir) >= sizeof train ||
-        (size_t)snprintf(valid, sizeof valid, "%s/valid.jsonl", data_dir) >= sizeof valid) {
-        fprintf(stderr, "quickstart: the path of the data is too long\n");
-        return 1;
-    }
-    if (mcandle_dataset_from_jsonl(train, s->tokenizer, NULL, &s->train, &error) != MCANDLE_OK ||
-        mcandle_dataset_from_jsonl(valid, s->tokenizer, NULL, &s->valid, &error) != MCANDLE_OK) {
+    if (mcandle_dataset_from_folder(data_dir, s->model, NULL, &s->train, &s->valid, NULL, &error) !=
+        MCANDLE_OK) {
         return fail("cannot read the data", error);
     }
     return 0;
@@ -197,7 +189,6 @@ int main(int argc, char **argv) {
     mcandle_dataset_free(s.train);
     mcandle_generation_free(s.generation);
     mcandle_generator_free(s.generator);
-    mcandle_tokenizer_free(s.tokenizer);
     mcandle_model_free(s.model);
     return failed;
 }

@@ -220,6 +220,34 @@ typedef void (*mcandle_free_callback)(void *user_data);
 typedef bool (*mcandle_chunk_callback)(const mcandle_chunk *chunk, void *user_data);
 
 /**
+ * Gives the next row of a data set, on the thread that makes the data set. It must not unwind, jump
+ * out or throw.
+ *
+ * @param[out] row Receives the JSON of the row, as it would be a line of a file; it is copied before
+ * the next call.
+ * @param[out] row_length Receives its length in bytes.
+ * @param user_data As it was given with the callback.
+ * @return 1 with a row, 0 at the end, or a number below 0 to stop, which fails the call that makes the
+ * data set with MCANDLE_CANCELLED.
+ */
+typedef int32_t (*mcandle_row_callback)(const char **row, size_t *row_length, void *user_data);
+
+/**
+ * What the rows of a data set are: one of the MCANDLE_ROW_KIND_ constants.
+ */
+typedef int32_t mcandle_row_kind;
+
+/**
+ * Which tokens of a row are scored: one of the MCANDLE_LOSS_MASK_ constants.
+ */
+typedef int32_t mcandle_loss_mask;
+
+/**
+ * What happens where a row cannot be used: one of the MCANDLE_BAD_ROW_ constants.
+ */
+typedef int32_t mcandle_bad_row;
+
+/**
  * Where a model computes: one of the MCANDLE_DEVICE_ constants.
  */
 typedef int32_t mcandle_device;
@@ -273,6 +301,41 @@ typedef int32_t mcandle_train_event_kind;
  * use the trainer that calls it, except to cancel it.
  */
 typedef bool (*mcandle_train_callback)(const mcandle_train_event *event, void *user_data);
+
+/**
+ * Texts to imitate: a text, a completion, a conversation, a middle.
+ */
+#define MCANDLE_ROW_KIND_SAMPLE 0
+
+/**
+ * Two answers to a prompt, of which one is preferred.
+ */
+#define MCANDLE_ROW_KIND_PAIR 1
+
+/**
+ * All but the first.
+ */
+#define MCANDLE_LOSS_MASK_NONE 0
+
+/**
+ * Those of the completion, of the middle or of the last message of the assistant.
+ */
+#define MCANDLE_LOSS_MASK_PROMPT 1
+
+/**
+ * Those of the completion, of the middle or of every message of the assistant.
+ */
+#define MCANDLE_LOSS_MASK_ASSISTANT 2
+
+/**
+ * The data set is an error that names the row.
+ */
+#define MCANDLE_BAD_ROW_STOP 0
+
+/**
+ * The row is left out and reported.
+ */
+#define MCANDLE_BAD_ROW_SKIP 1
 
 /**
  * Metal where there is a usable one, else CUDA where the build has it, else the CPU.
@@ -826,53 +889,81 @@ mcandle_status mcandle_model_apply_chat_template(const mcandle_model *model,
                                                  mcandle_error **error);
 
 /**
- * Makes options with the defaults: rows of at most 2,048 tokens, prompts not scored.
+ * Reads a data set from a JSONL file: a JSON object in each line.
  *
- * @return Options, to be freed with mcandle_dataset_options_free().
- */
-mcandle_dataset_options *mcandle_dataset_options_new(void);
-
-/**
- * Sets the most tokens of a row; what is longer is cut at the end and counted.
+ * A row is {"text": ...}; {"prompt": ..., "completion": ...}; {"messages": [...]}, perhaps with
+ * "tools", by the model's chat template; {"prefix": ..., "suffix": ..., "middle": ...}, by the model's
+ * tokens for code to fill in; or {"prompt": ..., "chosen": ..., "rejected": ...}, which cannot be mixed
+ * with the others. Prompts and answers are texts or lists of messages. Other keys are ignored.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param max_seq_length At least 2. Default 2048.
- */
-void mcandle_dataset_options_set_max_seq_length(mcandle_dataset_options *options,
-                                                size_t max_seq_length);
-
-/**
- * Sets whether only the completion of a row of prompt and completion is learned.
- *
- * @param options The options; NULL is allowed and does nothing.
- * @param mask_prompt Default true.
- */
-void mcandle_dataset_options_set_mask_prompt(mcandle_dataset_options *options, bool mask_prompt);
-
-/**
- * Frees options.
- *
- * @param options The options; NULL is allowed and does nothing.
- */
-void mcandle_dataset_options_free(mcandle_dataset_options *options);
-
-/**
- * Reads a data set from a JSONL file: a JSON object in each line, {"text": ...} or
- * {"prompt": ..., "completion": ...}.
+ * Of a file that is too long to be kept in memory the rows are read again when they are used; then
+ * the data set keeps the model, and a change of the file is an error.
  *
  * @param path The file, NUL-terminated UTF-8.
- * @param tokenizer The tokenizer of the model that will be trained.
+ * @param model The model that will be trained.
  * @param options Options, or NULL for the defaults.
  * @param[out] dataset Receives the data set on success, to be freed with mcandle_dataset_free().
  * @param[out] error Receives an error on failure, which names file and line; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_NOT_FOUND, MCANDLE_IO, MCANDLE_INVALID_FORMAT, MCANDLE_TOKENIZER,
- * and those of bad arguments.
+ * MCANDLE_INVALID_ARGUMENT for options out of range, and those of bad arguments.
  */
 mcandle_status mcandle_dataset_from_jsonl(const char *path,
-                                          const mcandle_tokenizer *tokenizer,
+                                          const mcandle_model *model,
                                           const mcandle_dataset_options *options,
                                           mcandle_dataset **dataset,
                                           mcandle_error **error);
+
+/**
+ * Reads the data sets of a folder: train.jsonl, and where they are there valid.jsonl (or
+ * validation.jsonl) and test.jsonl, each as mcandle_dataset_from_jsonl() does.
+ *
+ * @param path The folder, NUL-terminated UTF-8.
+ * @param model The model that will be trained.
+ * @param options Options, or NULL for the defaults.
+ * @param[out] train Receives the rows to train on on success, to be freed with
+ * mcandle_dataset_free().
+ * @param[out] validation Receives the rows to evaluate on while training, to be freed likewise, or NULL
+ * where there is no such file; may be NULL.
+ * @param[out] test Receives the rows to evaluate on at the end, to be freed likewise, or NULL where
+ * there is no such file; may be NULL.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return As mcandle_dataset_from_jsonl(); MCANDLE_NOT_FOUND where there is no train.jsonl.
+ */
+mcandle_status mcandle_dataset_from_folder(const char *path,
+                                           const mcandle_model *model,
+                                           const mcandle_dataset_options *options,
+                                           mcandle_dataset **train,
+                                           mcandle_dataset **validation,
+                                           mcandle_dataset **test,
+                                           mcandle_error **error);
+
+/**
+ * Makes a data set of rows that a callback gives, for rows that come from elsewhere than a file. They
+ * are kept in memory.
+ *
+ * @param next Gives one row after the other.
+ * @param user_data Given to the callback as it is; not used after the call.
+ * @param model The model that will be trained.
+ * @param options Options, or NULL for the defaults.
+ * @param[out] dataset Receives the data set on success, to be freed with mcandle_dataset_free().
+ * @param[out] error Receives an error on failure, in which rows are counted as <rows>:N from 1; may be
+ * NULL.
+ * @return As mcandle_dataset_from_jsonl(); MCANDLE_CANCELLED where the callback stops.
+ */
+mcandle_status mcandle_dataset_from_callback(mcandle_row_callback next,
+                                             void *user_data,
+                                             const mcandle_model *model,
+                                             const mcandle_dataset_options *options,
+                                             mcandle_dataset **dataset,
+                                             mcandle_error **error);
+
+/**
+ * Tells what the rows of a data set are.
+ *
+ * @param dataset The data set, or NULL.
+ * @return One of the MCANDLE_ROW_KIND_ constants; MCANDLE_ROW_KIND_SAMPLE for NULL.
+ */
+mcandle_row_kind mcandle_dataset_row_kind(const mcandle_dataset *dataset);
 
 /**
  * Gives the number of rows.
@@ -891,6 +982,14 @@ size_t mcandle_dataset_length(const mcandle_dataset *dataset);
 size_t mcandle_dataset_token_count(const mcandle_dataset *dataset);
 
 /**
+ * Gives the number of tokens that are scored, in all rows together.
+ *
+ * @param dataset The data set, or NULL.
+ * @return The number; 0 for NULL.
+ */
+size_t mcandle_dataset_target_token_count(const mcandle_dataset *dataset);
+
+/**
  * Gives the number of rows that were cut to the most tokens of a row.
  *
  * @param dataset The data set, or NULL.
@@ -899,11 +998,144 @@ size_t mcandle_dataset_token_count(const mcandle_dataset *dataset);
 size_t mcandle_dataset_truncated_count(const mcandle_dataset *dataset);
 
 /**
+ * Gives the number of rows that were left out because they could not be used. Of the first 100 of
+ * them mcandle_dataset_skipped_line() and mcandle_dataset_skipped_reason() tell more.
+ *
+ * @param dataset The data set, or NULL.
+ * @return The number; 0 for NULL.
+ */
+size_t mcandle_dataset_skipped_count(const mcandle_dataset *dataset);
+
+/**
+ * Gives the place of a row that was left out.
+ *
+ * @param dataset The data set, or NULL.
+ * @param index Which of the rows that were left out, from 0.
+ * @return The line in the file, or the number of the row, from 1; 0 for NULL and where none is known.
+ */
+size_t mcandle_dataset_skipped_line(const mcandle_dataset *dataset,
+                                    size_t index);
+
+/**
+ * Tells why a row was left out.
+ *
+ * @param dataset The data set, or NULL.
+ * @param index Which of the rows that were left out, from 0.
+ * @return A NUL-terminated string that lives as long as the data set; empty for NULL and where none
+ * is known.
+ */
+const char *mcandle_dataset_skipped_reason(const mcandle_dataset *dataset, size_t index);
+
+/**
  * Frees a data set. Trainers that use it keep what they need.
  *
  * @param dataset The data set; NULL is allowed and does nothing.
  */
 void mcandle_dataset_free(mcandle_dataset *dataset);
+
+/**
+ * Makes options with the defaults: rows of at most 2,048 tokens, of which those are scored that the
+ * assistant writes; a row that cannot be used is an error.
+ *
+ * @return Options, to be freed with mcandle_dataset_options_free().
+ */
+mcandle_dataset_options *mcandle_dataset_options_new(void);
+
+/**
+ * Makes options from JSON: an object whose keys are the names in the setters, such as
+ * {"max_seq_length": 512, "mask": "prompt", "on_bad_row": "skip", "fields": {"prompt": "question"}}.
+ *
+ * A mask is "none", "prompt" or "assistant", a bad row "stop" or "skip". A key that is left out has
+ * its default.
+ *
+ * @param json The JSON in UTF-8.
+ * @param json_length Its length in bytes.
+ * @param[out] options Receives the options on success, to be freed with
+ * mcandle_dataset_options_free().
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT for what is not JSON, unknown keys and values of
+ * another type, MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER. Values out of range are reported by the
+ * call that uses the options.
+ */
+mcandle_status mcandle_dataset_options_from_json(const char *json,
+                                                 size_t json_length,
+                                                 mcandle_dataset_options **options,
+                                                 mcandle_error **error);
+
+/**
+ * Writes options as JSON, from which mcandle_dataset_options_from_json() makes the same options.
+ *
+ * @param options The options.
+ * @param[out] json Receives an object with all keys on success, to be freed with
+ * mcandle_string_free().
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where an option is out of its range,
+ * MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_dataset_options_to_json(const mcandle_dataset_options *options,
+                                               mcandle_string **json,
+                                               mcandle_error **error);
+
+/**
+ * Sets the most tokens of a row; what is longer is cut at the end and counted. Values out of range
+ * are reported by the call that uses the options; so it is for all options.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param max_seq_length At least 2. Default 2048.
+ */
+void mcandle_dataset_options_set_max_seq_length(mcandle_dataset_options *options,
+                                                size_t max_seq_length);
+
+/**
+ * Sets which tokens of a row are scored. A row of preferences scores its answers alone.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param mask One of the MCANDLE_LOSS_MASK_ constants. Default MCANDLE_LOSS_MASK_ASSISTANT.
+ */
+void mcandle_dataset_options_set_mask(mcandle_dataset_options *options, mcandle_loss_mask mask);
+
+/**
+ * Sets the key under which rows have one of their parts. Two parts cannot have the same key. A part
+ * whose key no row has is hidden.
+ *
+ * @param options The options.
+ * @param field The part, NUL-terminated: "text", "prompt", "completion", "messages", "tools",
+ * "prefix", "suffix", "middle", "chosen" or "rejected".
+ * @param key The key, NUL-terminated UTF-8; it is copied. Default the name of the part.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where there is no such part, MCANDLE_INVALID_UTF8,
+ * MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_dataset_options_set_field(mcandle_dataset_options *options,
+                                                 const char *field,
+                                                 const char *key,
+                                                 mcandle_error **error);
+
+/**
+ * Sets what happens where a row cannot be used.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param on_bad_row One of the MCANDLE_BAD_ROW_ constants. Default MCANDLE_BAD_ROW_STOP.
+ */
+void mcandle_dataset_options_set_on_bad_row(mcandle_dataset_options *options,
+                                            mcandle_bad_row on_bad_row);
+
+/**
+ * Sets the size up to which a file is kept in memory as tokens. Of a longer one only an index is
+ * kept, and its rows are read again each time they are used.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param max_bytes_in_memory The size in bytes. Default 67108864.
+ */
+void mcandle_dataset_options_set_max_bytes_in_memory(mcandle_dataset_options *options,
+                                                     uint64_t max_bytes_in_memory);
+
+/**
+ * Frees options.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ */
+void mcandle_dataset_options_free(mcandle_dataset_options *options);
 
 /**
  * Tells whether a device can be used on this machine with this build.

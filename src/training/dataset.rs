@@ -134,14 +134,24 @@ impl Dataset {
         model: &Model,
         options: &DatasetOptions,
     ) -> Result<Self> {
+        let rows = rows.into_iter().map(|row| row.map(String::into_bytes));
+        Self::from_row_bytes(rows, model, options)
+    }
+
+    /// As [`from_rows`](Self::from_rows), for texts that may not be UTF-8, which makes a bad row.
+    pub(crate) fn from_row_bytes(
+        rows: impl IntoIterator<Item = Result<Vec<u8>>>,
+        model: &Model,
+        options: &DatasetOptions,
+    ) -> Result<Self> {
         let encoder = RowEncoder::new(model, options)?;
         let mut builder = DatasetBuilder::new(ROWS, options.on_bad_row);
         let mut kept = Vec::new();
         let lines = rows.into_iter().zip(1..).map(|(row, number)| {
-            row.map(|row| Line {
+            row.map(|bytes| Line {
                 number,
                 offset: number as u64,
-                bytes: row.into_bytes(),
+                bytes,
             })
         });
         builder.read(lines, encode_with(&encoder), |_, row| kept.push(row))?;

@@ -123,6 +123,7 @@ fn masked(prompt_len: usize, mask: LossMask) -> usize {
     }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "as `map_err` gives it")]
 fn reason(error: Error) -> String {
     error.to_string()
 }

@@ -62,23 +62,37 @@ static void broken_models(void) {
 }
 
 static void broken_data(void) {
-    mcandle_dataset_options *options = mcandle_dataset_options_new();
+    mcandle_dataset_options *options = mcandle_dataset_options_new(), *made = UNTOUCHED;
     mcandle_dataset *read = UNTOUCHED;
-    FAILS(mcandle_dataset_from_jsonl(in("missing.jsonl"), tokenizer, NULL, &read, error),
+    FAILS(mcandle_dataset_from_jsonl(in("missing.jsonl"), model, NULL, &read, error),
           MCANDLE_NOT_FOUND, "/missing.jsonl: ", "expected");
-    FAILS(mcandle_dataset_from_jsonl(in("empty.jsonl"), tokenizer, NULL, &read, error),
+    FAILS(mcandle_dataset_from_jsonl(in("empty.jsonl"), model, NULL, &read, error),
           MCANDLE_INVALID_FORMAT, "/empty.jsonl: ", "expected at least one row");
-    FAILS(mcandle_dataset_from_jsonl(in("bad_row.jsonl"), tokenizer, NULL, &read, error),
+    FAILS(mcandle_dataset_from_jsonl(in("bad_row.jsonl"), model, NULL, &read, error),
           MCANDLE_INVALID_FORMAT, "/bad_row.jsonl:3: ", "`completion`", "expected");
-    FAILS(mcandle_dataset_from_jsonl(in("bad_bytes.jsonl"), tokenizer, NULL, &read, error),
+    FAILS(mcandle_dataset_from_jsonl(in("bad_bytes.jsonl"), model, NULL, &read, error),
           MCANDLE_INVALID_FORMAT, "/bad_bytes.jsonl:1: ", "UTF-8 at column");
-    mcandle_dataset_options_set_mask_prompt(options, false);
+    FAILS(mcandle_dataset_from_folder(in("other_model"), model, NULL, &read, NULL, NULL, error),
+          MCANDLE_NOT_FOUND, "/train.jsonl: ", "valid.jsonl (or validation.jsonl)");
+    mcandle_dataset_options_set_mask(options, 3);
+    FAILS(mcandle_dataset_from_jsonl(in("rows.jsonl"), model, options, &read, error),
+          MCANDLE_INVALID_ARGUMENT, "`mask` is 3", "MCANDLE_LOSS_MASK_");
+    mcandle_dataset_options_set_mask(options, MCANDLE_LOSS_MASK_NONE);
+    mcandle_dataset_options_set_on_bad_row(options, -1);
+    FAILS(mcandle_dataset_from_jsonl(in("rows.jsonl"), model, options, &read, error),
+          MCANDLE_INVALID_ARGUMENT, "`on_bad_row` is -1", "MCANDLE_BAD_ROW_");
+    mcandle_dataset_options_set_on_bad_row(options, MCANDLE_BAD_ROW_STOP);
+    FAILS(mcandle_dataset_options_set_field(options, "question", "prompt", error),
+          MCANDLE_INVALID_ARGUMENT, "`field` is question", "text, prompt");
+    FAILS(mcandle_dataset_options_from_json("{\"mask\": 1}", 11, &made, error),
+          MCANDLE_INVALID_ARGUMENT, "`options`");
+    CHECK((void *)made == UNTOUCHED);
     mcandle_dataset_options_set_max_seq_length(options, 1);
-    FAILS(mcandle_dataset_from_jsonl(in("rows.jsonl"), tokenizer, options, &read, error),
+    FAILS(mcandle_dataset_from_jsonl(in("rows.jsonl"), model, options, &read, error),
           MCANDLE_INVALID_ARGUMENT, "`max_seq_length` is 1", "at least 2");
     CHECK((void *)read == UNTOUCHED);
     mcandle_dataset_options_set_max_seq_length(options, 2);
-    SUCCEEDS(mcandle_dataset_from_jsonl(in("rows.jsonl"), tokenizer, options, &read, error));
+    SUCCEEDS(mcandle_dataset_from_jsonl(in("rows.jsonl"), model, options, &read, error));
     CHECK(mcandle_dataset_length(read) == 2 && mcandle_dataset_truncated_count(read) == 2);
     CHECK(mcandle_dataset_token_count(read) == 4);
     mcandle_dataset_free(read);
@@ -344,7 +358,7 @@ int main(int argc, char **argv) {
     SUCCEEDS(mcandle_model_load(MODEL_DIR, NULL, &model, error));
     SUCCEEDS(mcandle_model_tokenizer(model, &tokenizer, error));
     SUCCEEDS(mcandle_generator_new(model, &generator, error));
-    SUCCEEDS(mcandle_dataset_from_jsonl(in("rows.jsonl"), tokenizer, NULL, &rows, error));
+    SUCCEEDS(mcandle_dataset_from_jsonl(in("rows.jsonl"), model, NULL, &rows, error));
     broken_data();
     broken_prompts();
     broken_conversations();

@@ -13,7 +13,9 @@ static void setters_and_frees_do_nothing(void) {
     mcandle_model_options_set_dtype(NULL, MCANDLE_DTYPE_F32);
     mcandle_model_options_free(NULL);
     mcandle_dataset_options_set_max_seq_length(NULL, 8);
-    mcandle_dataset_options_set_mask_prompt(NULL, true);
+    mcandle_dataset_options_set_mask(NULL, MCANDLE_LOSS_MASK_NONE);
+    mcandle_dataset_options_set_on_bad_row(NULL, MCANDLE_BAD_ROW_SKIP);
+    mcandle_dataset_options_set_max_bytes_in_memory(NULL, 1);
     mcandle_dataset_options_free(NULL);
     mcandle_generate_options_set_max_tokens(NULL, 1);
     mcandle_generate_options_set_temperature(NULL, 1);
@@ -108,7 +110,12 @@ static void accessors_give_the_documented_value(void) {
     CHECK(mcandle_tokens_length(NULL) == 0);
     CHECK(mcandle_dataset_length(NULL) == 0);
     CHECK(mcandle_dataset_token_count(NULL) == 0);
+    CHECK(mcandle_dataset_target_token_count(NULL) == 0);
     CHECK(mcandle_dataset_truncated_count(NULL) == 0);
+    CHECK(mcandle_dataset_skipped_count(NULL) == 0);
+    CHECK(mcandle_dataset_skipped_line(NULL, 0) == 0);
+    CHECK(strcmp(mcandle_dataset_skipped_reason(NULL, 0), "") == 0);
+    CHECK(mcandle_dataset_row_kind(NULL) == MCANDLE_ROW_KIND_SAMPLE);
     CHECK(mcandle_adapter_rank(NULL) == 0);
     CHECK(mcandle_adapter_parameter_count(NULL) == 0);
     CHECK(mcandle_error_status(NULL) == MCANDLE_OK);
@@ -303,6 +310,36 @@ static void batches_name_the_parameter(const mcandle_model *model) {
     mcandle_generate_options_free(options);
 }
 
+static int32_t no_row(const char **row, size_t *row_length, void *user_data) {
+    (void)row, (void)row_length;
+    return *(int *)user_data;
+}
+
+static void data_sets_name_the_parameter(const mcandle_model *model, const char *path) {
+    mcandle_dataset_options *options = mcandle_dataset_options_new(), *made = NULL;
+    mcandle_dataset *rows = NULL;
+    mcandle_string *json = NULL;
+    int end = 0;
+    NULL_FAILS("json", mcandle_dataset_options_from_json(NULL, 1, &made, error));
+    NULL_FAILS("options", mcandle_dataset_options_from_json("{}", 2, NULL, error));
+    NULL_FAILS("options", mcandle_dataset_options_to_json(NULL, &json, error));
+    NULL_FAILS("json", mcandle_dataset_options_to_json(options, NULL, error));
+    NULL_FAILS("options", mcandle_dataset_options_set_field(NULL, "text", "x", error));
+    NULL_FAILS("field", mcandle_dataset_options_set_field(options, NULL, "x", error));
+    NULL_FAILS("key", mcandle_dataset_options_set_field(options, "text", NULL, error));
+    NULL_FAILS("path", mcandle_dataset_from_jsonl(NULL, model, NULL, &rows, error));
+    NULL_FAILS("model", mcandle_dataset_from_jsonl(path, NULL, NULL, &rows, error));
+    NULL_FAILS("dataset", mcandle_dataset_from_jsonl(path, model, NULL, NULL, error));
+    NULL_FAILS("path", mcandle_dataset_from_folder(NULL, model, NULL, &rows, NULL, NULL, error));
+    NULL_FAILS("model", mcandle_dataset_from_folder("x", NULL, NULL, &rows, NULL, NULL, error));
+    NULL_FAILS("train", mcandle_dataset_from_folder("x", model, NULL, NULL, &rows, NULL, error));
+    NULL_FAILS("next", mcandle_dataset_from_callback(NULL, &end, model, NULL, &rows, error));
+    NULL_FAILS("model", mcandle_dataset_from_callback(no_row, &end, NULL, NULL, &rows, error));
+    NULL_FAILS("dataset", mcandle_dataset_from_callback(no_row, &end, model, NULL, NULL, error));
+    CHECK(made == NULL && rows == NULL && json == NULL);
+    mcandle_dataset_options_free(options);
+}
+
 /* One NULL at a time, with everything else as it should be. */
 static void fallible_functions_name_the_parameter(const char *path) {
     mcandle_model *model = NULL, *copy = NULL;
@@ -336,10 +373,8 @@ static void fallible_functions_name_the_parameter(const char *path) {
     SUCCEEDS(mcandle_tokenizer_decode(tokenizer, NULL, 0, false, &text, error));
     CHECK(mcandle_string_length(text) == 0);
 
-    NULL_FAILS("path", mcandle_dataset_from_jsonl(NULL, tokenizer, NULL, &rows, error));
-    NULL_FAILS("tokenizer", mcandle_dataset_from_jsonl(path, NULL, NULL, &rows, error));
-    NULL_FAILS("dataset", mcandle_dataset_from_jsonl(path, tokenizer, NULL, NULL, error));
-    SUCCEEDS(mcandle_dataset_from_jsonl(path, tokenizer, NULL, &rows, error));
+    data_sets_name_the_parameter(model, path);
+    SUCCEEDS(mcandle_dataset_from_jsonl(path, model, NULL, &rows, error));
 
     NULL_FAILS("model", mcandle_generator_new(NULL, &generator, error));
     NULL_FAILS("generator", mcandle_generator_new(model, NULL, error));

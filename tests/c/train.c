@@ -201,14 +201,11 @@ static void the_adapter_is_used(void) {
 }
 
 int main(int argc, char **argv) {
-    mcandle_tokenizer *tokenizer = NULL;
     record whole = {0};
     CHECK(argc == 3);
     output_dir = argv[2];
     SUCCEEDS(mcandle_model_load(MODEL_DIR, NULL, &model, error));
-    SUCCEEDS(mcandle_model_tokenizer(model, &tokenizer, error));
-    SUCCEEDS(mcandle_dataset_from_jsonl(argv[1], tokenizer, NULL, &rows, error));
-    mcandle_tokenizer_free(tokenizer);
+    SUCCEEDS(mcandle_dataset_from_jsonl(argv[1], model, NULL, &rows, error));
     a_whole_run(&whole);
     a_stopped_run_resumes(&whole);
     if (!is_light()) {

@@ -79,6 +79,12 @@ fn chat() {
 }
 
 #[test]
+fn dataset() {
+    let data = inputs::data();
+    Program::build("tests/c/dataset.c").run(&[data.path()]);
+}
+
+#[test]
 fn train() {
     let data = inputs::data();
     let rows = data.path().join("train.jsonl");
