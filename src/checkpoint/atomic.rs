@@ -108,24 +108,22 @@ impl Staged {
 
     /// Makes the directory the target, in the place of an older one, out of which the files and
     /// folders whose names `keep` chooses stay.
+    ///
+    /// On Linux the two change places in one step, so that a process that dies at any moment leaves the
+    /// old or the new one whole. Elsewhere, and on file systems that cannot, the old one is for a moment
+    /// in neither place; should the process die then, it is still there under its other, hidden name.
     pub(super) fn replace_keeping(self, keep: impl Fn(&str) -> bool) -> Result<()> {
         let failed = |e| Error::io(&self.target, "a writable directory", e);
         sync_directory(&self.staging.path);
         let _moving = MOVING.lock();
-        // A directory that is not empty cannot be replaced in one step, so the old one moves aside
-        // first; should the process die between the two, it still is there under its other name.
         let aside = self.staging.path.with_extension("old");
         let had_old = self.target.exists();
         if had_old {
-            // From a process that died so; the target is a later one.
+            // From a process that died before it was done; the target is a later one.
             let _ = fs::remove_dir_all(&aside);
-            fs::rename(&self.target, &aside).map_err(failed)?;
-        }
-        if let Err(error) = fs::rename(&self.staging.path, &self.target) {
-            if had_old {
-                let _ = fs::rename(&aside, &self.target);
-            }
-            return Err(failed(error));
+            self.take_place_of_old(&aside).map_err(failed)?;
+        } else {
+            fs::rename(&self.staging.path, &self.target).map_err(failed)?;
         }
         if had_old {
             // Where one cannot be moved, all that is left stays aside rather than be lost.
@@ -136,6 +134,22 @@ impl Staged {
             sync_directory(parent);
         }
         Ok(())
+    }
+
+    /// Moves to the target, and what is there to `aside`.
+    fn take_place_of_old(&self, aside: &Path) -> io::Result<()> {
+        if exchange(&self.staging.path, &self.target) {
+            fs::rename(&self.staging.path, aside)
+        } else {
+            self.take_place_in_two_steps(aside)
+        }
+    }
+
+    fn take_place_in_two_steps(&self, aside: &Path) -> io::Result<()> {
+        fs::rename(&self.target, aside)?;
+        fs::rename(&self.staging.path, &self.target).inspect_err(|_| {
+            let _ = fs::rename(aside, &self.target);
+        })
     }
 
     /// Moves the files into the target, beside what it holds already.
@@ -226,6 +240,19 @@ pub(crate) fn replace_file(target: &Path, write: impl FnOnce(&Path) -> Result<()
         sync_directory(parent.unwrap_or(Path::new(".")));
     }
     written
+}
+
+/// Lets two directories change places in one step; false where the system cannot.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn exchange(a: &Path, b: &Path) -> bool {
+    use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+    renameat2(AT_FDCWD, a, AT_FDCWD, b, RenameFlags::RENAME_EXCHANGE).is_ok()
+}
+
+/// Apple's `renamex_np` has no safe way to be called.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn exchange(_: &Path, _: &Path) -> bool {
+    false
 }
 
 /// Makes the names in a directory safe on disk, where the file system can.

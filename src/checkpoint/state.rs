@@ -8,12 +8,11 @@ use crate::models::{LoRAAdapter, Model, SafetensorsCheckpoint, TensorSpec, json}
 use candle_core::{DType, Tensor};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 const OPTIMIZER: &str = "optimizer.safetensors";
-const STATE: &str = "trainer_state.json";
+pub(super) const STATE: &str = "trainer_state.json";
 const VERSION: u64 = 1;
-const PREFIX: &str = "checkpoint-";
 
 /// A moment of a training run: the adapter, the optimizer's state, and the place in the data.
 ///
@@ -130,38 +129,4 @@ impl Checkpoint {
         }
         Ok(())
     }
-}
-
-/// The directory of the checkpoint after `step` steps, such as `out/checkpoint-000100`.
-#[must_use]
-pub fn checkpoint_path(output_dir: &Path, step: usize) -> PathBuf {
-    output_dir.join(format!("{PREFIX}{step:06}"))
-}
-
-/// The checkpoint in `output_dir` with the most steps, or none.
-///
-/// # Errors
-///
-/// [`Error::Io`] where the directory cannot be read; one that does not exist holds no checkpoint.
-pub fn latest(output_dir: &Path) -> Result<Option<PathBuf>> {
-    let entries = match std::fs::read_dir(output_dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io(output_dir, "a readable directory", error)),
-    };
-    let mut newest: Option<(u64, PathBuf)> = None;
-    for entry in entries {
-        let entry = entry.map_err(|e| Error::io(output_dir, "a readable directory", e))?;
-        let name = entry.file_name();
-        let step = name
-            .to_str()
-            .and_then(|name| name.strip_prefix(PREFIX))
-            .and_then(|step| step.parse::<u64>().ok());
-        if let Some(step) = step
-            && newest.as_ref().is_none_or(|(newest, _)| step > *newest)
-        {
-            newest = Some((step, entry.path()));
-        }
-    }
-    Ok(newest.map(|(_, path)| path))
 }

@@ -62,6 +62,58 @@ fn files_are_written_in_parts_and_copied() {
 }
 
 #[test]
+fn where_places_cannot_change_in_one_step_two_do() {
+    let root = tempfile::tempdir().unwrap();
+    let (target, aside) = (root.path().join("x"), root.path().join("aside"));
+    fs::create_dir(&target).unwrap();
+    fs::write(target.join("old"), "1").unwrap();
+    let staged = Staged::new(&target).unwrap();
+    staged.write("new", b"1").unwrap();
+    staged.take_place_in_two_steps(&aside).unwrap();
+    drop(staged);
+    assert_eq!([names(&target), names(&aside)], [["new"], ["old"]]);
+    fs::remove_dir_all(&aside).unwrap();
+    // What should take the place is gone.
+    let staged = Staged::new(&target).unwrap();
+    fs::remove_dir_all(&staged.staging.path).unwrap();
+    staged.take_place_in_two_steps(&aside).unwrap_err();
+    staged.take_place_of_old(&aside).unwrap_err();
+    assert_eq!(names(&target), ["new"]);
+    assert_eq!(names(root.path()), ["x"]);
+}
+
+/// Another thread sees the directory whole at every moment.
+#[test]
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn a_directory_that_is_replaced_is_never_gone() {
+    let root = tempfile::tempdir().unwrap();
+    let (target, other) = (root.path().join("x"), root.path().join("y"));
+    let replace = || {
+        let staged = Staged::new(&target).unwrap();
+        staged.write("a", b"1").unwrap();
+        staged.replace().unwrap();
+    };
+    replace();
+    fs::create_dir(&other).unwrap();
+    {
+        use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+        let flags = RenameFlags::RENAME_EXCHANGE;
+        let swapped = renameat2(AT_FDCWD, &target, AT_FDCWD, &other, flags);
+        if swapped == Err(nix::errno::Errno::EINVAL) {
+            return; // A file system that cannot.
+        }
+    }
+    assert!(exchange(&target, &other));
+    std::thread::scope(|scope| {
+        let replacing = scope.spawn(|| (0..50).for_each(|_| replace()));
+        while !replacing.is_finished() {
+            assert!(target.join("a").exists());
+        }
+    });
+    assert_eq!(names(root.path()), ["x", "y"]);
+}
+
+#[test]
 fn an_unfinished_directory_leaves_nothing() {
     let root = tempfile::tempdir().unwrap();
     let target = root.path().join("x");
