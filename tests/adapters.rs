@@ -59,7 +59,7 @@ fn layout(path: &Path) -> BTreeMap<String, (String, Vec<usize>)> {
 #[test]
 fn a_round_trip_changes_no_bit() {
     let model = load_f32(TINY_CODER);
-    for name in ["init", "nonzero_b", "small_rslora"] {
+    for name in ["init", "nonzero_b", "small_rslora", "small_dora"] {
         let from = fixture("lora").join(name);
         let adapter = LoRAAdapter::load(&from, &model).unwrap();
         let to = tempfile::tempdir().unwrap();
@@ -130,16 +130,6 @@ fn saving_keeps_other_files_and_replaces_its_own() {
 }
 
 #[test]
-fn dora_is_refused() {
-    let model = load_f32(TINY_CODER);
-    assert_error!(
-        refused(&model, &fixture("lora/small_dora")),
-        Error::Unsupported { .. },
-        ["adapter", "use_dora: true", "LoRA and rsLoRA"]
-    );
-}
-
-#[test]
 fn files_that_are_missing_or_broken() {
     let model = small();
     for name in [CONFIG, WEIGHTS] {
@@ -173,8 +163,8 @@ fn tensors_that_do_not_fit() {
     });
     assert_error!(
         missing,
-        Error::MissingTensor { .. },
-        [WEIGHTS, TENSOR, "[32, 2]"]
+        Error::Incompatible { .. },
+        [WEIGHTS, "`tensors` is 1 missing", TENSOR, "[32, 2]", CONFIG]
     );
     let reshaped = check(&|tensors| {
         let turned = tensors[TENSOR].reshape((2, 32)).unwrap();
@@ -186,8 +176,8 @@ fn tensors_that_do_not_fit() {
         [
             WEIGHTS,
             TENSOR,
-            "is [2, 32]",
-            "expected [32, 2] for this model"
+            "1 of another shape",
+            "[2, 32], expected [32, 2]"
         ]
     );
     let integers = check(&|tensors| {
@@ -205,7 +195,28 @@ fn tensors_that_do_not_fit() {
     assert_error!(
         extra,
         Error::Incompatible { .. },
-        [WEIGHTS, "lm_head.lora_A", "target_modules"]
+        [WEIGHTS, "1 unexpected (lm_head.lora_A)", CONFIG]
+    );
+    let all = check(&|tensors| {
+        let b = tensors[TENSOR].clone();
+        for (name, tensor) in std::mem::take(tensors) {
+            match name.contains("v_proj") {
+                true => tensors.insert(format!("{name}_"), b.clone()),
+                false => tensors.insert(name, tensor.unsqueeze(0).unwrap()),
+            };
+        }
+    });
+    assert_error!(
+        all,
+        Error::Incompatible { .. },
+        [
+            "4 missing (",
+            "v_proj",
+            "4 unexpected (",
+            "weight_",
+            "4 of another shape (",
+            "q_proj"
+        ]
     );
 }
 
@@ -215,7 +226,7 @@ fn configurations_that_make_no_sense() {
     for (key, value, expected) in [
         ("target_modules", json!(["q_proj", "lm_head"]), "q_proj"),
         ("target_modules", json!([]), "at least one"),
-        ("target_modules", json!("all-linear"), "a list"),
+        ("target_modules", json!(2), "a list"),
         ("r", json!(0), "1 to 4096"),
         ("r", json!(-2), "1 to 4096"),
         ("r", Value::Null, "1 to 4096"),
@@ -246,19 +257,17 @@ fn kinds_of_adapters_that_are_not_computed() {
     let model = small();
     for (key, value, found) in [
         ("peft_type", json!("IA3"), "IA3"),
-        ("use_dora", json!(true), "use_dora"),
         ("fan_in_fan_out", json!(true), "fan_in_fan_out"),
         ("modules_to_save", json!(["lm_head"]), "lm_head"),
         ("rank_pattern", json!({"q_proj": 4}), "rank_pattern"),
         ("alpha_pattern", json!({"q_proj": 4}), "alpha_pattern"),
-        ("layers_to_transform", json!([0]), "layers_to_transform"),
     ] {
         let directory = saved(&model);
         edit_json(&directory.path().join(CONFIG), key, value);
         assert_error!(
             refused(&model, directory.path()),
             Error::Unsupported { .. },
-            ["adapter", found, "supported: LoRA and rsLoRA"]
+            ["adapter", found, "supported: LoRA, rsLoRA and DoRA"]
         );
     }
 }
@@ -296,8 +305,8 @@ fn an_adapter_of_another_model_is_refused() {
     );
     assert_error!(
         refused(&other, directory.path()),
-        Error::MissingTensor { .. },
-        [WEIGHTS, "layers.2"]
+        Error::Incompatible { .. },
+        [WEIGHTS, "8 missing", "layers.2", "layers.3"]
     );
 }
 

@@ -203,7 +203,7 @@ fn a_model_may_be_saved_over_itself() {
 #[test]
 fn a_merged_adapter_is_in_the_weights() {
     let model = load_f32(TINY_CODER);
-    for name in ["nonzero_b", "small_rslora"] {
+    for name in ["nonzero_b", "small_rslora", "small_dora"] {
         let adapter = LoRAAdapter::load(fixture("lora").join(name), &model).unwrap();
         let folder = tempfile::tempdir().unwrap();
         model.merge(&adapter).unwrap().save(folder.path()).unwrap();

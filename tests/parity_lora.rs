@@ -18,7 +18,7 @@ use std::path::Path;
 #[test]
 fn adapted_and_merged_logits_agree() {
     let model = load_f32(TINY_CODER);
-    for name in ["init", "nonzero_b", "small_rslora"] {
+    for name in ["init", "nonzero_b", "small_rslora", "small_dora"] {
         let reference = expected(&format!("lora/{name}"));
         let adapter = LoRAAdapter::load(fixture("lora").join(name), &model).unwrap();
         let scaling = reference["scaling"].as_f64().unwrap();
@@ -64,6 +64,24 @@ fn adapted_and_merged_logits_agree() {
                     assert_eq!(found.tokens, ids(&prompt["merged_greedy16"]), "{name}");
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn logits_agree_with_mlx_lm() {
+    let model = load_f32(TINY_CODER);
+    let reference = expected("mlx/lora_adapter");
+    let adapter = LoRAAdapter::load(fixture("mlx/lora_adapter"), &model).unwrap();
+    let scale = reference["scale"].as_f64().unwrap();
+    assert!((adapter.config().scaling() - scale).abs() < 1e-12);
+    let merged = model.merge(&adapter).unwrap();
+    for prompt in reference["prompts"].as_array().unwrap() {
+        let input = ids(&prompt["input_ids"]);
+        for (model, adapter) in [(&model, Some(&adapter)), (&merged, None)] {
+            let logits = all_logits(model, &input, adapter);
+            let found = to_f64(&logits.get(input.len() - 1).unwrap());
+            assert_extract("mlx", &found, &prompt["adapter_logits"], 1e-4);
         }
     }
 }

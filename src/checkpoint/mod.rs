@@ -1,12 +1,16 @@
 //! Models, adapters, training checkpoints and sessions on disk.
 
+mod adapter_directory;
 mod atomic;
+mod mlx;
 mod model_directory;
 mod peft;
 mod retention;
 mod session;
 mod state;
+mod tensor_file;
 
+pub use adapter_directory::AdapterFormat;
 pub(crate) use atomic::replace_file;
 pub use retention::{
     BestCheckpoint, best, checkpoint_path, checkpoints, latest, prune, record_best,

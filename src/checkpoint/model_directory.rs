@@ -3,13 +3,13 @@
 //! A directory with `config.json`, `model.safetensors` or the shards that
 //! `model.safetensors.index.json` lists, and the files of the tokenizer.
 
-use super::atomic::{Staged, StagedFile};
+use super::atomic::Staged;
 use super::peft::pretty;
-use crate::backend::device::completed;
+use super::tensor_file::{Stored, write_tensors};
 use crate::error::{Error, Result};
-use crate::models::decoder::{Decoder, Place};
+use crate::models::decoder::Place;
 use crate::models::{Model, json};
-use candle_core::{DType, Device, Tensor};
+use candle_core::DType;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -35,8 +35,8 @@ const COMPANIONS: [&str; 10] = [
 const NOTICES: [&str; 2] = ["LICENSE", "NOTICE"];
 /// The bytes of tensors beyond which a model is written in several files.
 const MAX_SHARD_SIZE: u64 = 5_000_000_000;
-/// How many numbers are converted at a time.
-const CHUNK: usize = 1 << 20;
+/// What transformers asks of the metadata of a file that it shall load.
+const FORMAT: &str = "pt";
 
 impl Model {
     /// Saves the model to `directory`, as transformers and [`ModelLoader`](crate::ModelLoader) load
@@ -112,7 +112,7 @@ fn config_json(model: &Model) -> Result<Value> {
             "is no object; expected a configuration",
         ));
     };
-    describe_weights(config, dtype_names(model.dtype())?.0);
+    describe_weights(config, dtype_name(model.dtype())?);
     Ok(value)
 }
 
@@ -128,12 +128,12 @@ fn describe_weights(config: &mut Map<String, Value>, dtype: &str) {
     }
 }
 
-/// The names of a dtype in a configuration and in a safetensors file.
-fn dtype_names(dtype: DType) -> Result<(&'static str, &'static str)> {
+/// The name of a dtype in a configuration.
+fn dtype_name(dtype: DType) -> Result<&'static str> {
     match dtype {
-        DType::F32 => Ok(("float32", "F32")),
-        DType::F16 => Ok(("float16", "F16")),
-        DType::BF16 => Ok(("bfloat16", "BF16")),
+        DType::F32 => Ok("float32"),
+        DType::F16 => Ok("float16"),
+        DType::BF16 => Ok("bfloat16"),
         other => Err(Error::option("dtype", other.as_str(), "f32, f16 or bf16")),
     }
 }
@@ -190,35 +190,30 @@ fn file_names(directory: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// A weight in a file.
-struct Entry {
-    place: Place,
-    dims: Vec<usize>,
-    bytes: u64,
-}
-
 fn write_weights(model: &Model, staged: &Staged, max_shard_size: u64) -> Result<()> {
     let decoder = model.decoder();
-    let entry = |place| {
-        let dims = decoder.shape_at(place)?;
-        let size = decoder.dtype().size_in_bytes();
-        let bytes = (dims.iter().product::<usize>() * size) as u64;
-        Ok(Entry { place, dims, bytes })
+    let weight = |place: Place| {
+        Ok(Stored {
+            name: place.name(),
+            dtype: decoder.dtype(),
+            dims: decoder.shape_at(place)?,
+            tensor: Box::new(move || decoder.weight_at(place)),
+        })
     };
-    let entries = decoder.places().into_iter().map(entry);
-    let shards = shards(entries.collect::<Result<Vec<_>>>()?, max_shard_size);
+    let weights = decoder.places().into_iter().map(weight);
+    let shards = shards(weights.collect::<Result<Vec<_>>>()?, max_shard_size);
     if let [shard] = &shards[..] {
-        return write_shard(decoder, staged.create(WEIGHTS)?, shard);
+        return write_tensors(staged.create(WEIGHTS)?, shard, FORMAT);
     }
     let mut weight_map = Map::new();
     for (index, shard) in shards.iter().enumerate() {
         let file = shard_name(index + 1, shards.len());
-        let names = shard.iter().map(|entry| entry.place.name());
+        let names = shard.iter().map(|weight| weight.name.clone());
         weight_map.extend(names.map(|name| (name, Value::from(file.as_str()))));
-        write_shard(decoder, staged.create(&file)?, shard)?;
+        write_tensors(staged.create(&file)?, shard, FORMAT)?;
     }
     weight_map.sort_keys();
-    let total: u64 = shards.iter().flatten().map(|entry| entry.bytes).sum();
+    let total: u64 = shards.iter().flatten().map(Stored::bytes).sum();
     let index = json!({
         "metadata": {"total_parameters": model.parameter_count(), "total_size": total},
         "weight_map": weight_map,
@@ -227,63 +222,23 @@ fn write_weights(model: &Model, staged: &Staged, max_shard_size: u64) -> Result<
 }
 
 /// The weights of each file: as many as fit, in their order.
-fn shards(entries: Vec<Entry>, max_size: u64) -> Vec<Vec<Entry>> {
-    let mut shards: Vec<Vec<Entry>> = vec![];
+fn shards(weights: Vec<Stored<'_>>, max_size: u64) -> Vec<Vec<Stored<'_>>> {
+    let mut shards: Vec<Vec<Stored>> = vec![];
     let mut size = 0;
-    for entry in entries {
-        let more = entry.bytes;
+    for weight in weights {
+        let more = weight.bytes();
         match shards.last_mut() {
             Some(shard) if size + more <= max_size => {
-                shard.push(entry);
+                shard.push(weight);
                 size += more;
             }
             _ => {
-                shards.push(vec![entry]);
+                shards.push(vec![weight]);
                 size = more;
             }
         }
     }
     shards
-}
-
-/// Writes a safetensors file: the length of its header, the header, and the numbers one weight after
-/// the other.
-fn write_shard(decoder: &Decoder, mut file: StagedFile, shard: &[Entry]) -> Result<()> {
-    // What transformers asks of a file that it shall load.
-    let mut header = Map::from_iter([("__metadata__".to_owned(), json!({"format": "pt"}))]);
-    let mut offset = 0;
-    let (_, dtype) = dtype_names(decoder.dtype())?;
-    for Entry { place, dims, bytes } in shard {
-        let end = offset + bytes;
-        let entry = json!({"dtype": dtype, "shape": dims, "data_offsets": [offset, end]});
-        header.insert(place.name(), entry);
-        offset = end;
-    }
-    let mut header = Value::Object(header).to_string().into_bytes();
-    // So that the numbers lie aligned in a mapping of the file.
-    header.resize(header.len().next_multiple_of(8), b' ');
-    file.write(&(header.len() as u64).to_le_bytes())?;
-    file.write(&header)?;
-    for entry in shard {
-        let weight = completed(decoder.device(), || {
-            let weight = decoder.weight_at(entry.place)?;
-            Ok(weight.to_device(&Device::Cpu)?.flatten_all()?)
-        })?;
-        write_weight(&mut file, &weight)?;
-    }
-    file.finish()
-}
-
-fn write_weight(file: &mut StagedFile, weight: &Tensor) -> Result<()> {
-    let count = weight.elem_count();
-    let mut bytes = Vec::new();
-    for start in (0..count).step_by(CHUNK) {
-        bytes.clear();
-        let part = weight.narrow(0, start, CHUNK.min(count - start))?;
-        part.write_bytes(&mut bytes)?;
-        file.write(&bytes)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -292,6 +247,7 @@ mod tests {
     use crate::backend::DTypePolicy;
     use crate::backend::testing::device_kind;
     use crate::models::testing::model;
+    use candle_core::Device;
     use std::collections::BTreeMap;
 
     #[test]
@@ -312,14 +268,15 @@ mod tests {
     #[test]
     fn shards_are_as_full_as_they_may_be() {
         let split = |max_size| -> Vec<Vec<u64>> {
-            let entry = |n: u64| Entry {
-                place: Place::Norm,
-                dims: vec![],
-                bytes: 4 * n,
+            let weight = |n: usize| Stored {
+                name: String::new(),
+                dtype: DType::F32,
+                dims: vec![n],
+                tensor: Box::new(|| Err(Error::Cancelled)),
             };
-            let entries = [3, 1, 4, 9, 2, 2].map(entry).into();
-            let counts = |shard: Vec<Entry>| shard.iter().map(|e| e.bytes / 4).collect();
-            shards(entries, max_size).into_iter().map(counts).collect()
+            let weights = [3, 1, 4, 9, 2, 2].map(weight).into();
+            let counts = |shard: Vec<Stored>| shard.iter().map(|w| w.bytes() / 4).collect();
+            shards(weights, max_size).into_iter().map(counts).collect()
         };
         assert_eq!(split(16), [vec![3, 1], vec![4], vec![9], vec![2, 2]]);
         assert_eq!(split(84), [[3, 1, 4, 9, 2, 2]]);
