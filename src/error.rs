@@ -150,12 +150,16 @@ pub enum Error {
         capacity: usize,
     },
     /// A computation gave NaN or an infinity where a number is needed.
-    #[error("{what} is not finite at step {step}; {hint}")]
+    #[error("{what} is not finite at step {step}{}; {hint}", circumstances(rows, checkpoint.as_deref()))]
     NonFinite {
         /// The quantity, such as `loss`.
         what: &'static str,
         /// The training step or generated token, from 0.
         step: usize,
+        /// The training rows of the step, as file and line; empty where it is none of training.
+        rows: Vec<String>,
+        /// The last checkpoint of the run, if there is one.
+        checkpoint: Option<PathBuf>,
         /// What usually helps.
         hint: &'static str,
     },
@@ -177,6 +181,23 @@ pub enum Error {
     /// The tensor backend failed, for example for lack of memory.
     #[error("tensor backend: {0}")]
     Backend(#[from] candle_core::Error),
+}
+
+/// The rows and the checkpoint of a step that failed.
+fn circumstances(rows: &[String], checkpoint: Option<&Path>) -> String {
+    const SHOWN: usize = 8;
+    let mut text = String::new();
+    if !rows.is_empty() {
+        let shown: Vec<_> = rows.iter().take(SHOWN).map(String::as_str).collect();
+        text = format!(", of the rows {}", shown.join(", "));
+        if rows.len() > SHOWN {
+            text += &format!(" and {} more", rows.len() - SHOWN);
+        }
+    }
+    if let Some(checkpoint) = checkpoint {
+        text += &format!("; the last good checkpoint is {}", checkpoint.display());
+    }
+    text
 }
 
 /// The coarse class of an [`Error`], one per status code of the C API.

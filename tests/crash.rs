@@ -29,11 +29,12 @@ const DIRECTORY: &str = "METAL_CANDLE_CRASH_DIRECTORY";
 
 fn options(output: &Path) -> TrainOptions {
     TrainOptions {
-        lora: LoRAConfig {
+        method: LoRAConfig {
             rank: 2,
             dropout: 0.1,
             ..LoRAConfig::default()
-        },
+        }
+        .into(),
         steps: STEPS,
         batch_size: 2,
         learning_rate: 5e-3,
@@ -144,7 +145,7 @@ fn check_checkpoints(output: &Path, model: &Model) {
     let checkpoints = checkpoints(output).unwrap();
     assert_eq!(named.count(), checkpoints.len());
     for (step, path) in checkpoints {
-        assert_eq!(Checkpoint::load(&path, model).unwrap().step, step);
+        assert_eq!(Checkpoint::load(&path, model).unwrap().step(), step);
     }
 }
 
@@ -274,7 +275,7 @@ fn a_checkpoint_that_is_replaced_is_whole_at_every_moment() {
         child.kill().unwrap();
         let status = child.wait().unwrap();
         assert_eq!(status.signal(), Some(9), "{status}");
-        assert!(Checkpoint::load(&path, &model).unwrap().step > 0);
+        assert!(Checkpoint::load(&path, &model).unwrap().step() > 0);
     }
 }
 
@@ -313,7 +314,7 @@ fn child_fills_the_disk() {
     assert!(!saved.is_empty());
     assert_eq!(checkpoints(&output).unwrap(), saved);
     for (step, path) in &saved {
-        assert_eq!(Checkpoint::load(path, &model).unwrap().step, *step);
+        assert_eq!(Checkpoint::load(path, &model).unwrap().step(), *step);
     }
     // Besides the metrics.
     assert_eq!(fs::read_dir(&output).unwrap().count(), saved.len() + 1);

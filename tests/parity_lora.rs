@@ -6,9 +6,9 @@ use common::{
     TINY_CODER, affordable, all_logits, assert_extract, expected, fixture, ids, load_f32,
     read_json, to_f64,
 };
-use metal_candle::training::{AdamWOptions, LrSchedule, Sample};
+use metal_candle::training::{AdamWOptions, LrSchedule, OptimizerOptions, Sample};
 use metal_candle::{
-    Dataset, GenerateOptions, Generator, LoRAAdapter, LoRATrainer, Model, TrainOptions,
+    Dataset, GenerateOptions, Generator, LoRAAdapter, LoRAConfig, LoRATrainer, Model, TrainOptions,
 };
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -129,20 +129,20 @@ fn options(reference: &Value) -> TrainOptions {
         } else {
             0
         },
-        adamw: AdamWOptions {
+        optimizer: OptimizerOptions::AdamW(AdamWOptions {
             beta1: number(&hyper["betas"][0]),
             beta2: number(&hyper["betas"][1]),
             eps: number(&hyper["eps"]),
             weight_decay: number(&hyper["weight_decay"]),
             ..AdamWOptions::default()
-        },
+        }),
         max_grad_norm: number(&hyper["max_grad_norm"]),
         shuffle: false,
         ..TrainOptions::default()
     }
 }
 
-/// Loads the adapter that all runs start from, as rsLoRA where the run is.
+/// Loads the adapter that all runs start from, as rsLoRA or `DoRA` where the run is.
 fn start(reference: &Value, model: &Model) -> LoRAAdapter {
     let from = fixture(reference["start"].as_str().unwrap());
     let to = tempfile::tempdir().unwrap();
@@ -151,6 +151,20 @@ fn start(reference: &Value, model: &Model) -> LoRAAdapter {
     std::fs::write(to.path().join("adapter_config.json"), config.to_string()).unwrap();
     let weights = "adapter_model.safetensors";
     std::fs::copy(from.join(weights), to.path().join(weights)).unwrap();
+    if reference["use_dora"] == true {
+        // The magnitudes of a new adapter, beside the same A and B.
+        let lora = LoRAAdapter::load(to.path(), model).unwrap();
+        let config = LoRAConfig {
+            use_dora: true,
+            ..lora.config().clone()
+        };
+        let dora = LoRAAdapter::new(config, model, 0).unwrap();
+        dora.save(to.path()).unwrap();
+        let load = |path| candle_core::safetensors::load(path, &candle_core::Device::Cpu).unwrap();
+        let mut tensors = load(to.path().join(weights));
+        tensors.extend(load(from.join(weights)));
+        candle_core::safetensors::save(&tensors, to.path().join(weights)).unwrap();
+    }
     LoRAAdapter::load(to.path(), model).unwrap()
 }
 
@@ -210,7 +224,7 @@ fn assert_training_agrees(name: &str, grad_checkpoint: bool) -> Option<LoRAAdapt
     if steps < options.steps {
         return None;
     }
-    let found = norms(trainer.adapter());
+    let found = norms(trainer.adapter().unwrap());
     let expected = reference["final_tensor_l2"].as_object().unwrap();
     assert_eq!(found.len(), expected.len());
     let mut off: Vec<f64> = expected
@@ -220,7 +234,7 @@ fn assert_training_agrees(name: &str, grad_checkpoint: bool) -> Option<LoRAAdapt
     off.sort_by(f64::total_cmp);
     // Catches a missing weight decay.
     assert!(off[off.len() / 2] < 5e-5, "{name}: {}", off[off.len() / 2]);
-    Some(trainer.adapter().clone())
+    trainer.adapter().cloned()
 }
 
 // Checkpointing gives the same bits, so each run is compared with it or without it.
@@ -255,6 +269,11 @@ fn training_agrees_with_a_cosine_schedule() {
 #[test]
 fn training_agrees_with_rslora() {
     assert_training_agrees("train_rslora", false);
+}
+
+#[test]
+fn training_agrees_with_dora() {
+    assert_training_agrees("train_dora", true);
 }
 
 /// Compares an adapter with the one that PEFT saved at the end of the run.

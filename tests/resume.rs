@@ -5,7 +5,9 @@ mod common;
 use common::{copy_of, edit_json, fixture, load_f32, rows};
 use metal_candle::checkpoint::{checkpoint_path, latest};
 use metal_candle::models::LoRATargets;
-use metal_candle::training::{LrSchedule, TrainSummary};
+use metal_candle::training::{
+    AdamWOptions, LrSchedule, OptimizerOptions, TrainMethod, TrainSummary,
+};
 use metal_candle::{
     Error, LoRAConfig, LoRAScale, LoRATrainer, Model, Projection, Result, TrainEvent, TrainOptions,
 };
@@ -20,12 +22,13 @@ fn small() -> Model {
 /// Everything that a resumed run must take up again: schedule, dropout, place in a shuffled epoch.
 fn options(output: &Path) -> TrainOptions {
     TrainOptions {
-        lora: LoRAConfig {
+        method: LoRAConfig {
             rank: 2,
             scale: LoRAScale::Alpha(4.0),
             dropout: 0.1,
             ..LoRAConfig::default()
-        },
+        }
+        .into(),
         steps: 6,
         batch_size: 2,
         gradient_accumulation: 2,
@@ -36,6 +39,13 @@ fn options(output: &Path) -> TrainOptions {
         save_every: 1,
         output_dir: Some(output.to_owned()),
         ..TrainOptions::default()
+    }
+}
+
+fn lora(options: &mut TrainOptions) -> &mut LoRAConfig {
+    match &mut options.method {
+        TrainMethod::LoRA(config) => config,
+        TrainMethod::Full { .. } => unreachable!(),
     }
 }
 
@@ -197,16 +207,16 @@ fn other_settings_are_incompatible() {
             ]
         );
     };
-    check("rank", "2", "3", |o| o.lora.rank = 3);
+    check("rank", "2", "3", |o| lora(o).rank = 3);
     check("alpha", "4.0", "5.0", |o| {
-        o.lora.scale = LoRAScale::Alpha(5.0)
+        lora(o).scale = LoRAScale::Alpha(5.0)
     });
-    check("dropout", "0.1", "0.2", |o| o.lora.dropout = 0.2);
-    check("use_rslora", "false", "true", |o| o.lora.use_rslora = true);
+    check("dropout", "0.1", "0.2", |o| lora(o).dropout = 0.2);
+    check("use_rslora", "false", "true", |o| lora(o).use_rslora = true);
     check("target_modules", "[\"q_proj\",", "[\"k_proj\",", |o| {
         let mut targets = Projection::ALL.to_vec();
         targets.remove(0);
-        o.lora.targets = LoRATargets::Projections(targets.into_iter().collect());
+        lora(o).targets = LoRATargets::Projections(targets.into_iter().collect());
     });
     check("steps", "6", "7", |o| o.steps = 7);
     check("batch_size", "2", "3", |o| o.batch_size = 3);
@@ -220,9 +230,11 @@ fn other_settings_are_incompatible() {
         o.schedule = LrSchedule::Linear;
     });
     check("warmup_steps", "2", "1", |o| o.warmup_steps = 1);
-    check("beta1", "0.9", "0.8", |o| o.adamw.beta1 = 0.8);
-    check("weight_decay", "0.01", "0.0", |o| {
-        o.adamw.weight_decay = 0.0;
+    check("optimizer", "\"beta1\":0.9", "\"beta1\":0.8", |o| {
+        o.optimizer = OptimizerOptions::AdamW(AdamWOptions {
+            beta1: 0.8,
+            ..AdamWOptions::default()
+        });
     });
     check("max_grad_norm", "1.0", "2.0", |o| o.max_grad_norm = 2.0);
     check("seed", "0", "1", |o| o.seed = 1);
@@ -261,18 +273,23 @@ fn settings_with_many_digits_survive_the_file() {
         let options = TrainOptions {
             learning_rate: 1e-4 / f64::from(n),
             max_grad_norm: 100.0 / f64::from(n),
-            lora: LoRAConfig {
+            method: LoRAConfig {
                 rank: 1,
                 scale: LoRAScale::Alpha(10.0 / f64::from(n)),
                 targets: [Projection::Query].into(),
                 ..LoRAConfig::default()
-            },
+            }
+            .into(),
             ..options(output.path())
         };
         let trainer = LoRATrainer::new(&model, rows(ROWS), None, options.clone()).unwrap();
         trainer.save_checkpoint(&path).unwrap();
         let resumed = resume(&model, options.clone(), &path).unwrap();
-        assert_eq!(*resumed.adapter().config(), options.lora);
+        assert_eq!(resumed.options().method, options.method);
+        assert_eq!(
+            TrainMethod::LoRA(resumed.adapter().unwrap().config().clone()),
+            options.method
+        );
     }
 }
 

@@ -17,3 +17,4 @@ pub use retention::{
 };
 pub use session::{load_session, save_session};
 pub use state::Checkpoint;
+pub(crate) use state::Progress;

@@ -247,7 +247,6 @@ mod tests {
     use crate::backend::DTypePolicy;
     use crate::backend::testing::device_kind;
     use crate::models::testing::model;
-    use candle_core::Device;
     use std::collections::BTreeMap;
 
     #[test]

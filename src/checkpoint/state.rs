@@ -2,38 +2,72 @@
 
 use super::atomic::Staged;
 use super::peft::pretty;
-use crate::backend::device::to_host;
+use super::tensor_file::{Stored, write_tensors};
 use crate::error::{Error, Result};
-use crate::models::{LoRAAdapter, Model, SafetensorsCheckpoint, TensorSpec, json};
+use crate::models::full_weights::FullWeights;
+use crate::models::trained_weights::TrainedWeights;
+use crate::models::{LayerSelection, LoRAAdapter, Model, SafetensorsCheckpoint, TensorSpec, json};
 use candle_core::{DType, Tensor};
-use safetensors::tensor::{Dtype, TensorView};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::Path;
 
 const OPTIMIZER: &str = "optimizer.safetensors";
+const WEIGHTS: &str = "weights.safetensors";
 pub(super) const STATE: &str = "trainer_state.json";
 const VERSION: u64 = 1;
 
-/// A moment of a training run: the adapter, the optimizer's state, and the place in the data.
+/// A moment of a training run: what is trained, the optimizer's state, and the place in the data.
 ///
-/// On disk it is a directory with the adapter in PEFT's format, `optimizer.safetensors` and
-/// `trainer_state.json`. Random numbers need no state: every one of them follows from the seed and
-/// the number of the batch.
+/// On disk it is a directory with the adapter in PEFT's format, or the trained weights of the model in
+/// `weights.safetensors`; and `optimizer.safetensors` and `trainer_state.json`. Random numbers need no
+/// state: every one of them follows from the seed and the number of the batch.
 #[derive(Debug)]
 pub struct Checkpoint {
-    /// The adapter.
-    pub adapter: LoRAAdapter,
-    /// AdamW's mean of gradients, flat.
-    pub first_moment: Tensor,
-    /// AdamW's mean of squared gradients, flat.
-    pub second_moment: Tensor,
+    pub(crate) trained: TrainedWeights,
+    /// The optimizer's state by name, flat.
+    pub(crate) optimizer: Vec<(String, Tensor)>,
+    pub(crate) progress: Progress,
+    /// The settings that decide the losses of the run, as a JSON object.
+    pub(crate) settings: Value,
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Progress {
     /// Steps done.
     pub step: usize,
-    /// The settings that decide the losses of the run, as a JSON object.
-    pub settings: Value,
+    /// Tokens read in them.
+    pub tokens: usize,
+    /// Step and loss of the best evaluation so far.
+    pub best: Option<(usize, f64)>,
+    /// Evaluations since then.
+    pub evaluations_since_best: usize,
 }
 
 impl Checkpoint {
+    /// Steps done.
+    #[must_use]
+    pub fn step(&self) -> usize {
+        self.progress.step
+    }
+
+    /// The optimizer's state: flat vectors by name, such as `first_moment`.
+    #[must_use]
+    pub fn optimizer_state(&self) -> &[(String, Tensor)] {
+        &self.optimizer
+    }
+
+    /// The adapter, or none where the model's weights are trained.
+    #[must_use]
+    pub fn adapter(&self) -> Option<&LoRAAdapter> {
+        match &self.trained {
+            TrainedWeights::Adapter(adapter) => Some(adapter),
+            TrainedWeights::Full(_) => None,
+        }
+    }
+
     /// Writes the checkpoint to `directory`, which appears whole or not at all.
     ///
     /// # Errors
@@ -42,24 +76,27 @@ impl Checkpoint {
     /// there.
     pub fn save(&self, directory: &Path) -> Result<()> {
         let staged = Staged::new(directory)?;
-        self.adapter.write(&staged)?;
-        let bytes = |tensor: &Tensor| -> Result<Vec<u8>> {
-            let numbers = to_host(tensor)?;
-            Ok(numbers.iter().flat_map(|x| x.to_le_bytes()).collect())
-        };
-        let (first, second) = (bytes(&self.first_moment)?, bytes(&self.second_moment)?);
-        let count = self.first_moment.elem_count();
-        let invalid = |e: safetensors::SafeTensorError| Error::format(directory, e.to_string());
-        let view = |bytes| TensorView::new(Dtype::F32, vec![count], bytes).map_err(invalid);
-        let views = [
-            ("first_moment", view(first.as_slice())?),
-            ("second_moment", view(second.as_slice())?),
-        ];
-        let file = safetensors::serialize(views, None).map_err(invalid)?;
-        staged.write(OPTIMIZER, &file)?;
+        match &self.trained {
+            TrainedWeights::Adapter(adapter) => adapter.write(&staged)?,
+            TrainedWeights::Full(full) => {
+                let mut tensors = vec![];
+                for slot in full.slots() {
+                    let len = slot.dims.iter().product();
+                    let tensor = full.weights().narrow(0, slot.offset, len)?;
+                    let tensor = tensor.reshape(slot.dims.as_slice())?;
+                    tensors.push(Stored::new(slot.place.name(), tensor));
+                }
+                write_tensors(staged.create(WEIGHTS)?, &tensors, "pt")?;
+            }
+        }
+        let parts = self.optimizer.iter();
+        let parts: Vec<_> = parts
+            .map(|(name, part)| Stored::new(name.clone(), part.clone()))
+            .collect();
+        write_tensors(staged.create(OPTIMIZER)?, &parts, "pt")?;
         let state = json!({
             "version": VERSION,
-            "step": self.step,
+            "progress": self.progress,
             "settings": self.settings,
         });
         staged.write(STATE, &pretty(&state))?;
@@ -73,10 +110,8 @@ impl Checkpoint {
     /// As [`LoRAAdapter::load`], for the files of the optimizer's state too.
     pub fn load(directory: &Path, model: &Model) -> Result<Self> {
         let state_path = directory.join(STATE);
-        let state = json::read(
-            &state_path,
-            "a checkpoint directory with trainer_state.json",
-        )?;
+        let expected = "a checkpoint directory with trainer_state.json";
+        let state = json::read(&state_path, expected)?;
         let invalid = |key: &str, expected: &str| Error::InvalidConfig {
             path: state_path.clone(),
             key: key.to_owned(),
@@ -86,29 +121,51 @@ impl Checkpoint {
         if state["version"].as_u64() != Some(VERSION) {
             return Err(invalid("version", &VERSION.to_string()));
         }
-        let step = state["step"]
-            .as_u64()
-            .and_then(|step| usize::try_from(step).ok())
-            .ok_or_else(|| invalid("step", "the number of steps done"))?;
+        let progress = Progress::deserialize(&state["progress"])
+            .map_err(|error| invalid("progress", &format!("how far the run is: {error}")))?;
         let settings = state["settings"].clone();
         if !settings.is_object() {
             return Err(invalid("settings", "an object"));
         }
-        let adapter = LoRAAdapter::load(directory, model)?;
-        let file = SafetensorsCheckpoint::open_file(&directory.join(OPTIMIZER))?;
-        let spec = |name: &str| TensorSpec {
-            name: name.to_owned(),
-            shape: vec![adapter.parameter_count()],
+        let weights = directory.join(WEIGHTS);
+        let trained = if weights.exists() {
+            TrainedWeights::Full(load_weights(&weights, model)?)
+        } else {
+            TrainedWeights::Adapter(LoRAAdapter::load(directory, model)?)
         };
-        file.validate(&[spec("first_moment"), spec("second_moment")])?;
-        let load = |name| file.load(name, Some(DType::F32), model.device());
+        let file = SafetensorsCheckpoint::open_file(&directory.join(OPTIMIZER))?;
+        let names: Vec<_> = file.names().map(str::to_owned).collect();
+        let load = |name: String| {
+            let part = file.load(&name, Some(DType::F32), model.device())?;
+            Ok((name, part))
+        };
         Ok(Self {
-            first_moment: load("first_moment")?,
-            second_moment: load("second_moment")?,
-            adapter,
-            step,
+            trained,
+            optimizer: names.into_iter().map(load).collect::<Result<_>>()?,
+            progress,
             settings,
         })
+    }
+
+    /// A part of the optimizer's state, of so many numbers.
+    pub(crate) fn optimizer_part(&self, path: &Path, name: &str, len: usize) -> Result<Tensor> {
+        let part = self.optimizer.iter().find(|(known, _)| known == name);
+        let path = path.join(OPTIMIZER);
+        match part {
+            None => Err(Error::MissingTensor {
+                path,
+                name: name.to_owned(),
+                expected: vec![len],
+            }),
+            Some((_, part)) if part.dims() != [len] => Err(Error::TensorMismatch {
+                path,
+                name: name.to_owned(),
+                property: "shape",
+                found: format!("{:?}", part.dims()),
+                expected: format!("{:?}", [len]),
+            }),
+            Some((_, part)) => Ok(part.clone()),
+        }
     }
 
     /// Checks that a run with these settings would have made this checkpoint.
@@ -129,4 +186,42 @@ impl Checkpoint {
         }
         Ok(())
     }
+}
+
+/// The weights of all layers, or of those that the file has.
+fn load_weights(path: &Path, model: &Model) -> Result<FullWeights> {
+    let file = SafetensorsCheckpoint::open_file(path)?;
+    let all = FullWeights::slots_of(model, &LayerSelection::All)?;
+    let mut offset = 0;
+    let mut slots = vec![];
+    for mut slot in all {
+        if file.names().any(|name| name == slot.place.name()) {
+            slot.offset = offset;
+            offset += slot.dims.iter().product::<usize>();
+            slots.push(slot);
+        }
+    }
+    let specs = slots.iter().map(|slot| TensorSpec {
+        name: slot.place.name(),
+        shape: slot.dims.clone(),
+    });
+    file.validate(&specs.collect::<Vec<_>>())?;
+    if let Some(unknown) = file
+        .names()
+        .find(|name| slots.iter().all(|slot| slot.place.name() != **name))
+    {
+        return Err(Error::Incompatible {
+            path: path.to_owned(),
+            field: "tensors".to_owned(),
+            found: unknown.to_owned(),
+            expected: "weights of this model".to_owned(),
+        });
+    }
+    let part = |name: &str| -> Result<Tensor> {
+        let part = file.load(name, Some(DType::F32), model.device())?;
+        Ok(part.flatten_all()?)
+    };
+    let parts = slots.iter().map(|slot| part(&slot.place.name()));
+    let weights = Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0)?;
+    FullWeights::from_weights(slots, weights, model.decoder().clone())
 }

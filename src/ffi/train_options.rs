@@ -2,8 +2,8 @@
 
 use super::error::{MCANDLE_INVALID_ARGUMENT, MCANDLE_INVALID_UTF8, mcandle_error};
 use super::handle::{self, Result};
-use crate::models::{LoRAScale, LoRATargets, Projection};
-use crate::training::{LrSchedule, TrainOptions};
+use crate::models::{LoRAConfig, LoRAScale, LoRATargets, Projection};
+use crate::training::{AdamWOptions, LrSchedule, OptimizerOptions, TrainOptions};
 use std::ffi::{CStr, CString, c_char};
 use std::path::PathBuf;
 
@@ -21,6 +21,8 @@ pub const MCANDLE_SCHEDULE_COSINE: mcandle_schedule = 2;
 #[derive(Debug)]
 pub struct mcandle_train_options {
     inner: TrainOptions,
+    lora: LoRAConfig,
+    adamw: AdamWOptions,
     schedule: mcandle_schedule,
     /// As given; checked when the options are used.
     target_modules: Option<CString>,
@@ -30,7 +32,8 @@ pub struct mcandle_train_options {
 
 impl mcandle_train_options {
     pub(super) fn resolve(&self) -> Result<TrainOptions> {
-        let mut options = self.inner.clone();
+        let (mut options, mut lora) = (self.inner.clone(), self.lora.clone());
+        options.optimizer = OptimizerOptions::AdamW(self.adamw);
         options.schedule = match self.schedule {
             MCANDLE_SCHEDULE_CONSTANT => LrSchedule::Constant,
             MCANDLE_SCHEDULE_LINEAR => LrSchedule::Linear,
@@ -45,11 +48,12 @@ impl mcandle_train_options {
         if let Some(names) = &self.target_modules {
             let names = utf8(names, "target_modules")?.split(',');
             let targets = names.map(|name| Projection::from_name(name.trim()));
-            options.lora.targets = LoRATargets::Projections(targets.collect::<crate::Result<_>>()?);
+            lora.targets = LoRATargets::Projections(targets.collect::<crate::Result<_>>()?);
         }
         if let Some(directory) = &self.output_dir {
             options.output_dir = Some(PathBuf::from(utf8(directory, "output_dir")?));
         }
+        options.method = lora.into();
         Ok(options)
     }
 }
@@ -70,6 +74,8 @@ fn utf8<'a>(text: &'a CStr, name: &str) -> Result<&'a str> {
 pub extern "C" fn mcandle_train_options_new() -> *mut mcandle_train_options {
     Box::into_raw(Box::new(mcandle_train_options {
         inner: TrainOptions::default(),
+        lora: LoRAConfig::default(),
+        adamw: AdamWOptions::default(),
         schedule: MCANDLE_SCHEDULE_CONSTANT,
         target_modules: None,
         output_dir: None,
@@ -178,7 +184,7 @@ pub unsafe extern "C" fn mcandle_train_options_set_weight_decay(
 ) {
     // SAFETY: the caller passes NULL or options that nobody else uses now.
     if let Some(options) = unsafe { options.as_mut() } {
-        options.inner.adamw.weight_decay = weight_decay;
+        options.adamw.weight_decay = weight_decay;
     }
 }
 
@@ -195,8 +201,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_betas(
 ) {
     // SAFETY: the caller passes NULL or options that nobody else uses now.
     if let Some(options) = unsafe { options.as_mut() } {
-        options.inner.adamw.beta1 = beta1;
-        options.inner.adamw.beta2 = beta2;
+        options.adamw.beta1 = beta1;
+        options.adamw.beta2 = beta2;
     }
 }
 
@@ -211,7 +217,7 @@ pub unsafe extern "C" fn mcandle_train_options_set_eps(
 ) {
     // SAFETY: the caller passes NULL or options that nobody else uses now.
     if let Some(options) = unsafe { options.as_mut() } {
-        options.inner.adamw.eps = eps;
+        options.adamw.eps = eps;
     }
 }
 
@@ -332,7 +338,7 @@ pub unsafe extern "C" fn mcandle_train_options_set_rank(
 ) {
     // SAFETY: the caller passes NULL or options that nobody else uses now.
     if let Some(options) = unsafe { options.as_mut() } {
-        options.inner.lora.rank = rank;
+        options.lora.rank = rank;
     }
 }
 
@@ -347,7 +353,7 @@ pub unsafe extern "C" fn mcandle_train_options_set_alpha(
 ) {
     // SAFETY: the caller passes NULL or options that nobody else uses now.
     if let Some(options) = unsafe { options.as_mut() } {
-        options.inner.lora.scale = LoRAScale::Alpha(alpha);
+        options.lora.scale = LoRAScale::Alpha(alpha);
     }
 }
 
@@ -362,7 +368,7 @@ pub unsafe extern "C" fn mcandle_train_options_set_dropout(
 ) {
     // SAFETY: the caller passes NULL or options that nobody else uses now.
     if let Some(options) = unsafe { options.as_mut() } {
-        options.inner.lora.dropout = dropout;
+        options.lora.dropout = dropout;
     }
 }
 
@@ -377,7 +383,7 @@ pub unsafe extern "C" fn mcandle_train_options_set_use_rslora(
 ) {
     // SAFETY: the caller passes NULL or options that nobody else uses now.
     if let Some(options) = unsafe { options.as_mut() } {
-        options.inner.lora.use_rslora = use_rslora;
+        options.lora.use_rslora = use_rslora;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::adapter::mcandle_adapter;
 use super::dataset::mcandle_dataset;
-use super::error::{mcandle_error, mcandle_status};
+use super::error::{MCANDLE_INVALID_ARGUMENT, mcandle_error, mcandle_status};
 use super::handle::{self, Exclusive, Out, Result, borrow};
 use super::model::mcandle_model;
 use super::panic::guard;
@@ -480,7 +480,13 @@ pub unsafe extern "C" fn mcandle_trainer_adapter(
             let out = Out::new(adapter, "adapter")?;
             let inner = trainer
                 .inner
-                .with("trainer", |inner| Ok(inner.adapter().clone()))?;
+                .with("trainer", |inner| match inner.adapter() {
+                    Some(adapter) => Ok(adapter.clone()),
+                    None => Err(mcandle_error::new(
+                        MCANDLE_INVALID_ARGUMENT,
+                        "the trainer trains the weights of the model; there is no adapter",
+                    )),
+                })?;
             out.give(mcandle_adapter { inner });
             Ok(())
         })

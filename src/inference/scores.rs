@@ -77,6 +77,8 @@ impl Generator {
                     return Err(Error::NonFinite {
                         what: "logits",
                         step,
+                        rows: vec![],
+                        checkpoint: None,
                         hint: "check the weights and adapter, or compute in a wider dtype",
                     });
                 }

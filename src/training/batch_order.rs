@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 
 use super::packing::first_fit;
 use crate::{Error, Result};
@@ -16,7 +17,10 @@ const BATCHES_TO_SORT: usize = 50;
 const PACKING_STREAM: u64 = u64::MAX;
 
 /// How rows are put together to batches.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+///
+/// In JSON it is `plain`, `length_buckets` or `packed`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Batching {
     /// `batch_size` rows as they come in the epoch. The default.
     #[default]

@@ -3,6 +3,7 @@
 //! Every type serialises to the JSON that is kept in
 //! [`metrics.jsonl`](super::MetricsLog): times in seconds, numbers that are not finite as null.
 
+use super::preference::PairLoss;
 use serde::{Serialize, Serializer};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -54,6 +55,25 @@ pub struct PreferenceReport {
     pub margin: f64,
     /// The share of pairs whose chosen answer has the higher reward, 0 to 1.
     pub accuracy: f64,
+}
+
+impl PreferenceReport {
+    /// The means over pairs; none where there are no pairs.
+    #[allow(clippy::cast_precision_loss, reason = "a number of pairs fits f64")]
+    pub(super) fn of(pairs: &[PairLoss]) -> Option<Self> {
+        if pairs.is_empty() {
+            return None;
+        }
+        let mean = |number: fn(&PairLoss) -> f64| {
+            pairs.iter().map(number).sum::<f64>() / pairs.len() as f64
+        };
+        Some(Self {
+            reward_chosen: mean(|pair| pair.chosen_reward),
+            reward_rejected: mean(|pair| pair.rejected_reward),
+            margin: mean(PairLoss::margin),
+            accuracy: mean(|pair| f64::from(u8::from(pair.is_accurate()))),
+        })
+    }
 }
 
 /// What happened in one optimizer step.

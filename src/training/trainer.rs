@@ -1,29 +1,33 @@
 //! The training loop.
 
-use super::batch::{Batch, BatchLayout};
+use super::batch::BatchLayout;
 use super::batch_order::{BatchOrder, BatchOrderOptions, Batching};
 use super::dataset::Dataset;
-use super::event::{BestEvaluation, StepReport, StopReason, TrainEvent, TrainSummary};
-use super::optimizer::AdamW;
+use super::event::{
+    BestEvaluation, PreferenceReport, RunInfo, StepReport, StopReason, TrainEvent, TrainSummary,
+};
+use super::gradient::{GradientSource, Share, mix};
+use super::method::TrainMethod;
+use super::optimizer::{Optimizer, WeightShape};
 use super::options::TrainOptions;
+use super::output::RunOutput;
 use super::row::{Row, RowKind};
-use super::sample::Sample;
 use crate::backend::{device, memory};
 use crate::cancel::CancelHandle;
-use crate::checkpoint::{Checkpoint, checkpoint_path};
+use crate::checkpoint::{Checkpoint, Progress};
 use crate::error::{Error, Result};
-use crate::models::decoder::{Dropout, Objective, StepOptions, TokenBatch};
+use crate::models::full_weights::FullWeights;
 use crate::models::trained_weights::TrainedWeights;
 use crate::models::{LoRAAdapter, Model};
 use candle_core::Tensor;
-use rayon::prelude::*;
+use serde_json::Value;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 const NOT_FINITE: &str = "try a lower learning rate, a smaller max_grad_norm or f32 weights";
 
-/// Trains a LoRA adapter for a model; the model itself does not change.
+/// Fine-tunes a model: an adapter beside it, which leaves the model as it is, or a copy of its weights.
 ///
 /// # Example
 ///
@@ -60,20 +64,22 @@ pub struct LoRATrainer {
     validation: Option<Dataset>,
     options: TrainOptions,
     order: BatchOrder,
-    adapter: LoRAAdapter,
-    optimizer: AdamW,
-    /// Tokens since step 1.
-    tokens: usize,
+    /// Steps of the whole run.
+    steps: usize,
+    trained: TrainedWeights,
+    optimizer: Optimizer,
+    progress: Progress,
     cancel: CancelHandle,
 }
 
 impl LoRATrainer {
-    /// A trainer with a new adapter.
+    /// A trainer from the start: with a new adapter, or from the model's weights.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidOption`] for options out of range, and for rows with tokens that the model
-    /// does not have.
+    /// [`Error::InvalidOption`] for options out of range or that do not fit the rows, for rows with
+    /// tokens that the model does not have, and for full fine-tuning of a quantised model;
+    /// [`Error::ContextFull`] for rows that are longer than the model's context.
     pub fn new(
         model: &Model,
         train: Dataset,
@@ -81,12 +87,17 @@ impl LoRATrainer {
         options: TrainOptions,
     ) -> Result<Self> {
         options.validate()?;
-        let adapter = LoRAAdapter::new(options.lora.clone(), model, options.seed)?;
-        Self::from_adapter(model, train, validation, options, adapter)
+        let trained = match &options.method {
+            TrainMethod::LoRA(config) => {
+                TrainedWeights::Adapter(LoRAAdapter::new(config.clone(), model, options.seed)?)
+            }
+            TrainMethod::Full { layers } => TrainedWeights::Full(FullWeights::new(model, layers)?),
+        };
+        Self::start(model, train, validation, options, trained)
     }
 
     /// A trainer that goes on with an adapter, with a new optimizer. The adapter's configuration
-    /// takes the place of `options.lora`.
+    /// takes the place of `options.method`.
     ///
     /// # Errors
     ///
@@ -98,11 +109,26 @@ impl LoRATrainer {
         mut options: TrainOptions,
         adapter: LoRAAdapter,
     ) -> Result<Self> {
-        options.lora = adapter.config().clone();
+        options.method = adapter.config().clone().into();
+        adapter.check(model.config())?;
+        let trained = TrainedWeights::Adapter(adapter);
+        Self::start(model, train, validation, options, trained)
+    }
+
+    fn start(
+        model: &Model,
+        train: Dataset,
+        validation: Option<Dataset>,
+        options: TrainOptions,
+        trained: TrainedWeights,
+    ) -> Result<Self> {
         let optimizer = device::completed(model.device(), || {
-            AdamW::new(options.adamw, adapter.weights())
+            Optimizer::new(options.optimizer, trained.weights(), &shapes(&trained))
         })?;
-        Self::assemble(model, train, validation, options, adapter, optimizer)
+        let progress = Progress::default();
+        Self::assemble(
+            model, train, validation, options, trained, optimizer, progress,
+        )
     }
 
     /// A trainer that goes on where a checkpoint was written: on the CPU its losses are, bit for
@@ -121,14 +147,21 @@ impl LoRATrainer {
     ) -> Result<Self> {
         options.validate()?;
         let saved = Checkpoint::load(checkpoint, model)?;
-        saved.check_settings(checkpoint, &settings(&options, &train))?;
-        let optimizer = AdamW::resume(
-            options.adamw,
-            saved.first_moment,
-            saved.second_moment,
-            saved.step,
-        );
-        Self::assemble(model, train, validation, options, saved.adapter, optimizer)
+        let order = batch_order(&train, &options)?;
+        let steps = options.total_steps(order.batches_per_epoch())?;
+        saved.check_settings(checkpoint, &settings(&options, steps, &train))?;
+        let optimizer = Optimizer::resume(
+            options.optimizer,
+            &shapes(&saved.trained),
+            |name, len| saved.optimizer_part(checkpoint, name, len),
+            saved.progress.step,
+        )?;
+        let Checkpoint {
+            trained, progress, ..
+        } = saved;
+        Self::assemble(
+            model, train, validation, options, trained, optimizer, progress,
+        )
     }
 
     fn assemble(
@@ -136,39 +169,49 @@ impl LoRATrainer {
         train: Dataset,
         validation: Option<Dataset>,
         options: TrainOptions,
-        adapter: LoRAAdapter,
-        optimizer: AdamW,
+        trained: TrainedWeights,
+        optimizer: Optimizer,
+        progress: Progress,
     ) -> Result<Self> {
         options.validate()?;
-        adapter.check(model.config())?;
-        for dataset in [Some(&train), validation.as_ref()].into_iter().flatten() {
-            check_rows(dataset, model)?;
+        check_rows("train", &train, model, &options)?;
+        if let Some(validation) = &validation {
+            check_rows("validation", validation, model, &options)?;
         }
-        let order = BatchOrderOptions {
-            batch_size: options.batch_size,
-            seed: options.seed,
-            shuffle: options.shuffle,
-            batching: Batching::Plain,
-            ..BatchOrderOptions::default()
-        };
-        let order = BatchOrder::new(&train.lengths(), order)?;
+        let order = batch_order(&train, &options)?;
         Ok(Self {
             model: model.clone(),
+            steps: options.total_steps(order.batches_per_epoch())?,
             order,
-            tokens,
             train,
             validation,
             options,
-            adapter,
+            trained,
             optimizer,
+            progress,
             cancel: CancelHandle::default(),
         })
     }
 
-    /// The adapter as trained so far.
+    /// The adapter as trained so far, or none where the model's weights are trained.
     #[must_use]
-    pub fn adapter(&self) -> &LoRAAdapter {
-        &self.adapter
+    pub fn adapter(&self) -> Option<&LoRAAdapter> {
+        match &self.trained {
+            TrainedWeights::Adapter(adapter) => Some(adapter),
+            TrainedWeights::Full(_) => None,
+        }
+    }
+
+    /// The model as trained so far: with the adapter merged into its weights, or with its new weights.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Backend`] where the device is out of memory.
+    pub fn trained_model(&self) -> Result<Model> {
+        match &self.trained {
+            TrainedWeights::Adapter(adapter) => self.model.merge(adapter),
+            TrainedWeights::Full(full) => Ok(self.model.with_decoder(full.decoder().clone())),
+        }
     }
 
     /// The options.
@@ -180,164 +223,236 @@ impl LoRATrainer {
     /// Steps done so far, those before a resumption included.
     #[must_use]
     pub fn step_count(&self) -> usize {
-        self.optimizer.steps
+        self.progress.step
     }
 
-    /// A handle that stops [`LoRATrainer::train`] from any thread.
+    /// Steps of the whole run: those of the options, or those that the epochs take.
+    #[must_use]
+    pub fn total_steps(&self) -> usize {
+        self.steps
+    }
+
+    /// A handle that stops [`LoRATrainer::train`] from any thread, within a step.
     #[must_use]
     pub fn cancel_handle(&self) -> CancelHandle {
         self.cancel.clone()
     }
 
-    /// Trains until all steps are done, or until the callback returns [`ControlFlow::Break`] or
-    /// another thread cancels. A stopped run leaves a checkpoint where there is an `output_dir`, and
-    /// a later call goes on.
+    /// What the run is about to do.
+    #[must_use]
+    pub fn info(&self) -> RunInfo {
+        let trainable_parameters = self.trained.weights().elem_count();
+        let added = self.adapter().map_or(0, LoRAAdapter::parameter_count);
+        RunInfo {
+            trainable_parameters,
+            parameters: self.model.parameter_count() + added,
+            rows: self.train.len(),
+            tokens: self.train.tokens(),
+            target_tokens: self.train.target_tokens(),
+            truncated: self.train.truncated(),
+            skipped: self.train.skipped_count(),
+            steps: self.steps,
+            first_step: self.progress.step,
+            batches_per_epoch: self.order.batches_per_epoch(),
+            pack_efficiency: self.order.pack_efficiency(),
+            method: self.options.method.name(&self.model).to_owned(),
+            objective: self
+                .options
+                .preference
+                .map_or("sft", |preference| preference.name())
+                .to_owned(),
+        }
+    }
+
+    /// Trains until all steps are done, until the validation loss no longer falls where that ends the
+    /// run, or until the callback returns [`ControlFlow::Break`] or another thread cancels, which ends
+    /// it within a step. A cancelled run leaves a checkpoint of its last whole step where there is an
+    /// `output_dir`, and a later call goes on.
     ///
     /// # Errors
     ///
-    /// [`Error::NonFinite`] for a loss or gradient that is not a number; the adapter then is as
-    /// before that step. [`Error::Io`] where a checkpoint cannot be written, [`Error::Backend`]
-    /// where the device fails.
+    /// [`Error::NonFinite`] for a loss or gradient that is not a number, with the rows of the batch
+    /// and the last checkpoint; what is trained then is as before that step. [`Error::Io`] where the
+    /// output cannot be written, [`Error::Backend`] where the device fails.
     pub fn train(
         &mut self,
         mut on_event: impl FnMut(&TrainEvent) -> ControlFlow<()>,
     ) -> Result<TrainSummary> {
         self.cancel.reset();
-        let started = Instant::now();
-        let first_step = self.step_count();
-        let mut summary = TrainSummary {
-            steps: first_step,
+        let mut run = Run {
+            started: Instant::now(),
+            first_step: self.progress.step,
+            output: match &self.options.output_dir {
+                Some(directory) => Some(RunOutput::open(directory, self.progress.step)?),
+                None => None,
+            },
             loss: f64::NAN,
             validation_loss: None,
-            best: None,
-            stop: StopReason::Finished,
-            tokens: self.tokens,
-            elapsed: Duration::ZERO,
+            interrupted: false,
+            on_event: &mut on_event,
         };
-        let mut interrupted = false;
-        if first_step == 0 {
-            interrupted |= self.evaluate_into(&mut summary, started, &mut on_event)?;
+        let ended = self.run(&mut run);
+        // The curve of a run that failed is of use, too.
+        let drawn = match &run.output {
+            Some(output) => output.draw(),
+            None => Ok(()),
+        };
+        let summary = ended?;
+        drawn?;
+        run.tell(TrainEvent::End(summary.clone()))?;
+        Ok(summary)
+    }
+
+    fn run(&mut self, run: &mut Run<'_>) -> Result<TrainSummary> {
+        run.tell(TrainEvent::Start(self.info()))?;
+        let mut stop = StopReason::Finished;
+        if run.first_step == 0 {
+            self.evaluate_into(run)?;
         }
-        while !interrupted && self.step_count() < self.options.steps {
-            if self.cancel.is_requested() {
-                interrupted = true;
+        while self.progress.step < self.steps {
+            if run.interrupted || self.cancel.is_requested() {
+                stop = StopReason::Cancelled;
                 break;
             }
-            let mut report = self.step()?;
-            report.elapsed = started.elapsed();
-            let left = self.options.steps - report.step;
-            report.remaining = report
-                .elapsed
-                .mul_f64(ratio(left, report.step - first_step));
-            summary.steps = report.step;
-            summary.loss = report.loss;
-            summary.tokens = report.tokens_so_far;
-            interrupted |= on_event(&TrainEvent::Step(report)).is_break();
-
-            let done = self.step_count();
-            let last = done == self.options.steps;
-            if last || due(done, self.options.eval_every) {
-                interrupted |= self.evaluate_into(&mut summary, started, &mut on_event)?;
+            match self.step() {
+                Ok(report) => self.report(run, report)?,
+                Err(Error::Cancelled) => {
+                    stop = StopReason::Cancelled;
+                    break;
+                }
+                Err(error) => return Err(self.with_checkpoint(error)),
             }
-            if !last && due(done, self.options.save_every) {
-                interrupted |= self.checkpoint_into(&mut on_event)?;
+            let done = self.progress.step;
+            let last = done == self.steps;
+            let mut is_best = false;
+            if last || due(done, self.options.eval_every) {
+                is_best = self.evaluate_into(run)?;
+            }
+            if is_best || (!last && due(done, self.options.save_every)) {
+                self.checkpoint_into(run, is_best)?;
+            }
+            let patience = self.options.early_stopping_patience;
+            if !last && patience > 0 && self.progress.evaluations_since_best >= patience {
+                stop = StopReason::EarlyStopping;
+                break;
             }
         }
-        if interrupted && self.step_count() < self.options.steps {
-            summary.stop = StopReason::Cancelled;
-            if self.step_count() > first_step {
-                self.checkpoint_into(&mut on_event)?;
+        if stop == StopReason::Cancelled {
+            if self.progress.step > run.first_step {
+                self.checkpoint_into(run, false)?;
             }
         } else if let Some(directory) = &self.options.output_dir {
-            self.adapter.save(directory)?;
+            match &self.trained {
+                TrainedWeights::Adapter(adapter) => adapter.save(directory)?,
+                TrainedWeights::Full(_) => self.trained_model()?.save(directory.join("model"))?,
+            }
         }
-        summary.elapsed = started.elapsed();
-        Ok(summary)
+        Ok(self.summary(run, stop))
+    }
+
+    fn summary(&self, run: &Run<'_>, stop: StopReason) -> TrainSummary {
+        let path = |step| {
+            let output = run.output.as_ref()?;
+            output.existing_checkpoint(step)
+        };
+        TrainSummary {
+            steps: self.progress.step,
+            loss: run.loss,
+            validation_loss: run.validation_loss,
+            best: self.progress.best.map(|(step, loss)| BestEvaluation {
+                step,
+                loss,
+                path: path(step),
+            }),
+            stop,
+            tokens: self.progress.tokens,
+            elapsed: run.started.elapsed(),
+        }
+    }
+
+    /// Completes and tells the report of a step.
+    fn report(&self, run: &mut Run<'_>, mut report: StepReport) -> Result<()> {
+        report.elapsed = run.started.elapsed();
+        let left = self.steps - report.step;
+        let done = report.step - run.first_step;
+        report.remaining = report.elapsed.mul_f64(ratio(left, done));
+        run.loss = report.loss;
+        run.tell(TrainEvent::Step(report))
     }
 
     /// One optimizer step.
     ///
     /// # Errors
     ///
-    /// As [`LoRATrainer::train`].
+    /// As [`LoRATrainer::train`], and [`Error::Cancelled`] where another thread cancels.
     pub fn step(&mut self) -> Result<StepReport> {
         let started = Instant::now();
-        let step = self.step_count();
+        let step = self.progress.step;
         let accumulation = self.options.gradient_accumulation;
-        let (mut loss, mut gradient) = (0.0, None::<Tensor>);
-        let (mut tokens, mut target_tokens) = (0, 0);
+        let mut total = Share::default();
+        let mut tokens = 0;
+        let mut row_numbers = vec![];
         for number in step * accumulation..(step + 1) * accumulation {
-            let rows = rows(&self.train, self.order.indices(number))?;
-            let samples: Vec<_> = rows.iter().flat_map(Row::samples).collect();
-            tokens += samples
-                .iter()
-                .map(|sample| sample.input_ids.len())
-                .sum::<usize>();
-            for share in self.shares(&samples, number)? {
-                target_tokens += share.target_tokens;
-                loss += share.loss;
-                gradient = Some(match gradient {
-                    Some(sum) => device::scoped(self.model.device(), || sum + share.gradient)?,
-                    None => share.gradient,
-                });
-            }
+            let indices = self.order.indices(number);
+            let rows = rows(&self.train, &indices)?;
+            tokens += rows.iter().map(Row::tokens).sum::<usize>();
+            row_numbers.extend(indices);
+            total.add(self.source(number).batch(&rows)?)?;
         }
-        let count = ratio(target_tokens, 1);
-        let loss = loss / count;
-        check_finite("loss", loss, step)?;
-        let Some(gradient) = gradient else {
-            return Err(Error::option(
-                "gradient_accumulation",
-                accumulation,
-                "at least 1",
-            ));
+        let count = total.count();
+        let loss = total.loss / count;
+        self.check_finite("loss", loss, &row_numbers)?;
+        let Some(gradient) = total.gradient else {
+            return Err(Error::option("gradient_accumulation", 0, "at least 1"));
         };
         let learning_rate = self.options.schedule.learning_rate(
             self.options.learning_rate,
-            0.0,
+            self.options.min_learning_rate,
             step,
             self.options.warmup_steps,
-            self.options.steps,
+            self.steps,
         );
         // Taken over when the device has done all of it: a step that fails changes nothing.
         let (grad_norm, weights, optimizer) = device::completed(self.model.device(), || {
-            self.update(&gradient, count, learning_rate)
+            self.update(&gradient, count, learning_rate, &row_numbers)
         })?;
-        self.adapter.set_weights(weights, self.model.decoder())?;
+        self.trained.set_weights(weights, self.model.decoder())?;
         self.optimizer = optimizer;
-        self.tokens += tokens;
+        self.progress.step += 1;
+        self.progress.tokens += tokens;
         let memory = memory::usage();
-        let batches = self.step_count() * accumulation;
+        let batches = self.progress.step * accumulation;
         Ok(StepReport {
-            step: self.step_count(),
-            total_steps: self.options.steps,
+            step: self.progress.step,
+            total_steps: self.steps,
             epoch: ratio(batches, self.order.batches_per_epoch()),
             loss,
             learning_rate,
             grad_norm,
-            target_tokens,
+            target_tokens: total.target_tokens,
             tokens,
-            tokens_so_far: self.tokens,
+            tokens_so_far: self.progress.tokens,
             tokens_per_second: ratio(tokens, 1) / started.elapsed().as_secs_f64(),
             elapsed: started.elapsed(),
             remaining: Duration::ZERO,
             memory: memory.current,
             peak_memory: memory.peak,
-            preference: None,
+            preference: PreferenceReport::of(&total.pairs),
         })
     }
 
-    /// Divides the summed gradient by the number of targets and clips it. Gives the norm before
-    /// clipping, and weights and optimizer after the step.
+    /// Divides the summed gradient by what was summed and clips it. Gives the norm before clipping,
+    /// and weights and optimizer after the step.
     fn update(
         &self,
         gradient: &Tensor,
         count: f64,
         learning_rate: f64,
-    ) -> Result<(f64, Tensor, AdamW)> {
+        rows: &[usize],
+    ) -> Result<(f64, Tensor, Optimizer)> {
         let norm = gradient.sqr()?.sum_all()?.to_scalar::<f32>()?;
         let norm = f64::from(norm).sqrt() / count;
-        check_finite("gradient norm", norm, self.step_count())?;
+        self.check_finite("gradient norm", norm, rows)?;
         let limit = self.options.max_grad_norm;
         // As in PyTorch's clip_grad_norm_.
         let clip = if limit > 0.0 {
@@ -347,104 +462,57 @@ impl LoRATrainer {
         };
         let gradient = (gradient * (clip / count))?;
         let mut optimizer = self.optimizer.clone();
-        let weights = optimizer.step(self.adapter.weights(), &gradient, learning_rate)?;
+        let weights = optimizer.step(self.trained.weights(), &gradient, learning_rate)?;
         Ok((norm, weights, optimizer))
     }
 
-    /// Losses and gradients of a batch, in the order of its rows.
-    ///
-    /// A CPU has more to give than one matrix product after the other can take, so each of its
-    /// threads gets a share of the rows; a GPU gets the whole batch.
-    fn shares(&self, samples: &[&Sample], batch_number: usize) -> Result<Vec<Share>> {
-        if !self.model.device().is_cpu() {
-            return Ok(vec![self.share(samples, batch_number, 0)?]);
-        }
-        let threads = rayon::current_num_threads();
-        samples
-            .par_chunks(samples.len().div_ceil(threads))
-            .enumerate()
-            .map(|(index, samples)| self.share(samples, batch_number, index))
-            .collect()
-    }
-
-    fn share(&self, samples: &[&Sample], batch_number: usize, index: usize) -> Result<Share> {
-        let batch = Batch::new(samples, BatchLayout::Padded)?;
-        let p = self.options.lora.dropout;
-        let options = StepOptions {
-            checkpoint: self.options.grad_checkpoint,
-            cancel: Some(&self.cancel),
-            dropout: (p > 0.0).then(|| Dropout {
-                p,
-                seed: [batch_number, index]
-                    .iter()
-                    .fold(self.options.seed, |seed, &n| mix(seed, n as u64)),
-            }),
+    fn source(&self, batch_number: usize) -> GradientSource<'_> {
+        let p = match &self.options.method {
+            TrainMethod::LoRA(config) => config.dropout,
+            TrainMethod::Full { .. } => 0.0,
         };
-        device::completed(self.model.device(), || {
-            let target_tokens = batch.target_tokens();
-            let batch = self.upload(&batch)?;
-            let (loss, gradient) = self.model.decoder().loss_and_gradient(
-                &batch,
-                &TrainedWeights::Adapter(self.adapter.clone()),
-                Objective::Likelihood {
-                    label_smoothing: 0.0,
-                },
-                &options,
-            )?;
-            Ok(Share {
-                loss: f64::from(loss.to_scalar::<f32>()?),
-                gradient,
-                target_tokens,
-            })
-        })
+        GradientSource {
+            base: self.model.decoder(),
+            trained: &self.trained,
+            preference: self.options.preference,
+            layout: match self.options.batching {
+                Batching::Packed => BatchLayout::Packed,
+                Batching::Plain | Batching::LengthBuckets => BatchLayout::Padded,
+            },
+            label_smoothing: self.options.label_smoothing,
+            grad_checkpoint: self.options.grad_checkpoint,
+            dropout: (p, mix(self.options.seed, batch_number as u64)),
+            cancel: &self.cancel,
+        }
     }
 
-    fn upload(&self, batch: &Batch) -> Result<TokenBatch> {
-        let device = self.model.device();
-        let (positions, targets): (Vec<u32>, Vec<u32>) = batch.targets.iter().copied().unzip();
-        Ok(TokenBatch {
-            tokens: Tensor::new(&batch.input_ids[..], device)?,
-            segments: batch.segments.iter().map(|s| (s.rows, s.width)).collect(),
-            positions: Tensor::new(positions, device)?,
-            targets: Tensor::new(targets, device)?,
-        })
-    }
-
-    /// The mean negative log-likelihood of the validation rows' target tokens, or none where there
-    /// are no such rows.
+    /// The mean loss of the validation rows, or none where there are no such rows: the negative
+    /// log-likelihood of a target token, or the loss of a pair where the objective is a preference.
     ///
     /// # Errors
     ///
     /// [`Error::NonFinite`] for a loss that is not a number, [`Error::Backend`] where the device
-    /// fails.
+    /// fails, [`Error::Cancelled`] where another thread cancels.
     pub fn evaluate(&self) -> Result<Option<f64>> {
         let Some(validation) = &self.validation else {
             return Ok(None);
         };
+        let size = self.options.batch_size;
         let limit = match self.options.eval_batches {
-            0 => usize::MAX,
-            limit => limit,
+            0 => validation.len(),
+            limit => limit.saturating_mul(size).min(validation.len()),
         };
-        let (mut loss, mut count) = (0.0, 0);
-        let batch_size = self.options.batch_size;
-        for start in (0..validation.len()).step_by(batch_size).take(limit) {
-            let end = start.saturating_add(batch_size).min(validation.len());
-            let rows = rows(validation, start..end)?;
-            let samples: Vec<_> = rows.iter().flat_map(Row::samples).collect();
-            let batch = Batch::new(&samples, BatchLayout::Padded)?;
-            count += batch.target_tokens();
-            loss += device::completed(self.model.device(), || {
-                let batch = self.upload(&batch)?;
-                let losses = self.model.decoder().losses(
-                    &batch,
-                    self.adapter.layers(),
-                    &StepOptions::default(),
-                )?;
-                Ok(f64::from(losses.sum_all()?.to_scalar::<f32>()?))
-            })?;
+        let indices: Vec<_> = (0..limit).collect();
+        let source = self.source(0);
+        let mut total = Share::default();
+        for indices in indices.chunks(size) {
+            let rows = rows(validation, indices)?;
+            total.add(source.loss(&rows)?)?;
         }
-        let loss = loss / ratio(count, 1);
-        check_finite("validation loss", loss, self.step_count())?;
+        let loss = total.loss / total.count();
+        if !loss.is_finite() {
+            return Err(not_finite("validation loss", self.progress.step, vec![]));
+        }
         Ok(Some(loss))
     }
 
@@ -455,127 +523,190 @@ impl LoRATrainer {
     /// [`Error::Io`] where it cannot be written; an older checkpoint of that name then is still
     /// there.
     pub fn save_checkpoint(&self, directory: &Path) -> Result<()> {
+        let parts = self.optimizer.state().into_iter();
         Checkpoint {
-            adapter: self.adapter.clone(),
-            first_moment: self.optimizer.first.clone(),
-            second_moment: self.optimizer.second.clone(),
-            step: self.optimizer.steps,
-            settings: settings(&self.options, &self.train),
+            trained: self.trained.clone(),
+            optimizer: parts
+                .map(|(name, part)| (name.to_owned(), part.clone()))
+                .collect(),
+            progress: self.progress.clone(),
+            settings: settings(&self.options, self.steps, &self.train),
         }
         .save(directory)
     }
 
-    fn evaluate_into(
-        &self,
-        summary: &mut TrainSummary,
-        started: Instant,
-        on_event: &mut impl FnMut(&TrainEvent) -> ControlFlow<()>,
-    ) -> Result<bool> {
+    /// Whether the evaluation, if there is one, was the best so far.
+    fn evaluate_into(&mut self, run: &mut Run<'_>) -> Result<bool> {
         if self.options.eval_every == 0 {
             return Ok(false);
         }
-        let Some(loss) = self.evaluate()? else {
-            return Ok(false);
+        let loss = match self.evaluate() {
+            Ok(Some(loss)) => loss,
+            Ok(None) => return Ok(false),
+            Err(Error::Cancelled) => {
+                run.interrupted = true;
+                return Ok(false);
+            }
+            Err(error) => return Err(self.with_checkpoint(error)),
         };
-        summary.validation_loss = Some(loss);
-        let step = self.step_count();
-        let best = summary.best.as_ref().is_none_or(|best| loss < best.loss);
+        run.validation_loss = Some(loss);
+        let step = self.progress.step;
+        let delta = self.options.early_stopping_min_delta;
+        let best = self
+            .progress
+            .best
+            .is_none_or(|(_, best)| loss < best - delta);
         if best {
-            let path = None;
-            summary.best = Some(BestEvaluation { step, loss, path });
+            self.progress.best = Some((step, loss));
+            self.progress.evaluations_since_best = 0;
+        } else {
+            self.progress.evaluations_since_best += 1;
         }
-        let event = TrainEvent::Evaluation {
+        run.tell(TrainEvent::Evaluation {
             step,
             loss,
             perplexity: loss.exp(),
             best,
-            elapsed: started.elapsed(),
-        };
-        Ok(on_event(&event).is_break())
+            elapsed: run.started.elapsed(),
+        })?;
+        // Before the first step there is nothing to keep.
+        Ok(best && step > 0)
     }
 
-    fn checkpoint_into(
-        &self,
-        on_event: &mut impl FnMut(&TrainEvent) -> ControlFlow<()>,
-    ) -> Result<bool> {
-        let Some(directory) = &self.options.output_dir else {
-            return Ok(false);
+    fn checkpoint_into(&self, run: &mut Run<'_>, best: bool) -> Result<()> {
+        let Some(output) = &run.output else {
+            return Ok(());
         };
-        let step = self.step_count();
-        let path = checkpoint_path(directory, step);
+        let step = self.progress.step;
+        let path = output.checkpoint_path(step);
         self.save_checkpoint(&path)?;
-        let best = false;
-        Ok(on_event(&TrainEvent::Checkpoint { step, path, best }).is_break())
+        if let (true, Some((_, loss))) = (best, self.progress.best) {
+            output.record_best(step, loss)?;
+        }
+        output.prune(self.options.keep_checkpoints)?;
+        run.tell(TrainEvent::Checkpoint { step, path, best })
+    }
+
+    fn check_finite(&self, what: &'static str, value: f64, rows: &[usize]) -> Result<()> {
+        if value.is_finite() {
+            return Ok(());
+        }
+        let rows = rows.iter().map(|&row| self.train.row_name(row)).collect();
+        Err(not_finite(what, self.progress.step, rows))
+    }
+
+    /// Names the last checkpoint in an error of numbers that are not finite.
+    fn with_checkpoint(&self, mut error: Error) -> Error {
+        if let (Error::NonFinite { checkpoint, .. }, Some(directory)) =
+            (&mut error, &self.options.output_dir)
+        {
+            *checkpoint = crate::checkpoint::latest(directory).unwrap_or_default();
+        }
+        error
     }
 }
 
-/// What a part of a batch's rows adds to a step.
-struct Share {
-    /// Summed over the target tokens.
+/// One call of [`LoRATrainer::train`].
+struct Run<'a> {
+    started: Instant,
+    first_step: usize,
+    output: Option<RunOutput>,
+    /// Of the last step.
     loss: f64,
-    /// Of the summed loss.
-    gradient: Tensor,
-    target_tokens: usize,
+    validation_loss: Option<f64>,
+    /// Whether the callback asked to stop.
+    interrupted: bool,
+    on_event: &'a mut dyn FnMut(&TrainEvent) -> ControlFlow<()>,
 }
 
-/// A seed that differs for every `number` (the finalizer of `SplitMix64`).
-fn mix(seed: u64, number: u64) -> u64 {
-    let mut z = seed ^ number.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
+impl Run<'_> {
+    /// Tells the host program and the log.
+    fn tell(&mut self, event: TrainEvent) -> Result<()> {
+        if let Some(output) = &mut self.output {
+            output.log(&event)?;
+        }
+        self.interrupted |= (self.on_event)(&event).is_break();
+        Ok(())
+    }
+}
+
+/// Where each matrix and vector that is trained lies.
+fn shapes(trained: &TrainedWeights) -> Vec<WeightShape> {
+    let parts = trained.parts().into_iter();
+    parts
+        .map(|(_, offset, dims, hidden)| WeightShape {
+            offset,
+            dims,
+            hidden,
+        })
+        .collect()
+}
+
+fn batch_order(train: &Dataset, options: &TrainOptions) -> Result<BatchOrder> {
+    let order = BatchOrderOptions {
+        batch_size: options.batch_size,
+        seed: options.seed,
+        shuffle: options.shuffle,
+        batching: options.batching,
+        max_seq_length: options.pack_length,
+    };
+    BatchOrder::new(&train.lengths(), order)
+}
+
+fn rows(dataset: &Dataset, indices: &[usize]) -> Result<Vec<Row>> {
+    indices.iter().map(|&index| dataset.row(index)).collect()
 }
 
 /// Everything that decides the losses of a run, the rows included.
-fn settings(options: &TrainOptions, train: &Dataset) -> serde_json::Value {
-    let mut settings = options.trajectory();
+fn settings(options: &TrainOptions, steps: usize, train: &Dataset) -> Value {
+    let mut settings = options.trajectory(steps);
     settings["dataset"] = train.fingerprint().to_string().into();
     settings
 }
 
-fn rows(dataset: &Dataset, indices: impl IntoIterator<Item = usize>) -> Result<Vec<Row>> {
-    indices
-        .into_iter()
-        .map(|index| dataset.row(index))
-        .collect()
-}
-
-fn check_rows(dataset: &Dataset, model: &Model) -> Result<()> {
+fn check_rows(
+    name: &'static str,
+    dataset: &Dataset,
+    model: &Model,
+    options: &TrainOptions,
+) -> Result<()> {
     let config = model.config();
-    if dataset.kind() == RowKind::Pair {
-        return Err(Error::option(
-            "dataset",
-            "pairs of answers",
-            "rows to imitate",
-        ));
-    }
-    let longest = dataset.lengths().into_iter().max().unwrap_or(0);
-    if longest > config.max_position_embeddings {
+    let needed = dataset.lengths().into_iter().max().unwrap_or(0);
+    if needed > config.max_position_embeddings {
         return Err(Error::ContextFull {
-            needed: longest,
+            needed,
             capacity: config.max_position_embeddings,
         });
     }
     let id = dataset.max_token_id();
     if id as usize >= config.vocab_size {
         return Err(Error::option(
-            "dataset",
+            name,
             format!("token id {id}"),
             format!("ids below the vocabulary size of {}", config.vocab_size),
         ));
     }
-    Ok(())
+    match (dataset.kind(), options.preference) {
+        (RowKind::Sample, None) | (RowKind::Pair, Some(_)) => Ok(()),
+        (RowKind::Pair, None) => {
+            let expected = "a loss for preferences, `dpo` or `orpo`, in the option `preference`";
+            Err(Error::option(name, "rows of preferences", expected))
+        }
+        (RowKind::Sample, Some(preference)) => {
+            let found = format!("rows of texts for {}", preference.name());
+            let expected = "rows with `prompt`, `chosen` and `rejected`";
+            Err(Error::option(name, found, expected))
+        }
+    }
 }
 
-fn check_finite(what: &'static str, value: f64, step: usize) -> Result<()> {
-    if value.is_finite() {
-        Ok(())
-    } else {
-        Err(Error::NonFinite {
-            what,
-            step,
-            hint: NOT_FINITE,
-        })
+fn not_finite(what: &'static str, step: usize, rows: Vec<String>) -> Error {
+    Error::NonFinite {
+        what,
+        step,
+        rows,
+        checkpoint: None,
+        hint: NOT_FINITE,
     }
 }
 

@@ -250,6 +250,8 @@ fn most_likely(logits: &[f32], step: usize, maxima: &mut Vec<f32>) -> Result<Ran
     let non_finite = |hint| Error::NonFinite {
         what: "logits",
         step,
+        rows: vec![],
+        checkpoint: None,
         hint,
     };
     if !ranked::chunk_maxima(logits, maxima) {

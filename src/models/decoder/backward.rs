@@ -58,7 +58,7 @@ impl StepOptions<'_> {
 }
 
 /// Gives the weight of each target in a gradient, for the targets' negative log-likelihoods.
-pub(crate) type TargetWeights<'a> = &'a dyn Fn(&[f32]) -> Result<Vec<f32>>;
+pub(crate) type TargetWeights<'a> = &'a (dyn Fn(&[f32]) -> Result<Vec<f32>> + Sync);
 
 /// What is minimised.
 #[derive(Clone, Copy)]

@@ -28,7 +28,11 @@ impl Matrix {
         let Some(Quantization { bits, group_size }) = quantization else {
             return Ok(Self::Dense(weight));
         };
-        let scales = weight.dtype();
+        // The rounding of a scale to `bf16` adds more to the error than that of codes of 8 bits.
+        let scales = match (bits, weight.dtype()) {
+            (8, DType::BF16) => DType::F32,
+            (_, dtype) => dtype,
+        };
         let quantized = AffineWeight::quantize(&weight, bits, group_size, scales)?;
         Ok(Self::Quantized(Arc::new(quantized)))
     }

@@ -73,10 +73,11 @@ fn trainer(model: &Model, steps: usize) -> Result<LoRATrainer> {
     };
     let rows = Dataset::from_samples((0..4).map(sample).collect()).unwrap();
     let options = TrainOptions {
-        lora: LoRAConfig {
+        method: LoRAConfig {
             rank: 2,
             ..LoRAConfig::default()
-        },
+        }
+        .into(),
         steps,
         batch_size: 1,
         gradient_accumulation: 2,
