@@ -259,13 +259,9 @@ impl MeanLikelihood {
     /// log p / (1 - p), with p = exp(-nll).
     fn log_odds(&self) -> f64 {
         let nll = self.nll.max(LEAST_MEAN);
-        // 1 - p is -expm1(-nll); where p is small its logarithm is nearly 0.
-        let log_rest = if nll < 1.0 {
-            (-(-nll).exp_m1()).ln()
-        } else {
-            (-(-nll).exp()).ln_1p()
-        };
-        -nll - log_rest
+        // 1 - p, with the digits that a subtraction loses where p is near 1.
+        let rest = -(-nll).exp_m1();
+        -nll - rest.ln()
     }
 
     /// How much the logarithm of the odds falls with the mean negative log-likelihood: 1 / (1 - p).

@@ -150,10 +150,10 @@ fn far_from_right_the_slope_is_whole_and_far_beyond_it_is_nothing() {
 
 #[test]
 fn odds_keep_their_digits_near_certainty() {
-    // p = 1 - 1e-5 (1 - 5e-6 + ...): odds of 1 / expm1(1e-5).
-    let near = MeanLikelihood::of(&answer(2e-5, 2, 0.0));
-    assert!(close(near.log_odds(), -(1e-5f64.exp_m1().ln())));
-    assert!(close(near.odds_slope() * 1e-5, 1.0 + 0.5e-5 + 1e-10 / 12.0));
+    let x = 2e-7f64;
+    let near = MeanLikelihood::of(&answer(2.0 * x, 2, 0.0));
+    assert!(close(near.log_odds(), -x.exp_m1().ln()));
+    assert!(close(near.odds_slope() * x, 1.0 + x / 2.0 + x * x / 12.0));
     let far = MeanLikelihood::of(&answer(80.0, 2, 0.0));
     assert!(close(far.log_odds(), -40.0) && close(far.odds_slope(), 1.0));
 }
