@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::models::adapter::{LoRAAdapter, Part, Slot, slots};
 use crate::models::json::{self, Object};
 use crate::models::{
-    LoRAConfig, Model, ModelConfig, Projection, SafetensorsCheckpoint, TensorSpec,
+    Adapters, LoRAConfig, Model, ModelConfig, Projection, SafetensorsCheckpoint, TensorSpec,
 };
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
@@ -231,6 +231,19 @@ impl LoRAAdapter {
         let parts = specs.iter().map(load).collect::<Result<Vec<_>>>()?;
         let weights = Tensor::cat(&parts, 0)?.to_device(model.device())?;
         Self::from_weights(config, base_model, slots, weights, model.decoder())
+    }
+}
+
+impl Adapters<'_> {
+    /// Loads an adapter under a name. It is not active, and its weight is 1.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`LoRAAdapter::load`]; [`Error::InvalidOption`] where the name is empty or taken.
+    pub fn load(&self, name: &str, directory: impl AsRef<Path>) -> Result<()> {
+        // Before the time to load it is spent.
+        self.check_new(name)?;
+        self.insert(name, LoRAAdapter::load(directory, self.model())?)
     }
 }
 

@@ -107,8 +107,9 @@ impl BatchGenerator {
         })
     }
 
-    /// Uses an adapter for the texts that are pushed from now on, or none. Texts with other adapters go
-    /// on beside them: the weights of the model are read once for all.
+    /// Uses an adapter for the texts that are pushed from now on; or none, and then those that are
+    /// [active on the model](Model::adapters) when a text is pushed. Texts with other adapters go on
+    /// beside them: the weights of the model are read once for all.
     ///
     /// # Errors
     ///

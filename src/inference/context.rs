@@ -12,6 +12,8 @@ use std::path::Path;
 pub(super) struct Context {
     model: Model,
     adapters: Option<AdapterMix>,
+    /// Whether these were set, and are not those that are active on the model.
+    has_own_adapters: bool,
     cache: KvCache,
     /// Those whose keys and values the cache holds.
     tokens: Vec<u32>,
@@ -28,7 +30,8 @@ impl Context {
         Self {
             cache: model.decoder().new_cache_of(cache_type),
             model: model.clone(),
-            adapters: None,
+            adapters: model.adapters().active(),
+            has_own_adapters: false,
             tokens: vec![],
             kept: None,
         }
@@ -38,14 +41,38 @@ impl Context {
         &self.model
     }
 
-    /// Uses other adapters, and forgets what was read with the last ones.
+    /// Uses other adapters, and forgets what was read with the last ones. None are those that are
+    /// active on the model, from now on.
     pub fn set_adapters(&mut self, adapters: Option<AdapterMix>) -> Result<()> {
         if let Some(adapters) = &adapters {
             adapters.check(self.model.config())?;
         }
-        self.adapters = adapters;
+        self.has_own_adapters = adapters.is_some();
+        self.adapters = adapters.or_else(|| self.model.adapters().active());
         self.truncate(0);
         Ok(())
+    }
+
+    /// Takes up the adapters that are active on the model now, unless others were set, and forgets what
+    /// was read with those before.
+    pub fn follow_model(&mut self) {
+        let adapters = self.current_adapters();
+        let are_same = match (&self.adapters, &adapters) {
+            (Some(these), Some(those)) => these.is(those),
+            (these, those) => these.is_none() && those.is_none(),
+        };
+        if !are_same {
+            self.adapters = adapters;
+            self.truncate(0);
+        }
+    }
+
+    fn current_adapters(&self) -> Option<AdapterMix> {
+        if self.has_own_adapters {
+            self.adapters.clone()
+        } else {
+            self.model.adapters().active()
+        }
     }
 
     pub fn tokens(&self) -> &[u32] {
@@ -57,6 +84,7 @@ impl Context {
         Ok(Self {
             model: self.model.clone(),
             adapters: self.adapters.clone(),
+            has_own_adapters: self.has_own_adapters,
             cache: self.cache.fork()?,
             tokens: self.tokens.clone(),
             kept: self.kept.clone(),
@@ -70,8 +98,10 @@ impl Context {
 
     /// Takes over what was saved; where that fails, all is as before.
     pub fn load(&mut self, path: &Path) -> Result<()> {
-        let (mut tokens, cache) = load_session(path, &self.model, self.adapters.as_ref())?;
+        let adapters = self.current_adapters();
+        let (mut tokens, cache) = load_session(path, &self.model, adapters.as_ref())?;
         tokens.truncate(cache.len());
+        self.adapters = adapters;
         self.tokens = tokens;
         self.cache = cache;
         self.kept = None;

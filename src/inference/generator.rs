@@ -16,7 +16,8 @@ const RESERVED_TOKENS: usize = 1024;
 /// The most tokens that are checked at once, because the logits of all of them are kept meanwhile.
 const MOST_DRAFTS: usize = 64;
 
-/// Generates text with a model, and perhaps an adapter.
+/// Generates text with a model, and the adapters that are [active](Model::adapters) on it or that were
+/// [set](Generator::set_adapter).
 ///
 /// A generator keeps what it has read: where a prompt starts as the last prompt and its answer did,
 /// the keys and values of that start are not computed again. So a conversation costs only what is
@@ -87,7 +88,8 @@ impl Generator {
         })
     }
 
-    /// Uses an adapter from the next generation on, or none. What was read before is forgotten.
+    /// Uses an adapter from the next generation on, whatever is active on the model; or none, and then
+    /// those that are [active on the model](Model::adapters). What was read before is forgotten.
     ///
     /// # Errors
     ///
@@ -252,6 +254,10 @@ impl Generator {
             processor,
             cancel,
         } = self;
+        context.follow_model();
+        if let Some(draft) = draft {
+            draft.follow_model();
+        }
         let model = context.model().clone();
         let mut drafter = Drafter::new(sequence.options(), &model, draft.as_mut())?;
         let prefill_chunk = sequence.options().prefill_chunk;

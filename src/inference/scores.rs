@@ -42,6 +42,7 @@ impl Generator {
     /// [`Error::ContextFull`] for more than the context holds.
     pub fn next_logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         self.check_tokens(tokens, 1)?;
+        self.context_mut().follow_model();
         self.context_mut().logits_after(tokens, READ_AT_ONCE)
     }
 
@@ -65,6 +66,12 @@ impl Generator {
     /// # Ok::<(), metal_candle::Error>(())
     /// ```
     pub fn logprobs(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        self.context_mut().follow_model();
+        self.score(tokens)
+    }
+
+    /// [`Generator::logprobs`] with the adapters that the context has.
+    fn score(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         self.check_tokens(tokens, 2)?;
         self.context_mut().truncate(0);
         let inputs = &tokens[..tokens.len() - 1];
@@ -125,12 +132,14 @@ impl Generator {
             let expected = format!("1 or more, below `window`, {window}");
             return Err(Error::option("stride", stride, expected));
         }
+        // Once, so that all of the text is scored alike.
+        self.context_mut().follow_model();
         let mut sum_nll = 0.0;
         let mut scored = 0;
         let mut start = 0;
         loop {
             let end = tokens.len().min(start + window);
-            let logprobs = self.logprobs(&tokens[start..end])?;
+            let logprobs = self.score(&tokens[start..end])?;
             // Token 0 is never scored: the scored ones so far are those up to `scored`.
             let new = end - 1 - scored;
             let (_, logprobs) = logprobs.split_at(logprobs.len() - new);
@@ -172,6 +181,7 @@ impl Generator {
     /// ```
     pub fn embed(&mut self, tokens: &[u32], pooling: Pooling, normalize: bool) -> Result<Vec<f32>> {
         self.check_tokens(tokens, 1)?;
+        self.context_mut().follow_model();
         self.context_mut().truncate(0);
         let mut pooled = vec![0.0; self.model().config().hidden_size];
         for part in tokens.chunks(READ_AT_ONCE) {

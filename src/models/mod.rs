@@ -2,6 +2,7 @@
 
 pub(crate) mod adapter;
 mod adapter_mix;
+mod adapters;
 mod chat_template;
 mod config;
 pub(crate) mod decoder;
@@ -29,6 +30,7 @@ pub(crate) mod trained_weights;
 
 pub use adapter::LoRAAdapter;
 pub use adapter_mix::AdapterMix;
+pub use adapters::{AdapterInfo, Adapters};
 pub use chat_template::{ChatOptions, ChatTemplate};
 pub use config::{Architecture, ModelConfig};
 pub use decoder::Decoder;

@@ -1,5 +1,6 @@
 //! A loaded model: decoder, tokenizer and the ids that end a text.
 
+use super::adapters::{Adapters, Registry};
 use super::fingerprint::{self, Fingerprint};
 use super::{
     AdapterMix, ChatTemplate, Decoder, GrammarVocabulary, LoRAAdapter, ModelConfig, Quantization,
@@ -43,6 +44,7 @@ struct Inner {
     /// Of the tokenizer, and so shared with models of other weights.
     grammar_vocabulary: Arc<OnceCell<GrammarVocabulary>>,
     chat_template: Option<Arc<ChatTemplate>>,
+    adapters: Registry,
 }
 
 impl Model {
@@ -62,6 +64,7 @@ impl Model {
                 fingerprint: OnceLock::new(),
                 grammar_vocabulary: Arc::default(),
                 chat_template: chat_template.map(Arc::new),
+                adapters: Registry::default(),
             }),
         }
     }
@@ -238,8 +241,15 @@ impl Model {
                 fingerprint: OnceLock::new(),
                 grammar_vocabulary: Arc::clone(&self.inner.grammar_vocabulary),
                 chat_template: self.inner.chat_template.clone(),
+                adapters: Registry::default(),
             }),
         }
+    }
+
+    /// The adapters that are loaded for the model and its clones, by name.
+    #[must_use]
+    pub fn adapters(&self) -> Adapters<'_> {
+        Adapters::new(self, &self.inner.adapters)
     }
 
     /// One line that describes the model.
