@@ -8,6 +8,7 @@
 mod adam;
 mod add;
 mod affine;
+mod affine_few_rows;
 mod cross_entropy;
 mod exp;
 mod int8;
@@ -18,7 +19,8 @@ mod swiglu;
 
 pub(super) use adam::adam;
 pub(super) use add::add_assign;
-pub(super) use affine::{affine_dequantize, affine_few_rows};
+pub(super) use affine::affine_dequantize;
+pub(super) use affine_few_rows::affine_few_rows;
 pub(super) use cross_entropy::softmax_cross_entropy;
 pub(super) use int8::{dequantize, takes_codes};
 pub(super) use linear::{FEW_ROWS, adapted_few_rows, linear_few_rows};
