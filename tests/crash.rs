@@ -66,13 +66,13 @@ fn directory() -> Option<PathBuf> {
 
 /// A command that runs one of this file's tests in `directory`; what it prints is kept there.
 fn start(command: &mut Command, test: &str, directory: &Path) -> Child {
-    let log = || File::create(directory.join(format!("{test}.log"))).unwrap();
+    let log = File::create(directory.join(format!("{test}.log"))).unwrap();
     command
         .args(["--exact", test, "--nocapture"])
         .env(DIRECTORY, directory)
         .stdin(Stdio::null())
-        .stdout(log())
-        .stderr(log())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
         .spawn()
         .unwrap()
 }
