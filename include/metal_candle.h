@@ -40,6 +40,11 @@
 typedef struct mcandle_adapter mcandle_adapter;
 
 /**
+ * The adapters of a model as they were when they were listed, in the order of their names.
+ */
+typedef struct mcandle_adapter_list mcandle_adapter_list;
+
+/**
  * Generates many texts at the same time, each with options of its own.
  *
  * The weights are read once for the next tokens of all texts, so that a batch takes little longer
@@ -103,7 +108,7 @@ typedef struct mcandle_generate_options mcandle_generate_options;
 typedef struct mcandle_generation mcandle_generation;
 
 /**
- * Generates text with a model, and perhaps an adapter.
+ * Generates text with a model, and the adapters that are active on it or that were set.
  *
  * It keeps what it has read: where a prompt starts as the last prompt and its answer did, that start
  * is not computed again. So a conversation costs only what is new in it.
@@ -182,6 +187,11 @@ typedef struct mcandle_trainer mcandle_trainer;
  * The result of a call: MCANDLE_OK, or the class of what went wrong.
  */
 typedef int32_t mcandle_status;
+
+/**
+ * The format of an adapter's directory: one of the MCANDLE_ADAPTER_FORMAT_ constants.
+ */
+typedef int32_t mcandle_adapter_format;
 
 /**
  * Changes the logits of the next token before it is chosen, on the thread that generates.
@@ -301,6 +311,16 @@ typedef int32_t mcandle_train_event_kind;
  * use the trainer that calls it, except to cancel it.
  */
 typedef bool (*mcandle_train_callback)(const mcandle_train_event *event, void *user_data);
+
+/**
+ * That of Hugging Face's PEFT: adapter_config.json and adapter_model.safetensors.
+ */
+#define MCANDLE_ADAPTER_FORMAT_PEFT 0
+
+/**
+ * That of mlx-lm: adapter_config.json and adapters.safetensors.
+ */
+#define MCANDLE_ADAPTER_FORMAT_MLX 1
 
 /**
  * Texts to imitate: a text, a completion, a conversation, a middle.
@@ -577,8 +597,8 @@ uint32_t mcandle_abi_version(void);
 const char *mcandle_version(void);
 
 /**
- * Loads an adapter in the format of Hugging Face's PEFT: adapter_config.json and
- * adapter_model.safetensors.
+ * Loads an adapter that Hugging Face's PEFT, mlx-lm or this library saved. The files that are there
+ * tell the format.
  *
  * @param path The directory, NUL-terminated UTF-8.
  * @param model The model that the adapter is for; it need not outlive the adapter.
@@ -605,6 +625,22 @@ mcandle_status mcandle_adapter_save(const mcandle_adapter *adapter,
                                     mcandle_error **error);
 
 /**
+ * Saves an adapter in the given format, in the place of an adapter that is there in either format.
+ * So adapters are converted: load one, and save it in the other format.
+ *
+ * @param adapter The adapter.
+ * @param path The directory, NUL-terminated UTF-8; it is made where it does not exist.
+ * @param format One of the MCANDLE_ADAPTER_FORMAT_ constants. mcandle_adapter_save() takes
+ * MCANDLE_ADAPTER_FORMAT_PEFT.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_IO, and those of bad arguments.
+ */
+mcandle_status mcandle_adapter_save_as(const mcandle_adapter *adapter,
+                                       const char *path,
+                                       mcandle_adapter_format format,
+                                       mcandle_error **error);
+
+/**
  * Gives the number of parameters of an adapter.
  *
  * @param adapter The adapter, or NULL.
@@ -628,6 +664,221 @@ size_t mcandle_adapter_rank(const mcandle_adapter *adapter);
 void mcandle_adapter_free(mcandle_adapter *adapter);
 
 /**
+ * Loads an adapter for a model, under a name. It is not active, and its weight is 1.
+ *
+ * All adapters that are active change what is generated with the model, together and each with its
+ * weight, unless a generator or batch has an adapter of its own. Any thread may change them while
+ * others generate: what is being generated goes on with those that were active when it began, and the
+ * next generation has the new ones.
+ *
+ * @param model The model.
+ * @param name The name of the adapter, NUL-terminated UTF-8.
+ * @param path The directory of the adapter, as for mcandle_adapter_load().
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, MCANDLE_INVALID_ARGUMENT where the name is empty or taken, or what
+ * mcandle_adapter_load() gives.
+ */
+mcandle_status mcandle_model_load_adapter(const mcandle_model *model,
+                                          const char *name,
+                                          const char *path,
+                                          mcandle_error **error);
+
+/**
+ * Adds an adapter to those of a model, as mcandle_model_load_adapter() does.
+ *
+ * @param model The model.
+ * @param name The name of the adapter, NUL-terminated UTF-8.
+ * @param adapter The adapter, such as one that was just trained; it need not outlive the call.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, MCANDLE_INVALID_ARGUMENT where the name is empty or taken or the adapter is for
+ * another model, and those of bad arguments.
+ */
+mcandle_status mcandle_model_add_adapter(const mcandle_model *model,
+                                         const char *name,
+                                         const mcandle_adapter *adapter,
+                                         mcandle_error **error);
+
+/**
+ * Removes an adapter from those of a model. What is being generated with it goes on.
+ *
+ * @param model The model.
+ * @param name The name of the adapter, NUL-terminated UTF-8.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, MCANDLE_INVALID_ARGUMENT where no adapter has this name, and those of bad
+ * arguments.
+ */
+mcandle_status mcandle_model_unload_adapter(const mcandle_model *model,
+                                            const char *name,
+                                            mcandle_error **error);
+
+/**
+ * Makes an adapter active, beside those that are.
+ *
+ * @param model The model.
+ * @param name The name of the adapter, NUL-terminated UTF-8.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, MCANDLE_INVALID_ARGUMENT where no adapter has this name, MCANDLE_BACKEND, and
+ * those of bad arguments.
+ */
+mcandle_status mcandle_model_activate_adapter(const mcandle_model *model,
+                                              const char *name,
+                                              mcandle_error **error);
+
+/**
+ * Makes an adapter inactive. It stays loaded, with its weight.
+ *
+ * @param model The model.
+ * @param name The name of the adapter, NUL-terminated UTF-8.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, MCANDLE_INVALID_ARGUMENT where no adapter has this name, MCANDLE_BACKEND, and
+ * those of bad arguments.
+ */
+mcandle_status mcandle_model_deactivate_adapter(const mcandle_model *model,
+                                                const char *name,
+                                                mcandle_error **error);
+
+/**
+ * Makes these adapters active and all others inactive, in one step: no generation begins in between.
+ *
+ * @param model The model.
+ * @param names Their names, NUL-terminated UTF-8 each; NULL is allowed where there are none.
+ * @param count The number of names.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, MCANDLE_INVALID_ARGUMENT where no adapter has one of these names,
+ * MCANDLE_BACKEND, and those of bad arguments.
+ */
+mcandle_status mcandle_model_set_active_adapters(const mcandle_model *model,
+                                                 const char *const *names,
+                                                 size_t count,
+                                                 mcandle_error **error);
+
+/**
+ * Sets how much of an adapter acts where it is active.
+ *
+ * @param model The model.
+ * @param name The name of the adapter, NUL-terminated UTF-8.
+ * @param weight 1 for the adapter as it is, 0 for none of it, below 0 for its opposite.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, MCANDLE_INVALID_ARGUMENT where no adapter has this name or the weight is not
+ * finite, MCANDLE_BACKEND, and those of bad arguments.
+ */
+mcandle_status mcandle_model_set_adapter_weight(const mcandle_model *model,
+                                                const char *name,
+                                                double weight,
+                                                mcandle_error **error);
+
+/**
+ * Gives one of the adapters of a model.
+ *
+ * @param model The model.
+ * @param name The name of the adapter, NUL-terminated UTF-8.
+ * @param[out] adapter Receives the adapter on success, to be freed with mcandle_adapter_free(); it
+ * may outlive its place among those of the model.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, MCANDLE_INVALID_ARGUMENT where no adapter has this name, and those of bad
+ * arguments.
+ */
+mcandle_status mcandle_model_get_adapter(const mcandle_model *model,
+                                         const char *name,
+                                         mcandle_adapter **adapter,
+                                         mcandle_error **error);
+
+/**
+ * Lists the adapters of a model.
+ *
+ * @param model The model.
+ * @param[out] list Receives the list on success, to be freed with mcandle_adapter_list_free().
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_model_list_adapters(const mcandle_model *model,
+                                           mcandle_adapter_list **list,
+                                           mcandle_error **error);
+
+/**
+ * Gives a list as JSON: an array of objects with "name", "rank", "parameters", "use_dora", "active"
+ * and "weight".
+ *
+ * @param list The list, or NULL.
+ * @param[out] length Receives the length in bytes; may be NULL.
+ * @return The JSON, with a NUL behind it, which lives as long as the list; empty for NULL.
+ */
+const char *mcandle_adapter_list_json(const mcandle_adapter_list *list, size_t *length);
+
+/**
+ * Gives the number of adapters in a list.
+ *
+ * @param list The list, or NULL.
+ * @return The number; 0 for NULL.
+ */
+size_t mcandle_adapter_list_length(const mcandle_adapter_list *list);
+
+/**
+ * Gives the name of an adapter in a list.
+ *
+ * @param list The list, or NULL.
+ * @param index The place of the adapter, below the length of the list.
+ * @param[out] length Receives the length of the name in bytes; may be NULL.
+ * @return The name, with a NUL behind it, which lives as long as the list; empty for NULL and places
+ * out of range.
+ */
+const char *mcandle_adapter_list_name(const mcandle_adapter_list *list,
+                                      size_t index,
+                                      size_t *length);
+
+/**
+ * Gives the rank of an adapter in a list.
+ *
+ * @param list The list, or NULL.
+ * @param index The place of the adapter, below the length of the list.
+ * @return The rank; 0 for NULL and places out of range.
+ */
+size_t mcandle_adapter_list_rank(const mcandle_adapter_list *list, size_t index);
+
+/**
+ * Gives the number of parameters of an adapter in a list.
+ *
+ * @param list The list, or NULL.
+ * @param index The place of the adapter, below the length of the list.
+ * @return The number; 0 for NULL and places out of range.
+ */
+uint64_t mcandle_adapter_list_parameter_count(const mcandle_adapter_list *list, size_t index);
+
+/**
+ * Gives whether an adapter in a list is DoRA.
+ *
+ * @param list The list, or NULL.
+ * @param index The place of the adapter, below the length of the list.
+ * @return Whether it is; false for NULL and places out of range.
+ */
+bool mcandle_adapter_list_use_dora(const mcandle_adapter_list *list, size_t index);
+
+/**
+ * Gives whether an adapter in a list was active.
+ *
+ * @param list The list, or NULL.
+ * @param index The place of the adapter, below the length of the list.
+ * @return Whether it was; false for NULL and places out of range.
+ */
+bool mcandle_adapter_list_is_active(const mcandle_adapter_list *list, size_t index);
+
+/**
+ * Gives the weight of an adapter in a list.
+ *
+ * @param list The list, or NULL.
+ * @param index The place of the adapter, below the length of the list.
+ * @return The weight; 0 for NULL and places out of range.
+ */
+double mcandle_adapter_list_weight(const mcandle_adapter_list *list, size_t index);
+
+/**
+ * Frees a list.
+ *
+ * @param list The list; NULL is allowed and does nothing.
+ */
+void mcandle_adapter_list_free(mcandle_adapter_list *list);
+
+/**
  * Makes a batch without texts.
  *
  * @param model The model; it need not outlive the batch.
@@ -643,13 +894,14 @@ mcandle_status mcandle_batch_new(const mcandle_model *model,
                                  mcandle_error **error);
 
 /**
- * Uses an adapter for all texts.
+ * Uses an adapter for the texts that are added from now on, whatever is active on the model.
  *
- * @param batch The batch, of whose texts none is being generated.
- * @param adapter The adapter, or NULL for none; it need not outlive the call.
+ * @param batch The batch. Texts that it has already go on as they are.
+ * @param adapter The adapter, or NULL for those that are active on the model when a text is added; it
+ * need not outlive the call.
  * @param[out] error Receives an error on failure; may be NULL.
- * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where the adapter is for another model or texts are
- * being generated, MCANDLE_BUSY, MCANDLE_NULL_POINTER.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where the adapter is for another model,
+ * MCANDLE_BUSY, MCANDLE_NULL_POINTER.
  */
 mcandle_status mcandle_batch_set_adapter(mcandle_batch *batch,
                                          const mcandle_adapter *adapter,
@@ -1729,10 +1981,12 @@ mcandle_status mcandle_generator_fork(const mcandle_generator *generator,
                                       mcandle_error **error);
 
 /**
- * Uses an adapter from the next generation on. What was read before is forgotten.
+ * Uses an adapter from the next generation on, whatever is active on the model. What was read before
+ * is forgotten.
  *
  * @param generator The generator.
- * @param adapter The adapter, or NULL for none; it need not outlive the call.
+ * @param adapter The adapter, or NULL for those that are active on the model; it need not outlive the
+ * call.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where the adapter is for another model,
  * MCANDLE_BUSY, MCANDLE_NULL_POINTER.
@@ -2022,6 +2276,40 @@ mcandle_status mcandle_model_load(const char *path,
  * @param model The model; NULL is allowed and does nothing.
  */
 void mcandle_model_free(mcandle_model *model);
+
+/**
+ * Saves a model to a directory that this library and Hugging Face's transformers load: the weights in
+ * the model's number format, in shards where they have more than 5 GB, its configuration, and the
+ * files of its tokenizer.
+ *
+ * The directory appears whole or not at all. Where it exists, the model in it is replaced and files
+ * that are no part of a model stay; it may be the one that the model was loaded from.
+ *
+ * @param model The model; one that mcandle_model_merge() made has its adapter in the weights.
+ * @param path The directory, NUL-terminated UTF-8.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_IO, MCANDLE_NOT_FOUND or MCANDLE_INVALID_FORMAT where the
+ * configuration that the model was loaded with is gone, MCANDLE_BACKEND, and those of bad arguments.
+ */
+mcandle_status mcandle_model_save(const mcandle_model *model,
+                                  const char *path,
+                                  mcandle_error **error);
+
+/**
+ * Makes a model with an adapter's change added to its weights. It generates what the model with the
+ * adapter does, at the speed of a plain model.
+ *
+ * @param model The model, which stays as it is; both share the weights that are not changed.
+ * @param adapter An adapter for the model.
+ * @param[out] merged Receives the new model on success, to be freed with mcandle_model_free().
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where the adapter is for another model,
+ * MCANDLE_BACKEND, MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_model_merge(const mcandle_model *model,
+                                   const mcandle_adapter *adapter,
+                                   mcandle_model **merged,
+                                   mcandle_error **error);
 
 /**
  * Describes a model in one line: architecture, size, vocabulary, context, dtype, device.

@@ -272,17 +272,17 @@ fn threads_generate_while_another_changes_the_adapters() {
                 while !is_done.load(Ordering::Relaxed) {
                     let tokens = generate(&mut generator).tokens;
                     let which = allowed.iter().position(|allowed| *allowed == tokens);
+                    // All end where one found a text of no set.
+                    is_done.fetch_or(which.is_none(), Ordering::Relaxed);
                     seen[which.expect("a text of no set")].fetch_add(1, Ordering::Relaxed);
                 }
             });
         }
         let mut changes = 0;
-        while seen
-            .iter()
-            .map(|count| count.load(Ordering::Relaxed))
-            .sum::<usize>()
-            < ENOUGH
-            || seen.iter().any(|count| count.load(Ordering::Relaxed) == 0)
+        let count = |seen: &AtomicUsize| seen.load(Ordering::Relaxed);
+        while !is_done.load(Ordering::Relaxed)
+            && (seen.iter().map(count).sum::<usize>() < ENOUGH
+                || seen.iter().any(|s| count(s) == 0))
         {
             match changes % 5 {
                 0 => adapters.activate("a").unwrap(),

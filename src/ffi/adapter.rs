@@ -1,11 +1,31 @@
 //! LoRA adapters.
 
-use super::error::{mcandle_error, mcandle_status};
-use super::handle::{self, Out, borrow};
+use super::error::{MCANDLE_INVALID_ARGUMENT, mcandle_error, mcandle_status};
+use super::handle::{self, Out, Result, borrow};
 use super::model::mcandle_model;
 use super::panic::guard;
+use crate::checkpoint::AdapterFormat;
 use crate::models::LoRAAdapter;
 use std::ffi::c_char;
+
+/// The format of an adapter's directory: one of the MCANDLE_ADAPTER_FORMAT_ constants.
+pub type mcandle_adapter_format = i32;
+
+/// That of Hugging Face's PEFT: adapter_config.json and adapter_model.safetensors.
+pub const MCANDLE_ADAPTER_FORMAT_PEFT: mcandle_adapter_format = 0;
+/// That of mlx-lm: adapter_config.json and adapters.safetensors.
+pub const MCANDLE_ADAPTER_FORMAT_MLX: mcandle_adapter_format = 1;
+
+fn format_of(format: mcandle_adapter_format) -> Result<AdapterFormat> {
+    match format {
+        MCANDLE_ADAPTER_FORMAT_PEFT => Ok(AdapterFormat::Peft),
+        MCANDLE_ADAPTER_FORMAT_MLX => Ok(AdapterFormat::Mlx),
+        other => Err(mcandle_error::new(
+            MCANDLE_INVALID_ARGUMENT,
+            format!("`format` is {other}; expected one of the MCANDLE_ADAPTER_FORMAT_ constants"),
+        )),
+    }
+}
 
 /// A LoRA adapter: low-rank changes to the weights of one model. It is never written, so any number
 /// of generators, on any threads, can use one at the same time.
@@ -14,8 +34,8 @@ pub struct mcandle_adapter {
     pub(super) inner: LoRAAdapter,
 }
 
-/// Loads an adapter in the format of Hugging Face's PEFT: adapter_config.json and
-/// adapter_model.safetensors.
+/// Loads an adapter that Hugging Face's PEFT, mlx-lm or this library saved. The files that are there
+/// tell the format.
 ///
 /// @param path The directory, NUL-terminated UTF-8.
 /// @param model The model that the adapter is for; it need not outlive the adapter.
@@ -62,6 +82,33 @@ pub unsafe extern "C" fn mcandle_adapter_save(
             let adapter = borrow(adapter, "adapter")?;
             let path = handle::path(path, "path")?;
             adapter.inner.save(path)?;
+            Ok(())
+        })
+    }
+}
+
+/// Saves an adapter in the given format, in the place of an adapter that is there in either format.
+/// So adapters are converted: load one, and save it in the other format.
+///
+/// @param adapter The adapter.
+/// @param path The directory, NUL-terminated UTF-8; it is made where it does not exist.
+/// @param format One of the MCANDLE_ADAPTER_FORMAT_ constants. mcandle_adapter_save() takes
+/// MCANDLE_ADAPTER_FORMAT_PEFT.
+/// @param[out] error Receives an error on failure; may be NULL.
+/// @return MCANDLE_OK, or MCANDLE_IO, and those of bad arguments.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_adapter_save_as(
+    adapter: *const mcandle_adapter,
+    path: *const c_char,
+    format: mcandle_adapter_format,
+    error: *mut *mut mcandle_error,
+) -> mcandle_status {
+    // SAFETY: the caller passes a live adapter and a NUL-terminated path, or NULL.
+    unsafe {
+        guard(error, || {
+            let adapter = borrow(adapter, "adapter")?;
+            let path = handle::path(path, "path")?;
+            adapter.inner.save_as(path, format_of(format)?)?;
             Ok(())
         })
     }

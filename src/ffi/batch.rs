@@ -58,13 +58,14 @@ pub unsafe extern "C" fn mcandle_batch_new(
     }
 }
 
-/// Uses an adapter for all texts.
+/// Uses an adapter for the texts that are added from now on, whatever is active on the model.
 ///
-/// @param batch The batch, of whose texts none is being generated.
-/// @param adapter The adapter, or NULL for none; it need not outlive the call.
+/// @param batch The batch. Texts that it has already go on as they are.
+/// @param adapter The adapter, or NULL for those that are active on the model when a text is added; it
+/// need not outlive the call.
 /// @param[out] error Receives an error on failure; may be NULL.
-/// @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where the adapter is for another model or texts are
-/// being generated, MCANDLE_BUSY, MCANDLE_NULL_POINTER.
+/// @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where the adapter is for another model,
+/// MCANDLE_BUSY, MCANDLE_NULL_POINTER.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_batch_set_adapter(
     batch: *mut mcandle_batch,

@@ -36,7 +36,7 @@ fn cache_type_of(cache_type: mcandle_cache_type) -> Result<KvCacheType> {
     }
 }
 
-/// Generates text with a model, and perhaps an adapter.
+/// Generates text with a model, and the adapters that are active on it or that were set.
 ///
 /// It keeps what it has read: where a prompt starts as the last prompt and its answer did, that start
 /// is not computed again. So a conversation costs only what is new in it.
@@ -140,10 +140,12 @@ pub unsafe extern "C" fn mcandle_generator_fork(
     }
 }
 
-/// Uses an adapter from the next generation on. What was read before is forgotten.
+/// Uses an adapter from the next generation on, whatever is active on the model. What was read before
+/// is forgotten.
 ///
 /// @param generator The generator.
-/// @param adapter The adapter, or NULL for none; it need not outlive the call.
+/// @param adapter The adapter, or NULL for those that are active on the model; it need not outlive the
+/// call.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where the adapter is for another model,
 /// MCANDLE_BUSY, MCANDLE_NULL_POINTER.

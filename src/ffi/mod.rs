@@ -21,6 +21,7 @@
 )]
 
 mod adapter;
+mod adapters;
 mod batch;
 mod batch_results;
 mod chat;
@@ -48,6 +49,7 @@ mod train_options;
 mod trainer;
 
 pub use adapter::*;
+pub use adapters::*;
 pub use batch::*;
 pub use batch_results::*;
 pub use chat::*;

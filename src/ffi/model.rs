@@ -1,5 +1,6 @@
 //! Models.
 
+use super::adapter::mcandle_adapter;
 use super::device::{
     device_kind, device_of, dtype_of, dtype_policy, mcandle_device, mcandle_dtype,
 };
@@ -120,6 +121,65 @@ pub unsafe extern "C" fn mcandle_model_load(
 pub unsafe extern "C" fn mcandle_model_free(model: *mut mcandle_model) {
     // SAFETY: the caller passes NULL or a model that it owns.
     unsafe { handle::free(model) }
+}
+
+/// Saves a model to a directory that this library and Hugging Face's transformers load: the weights in
+/// the model's number format, in shards where they have more than 5 GB, its configuration, and the
+/// files of its tokenizer.
+///
+/// The directory appears whole or not at all. Where it exists, the model in it is replaced and files
+/// that are no part of a model stay; it may be the one that the model was loaded from.
+///
+/// @param model The model; one that mcandle_model_merge() made has its adapter in the weights.
+/// @param path The directory, NUL-terminated UTF-8.
+/// @param[out] error Receives an error on failure; may be NULL.
+/// @return MCANDLE_OK, or MCANDLE_IO, MCANDLE_NOT_FOUND or MCANDLE_INVALID_FORMAT where the
+/// configuration that the model was loaded with is gone, MCANDLE_BACKEND, and those of bad arguments.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_model_save(
+    model: *const mcandle_model,
+    path: *const c_char,
+    error: *mut *mut mcandle_error,
+) -> mcandle_status {
+    // SAFETY: the caller passes a live model and a NUL-terminated path, or NULL.
+    unsafe {
+        guard(error, || {
+            let model = borrow(model, "model")?;
+            let path = handle::path(path, "path")?;
+            model.inner.save(path)?;
+            Ok(())
+        })
+    }
+}
+
+/// Makes a model with an adapter's change added to its weights. It generates what the model with the
+/// adapter does, at the speed of a plain model.
+///
+/// @param model The model, which stays as it is; both share the weights that are not changed.
+/// @param adapter An adapter for the model.
+/// @param[out] merged Receives the new model on success, to be freed with mcandle_model_free().
+/// @param[out] error Receives an error on failure; may be NULL.
+/// @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where the adapter is for another model,
+/// MCANDLE_BACKEND, MCANDLE_NULL_POINTER.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_model_merge(
+    model: *const mcandle_model,
+    adapter: *const mcandle_adapter,
+    merged: *mut *mut mcandle_model,
+    error: *mut *mut mcandle_error,
+) -> mcandle_status {
+    // SAFETY: the caller passes live objects and writable outputs, or NULL.
+    unsafe {
+        guard(error, || {
+            let model = borrow(model, "model")?;
+            let adapter = borrow(adapter, "adapter")?;
+            let out = Out::new(merged, "merged")?;
+            out.give(mcandle_model {
+                inner: model.inner.merge(&adapter.inner)?,
+            });
+            Ok(())
+        })
+    }
 }
 
 /// Describes a model in one line: architecture, size, vocabulary, context, dtype, device.

@@ -87,6 +87,7 @@ static void setters_and_frees_do_nothing(void) {
     mcandle_string_free(NULL);
     mcandle_dataset_free(NULL);
     mcandle_adapter_free(NULL);
+    mcandle_adapter_list_free(NULL);
     mcandle_generator_free(NULL);
     mcandle_generation_free(NULL);
     mcandle_batch_free(NULL);
@@ -118,6 +119,13 @@ static void accessors_give_the_documented_value(void) {
     CHECK(mcandle_dataset_row_kind(NULL) == MCANDLE_ROW_KIND_SAMPLE);
     CHECK(mcandle_adapter_rank(NULL) == 0);
     CHECK(mcandle_adapter_parameter_count(NULL) == 0);
+    CHECK(mcandle_adapter_list_length(NULL) == 0);
+    CHECK(mcandle_adapter_list_name(NULL, 0, NULL)[0] == '\0');
+    CHECK(mcandle_adapter_list_json(NULL, NULL)[0] == '\0');
+    CHECK(mcandle_adapter_list_rank(NULL, 0) == 0);
+    CHECK(mcandle_adapter_list_parameter_count(NULL, 0) == 0);
+    CHECK(mcandle_adapter_list_weight(NULL, 0) == 0);
+    CHECK(!mcandle_adapter_list_is_active(NULL, 0) && !mcandle_adapter_list_use_dora(NULL, 0));
     CHECK(mcandle_error_status(NULL) == MCANDLE_OK);
     CHECK(strcmp(mcandle_error_message(NULL), "") == 0);
     CHECK(mcandle_chunk_index(NULL) == 0);
@@ -340,6 +348,44 @@ static void data_sets_name_the_parameter(const mcandle_model *model, const char 
     mcandle_dataset_options_free(options);
 }
 
+static void adapters_name_the_parameter(const mcandle_model *model,
+                                        const mcandle_adapter *adapter) {
+    static const char *const NAMES[] = {NULL};
+    mcandle_adapter *taken = NULL;
+    mcandle_adapter_list *list = NULL;
+    mcandle_model *merged = NULL;
+    NULL_FAILS("model", mcandle_model_load_adapter(NULL, "a", "x", error));
+    NULL_FAILS("name", mcandle_model_load_adapter(model, NULL, "x", error));
+    NULL_FAILS("path", mcandle_model_load_adapter(model, "a", NULL, error));
+    NULL_FAILS("model", mcandle_model_add_adapter(NULL, "a", adapter, error));
+    NULL_FAILS("name", mcandle_model_add_adapter(model, NULL, adapter, error));
+    NULL_FAILS("adapter", mcandle_model_add_adapter(model, "a", NULL, error));
+    NULL_FAILS("model", mcandle_model_unload_adapter(NULL, "a", error));
+    NULL_FAILS("name", mcandle_model_unload_adapter(model, NULL, error));
+    NULL_FAILS("model", mcandle_model_activate_adapter(NULL, "a", error));
+    NULL_FAILS("name", mcandle_model_activate_adapter(model, NULL, error));
+    NULL_FAILS("model", mcandle_model_deactivate_adapter(NULL, "a", error));
+    NULL_FAILS("name", mcandle_model_deactivate_adapter(model, NULL, error));
+    NULL_FAILS("model", mcandle_model_set_active_adapters(NULL, NULL, 0, error));
+    NULL_FAILS("names", mcandle_model_set_active_adapters(model, NULL, 1, error));
+    NULL_FAILS("names", mcandle_model_set_active_adapters(model, NAMES, 1, error));
+    NULL_FAILS("model", mcandle_model_set_adapter_weight(NULL, "a", 1, error));
+    NULL_FAILS("name", mcandle_model_set_adapter_weight(model, NULL, 1, error));
+    NULL_FAILS("model", mcandle_model_get_adapter(NULL, "a", &taken, error));
+    NULL_FAILS("name", mcandle_model_get_adapter(model, NULL, &taken, error));
+    NULL_FAILS("adapter", mcandle_model_get_adapter(model, "a", NULL, error));
+    NULL_FAILS("model", mcandle_model_list_adapters(NULL, &list, error));
+    NULL_FAILS("list", mcandle_model_list_adapters(model, NULL, error));
+    NULL_FAILS("model", mcandle_model_merge(NULL, adapter, &merged, error));
+    NULL_FAILS("adapter", mcandle_model_merge(model, NULL, &merged, error));
+    NULL_FAILS("merged", mcandle_model_merge(model, adapter, NULL, error));
+    NULL_FAILS("model", mcandle_model_save(NULL, "x", error));
+    NULL_FAILS("path", mcandle_model_save(model, NULL, error));
+    NULL_FAILS("adapter", mcandle_adapter_save_as(NULL, "x", MCANDLE_ADAPTER_FORMAT_MLX, error));
+    NULL_FAILS("path", mcandle_adapter_save_as(adapter, NULL, MCANDLE_ADAPTER_FORMAT_MLX, error));
+    CHECK(taken == NULL && list == NULL && merged == NULL);
+}
+
 /* One NULL at a time, with everything else as it should be. */
 static void fallible_functions_name_the_parameter(const char *path) {
     mcandle_model *model = NULL, *copy = NULL;
@@ -413,6 +459,7 @@ static void fallible_functions_name_the_parameter(const char *path) {
     NULL_FAILS("path", mcandle_adapter_load(NULL, model, &adapter, error));
     NULL_FAILS("model", mcandle_adapter_load("x", NULL, &adapter, error));
     NULL_FAILS("adapter", mcandle_adapter_load("x", model, NULL, error));
+    adapters_name_the_parameter(model, adapter);
 
     /* A place for an error is never needed, and not touched by a success. */
     CHECK(mcandle_model_load("tests", NULL, &copy, NULL) == MCANDLE_NOT_FOUND && copy == NULL);

@@ -85,6 +85,12 @@ fn dataset() {
 }
 
 #[test]
+fn adapters() {
+    let folder = tempfile::tempdir().unwrap();
+    Program::build("tests/c/adapters.c").run(&[folder.path()]);
+}
+
+#[test]
 fn train() {
     let data = inputs::data();
     let rows = data.path().join("train.jsonl");
