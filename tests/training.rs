@@ -229,11 +229,14 @@ fn a_run_that_diverges_stops_with_the_last_good_adapter() {
 fn name(event: &TrainEvent, root: &Path) -> String {
     match event {
         TrainEvent::Step(report) => format!("step {}", report.step),
-        TrainEvent::Evaluation { step, .. } => format!("evaluation {step}"),
-        TrainEvent::Checkpoint { step, path, .. } => {
+        TrainEvent::Start(info) => format!("start {}", info.steps),
+        TrainEvent::Evaluation { step, best, .. } => format!("evaluation {step} {best}"),
+        TrainEvent::Checkpoint { step, path, best } => {
             assert!(path.join("optimizer.safetensors").is_file());
-            format!("{} {step}", path.strip_prefix(root).unwrap().display())
+            let path = path.strip_prefix(root).unwrap();
+            format!("{} {step} {best}", path.display())
         }
+        TrainEvent::End(summary) => format!("end {}", summary.steps),
         other => panic!("{other:?}"),
     }
 }
@@ -260,16 +263,20 @@ fn events_come_in_order_and_files_are_there() {
     assert_eq!(
         events,
         [
-            "evaluation 0",
+            "start 5",
+            "evaluation 0 true",
             "step 1",
             "step 2",
-            "checkpoint-000002 2",
+            "checkpoint-000002 2 false",
             "step 3",
-            "evaluation 3",
+            "evaluation 3 true",
+            "checkpoint-000003 3 true",
             "step 4",
-            "checkpoint-000004 4",
+            "checkpoint-000004 4 false",
             "step 5",
-            "evaluation 5",
+            "evaluation 5 true",
+            "checkpoint-000005 5 true",
+            "end 5",
         ]
     );
     assert!(!summary.cancelled() && summary.steps == 5 && summary.loss.is_finite());
@@ -289,8 +296,13 @@ fn events_come_in_order_and_files_are_there() {
         [
             "adapter_config.json",
             "adapter_model.safetensors",
+            "best.json",
             "checkpoint-000002",
+            "checkpoint-000003",
             "checkpoint-000004",
+            "checkpoint-000005",
+            "loss.svg",
+            "metrics.jsonl",
         ]
     );
 }
@@ -304,14 +316,18 @@ fn rows_that_the_model_cannot_take() {
         let train = LoRATrainer::new(&model, rows.clone(), None, options()).unwrap_err();
         let validation =
             LoRATrainer::new(&model, self::rows(2), Some(rows), options()).unwrap_err();
-        assert_eq!(train.to_string(), validation.to_string());
+        let validation = validation.to_string();
+        assert_eq!(
+            train.to_string(),
+            validation.replace("`validation`", "`train`")
+        );
         train
     };
     assert_error!(
         refused(vec![1, 208]),
         Error::InvalidOption { .. },
         [
-            "`dataset`",
+            "`train`",
             "token id 208",
             "below the vocabulary size of 208"
         ]

@@ -682,7 +682,7 @@ fn check_rows(
     if id as usize >= config.vocab_size {
         return Err(Error::option(
             name,
-            format!("token id {id}"),
+            format!("token id {id} in {}", dataset.path().display()),
             format!("ids below the vocabulary size of {}", config.vocab_size),
         ));
     }
