@@ -12,6 +12,7 @@ mod tensor_file;
 
 pub use adapter_directory::AdapterFormat;
 pub(crate) use atomic::replace_file;
+pub(crate) use retention::clear_unfinished;
 pub use retention::{
     BestCheckpoint, best, checkpoint_path, checkpoints, latest, prune, record_best,
 };

@@ -106,8 +106,9 @@ pub fn record_best(output_dir: &Path, step: usize, loss: f64) -> Result<()> {
     replace_file(&path, write)
 }
 
-/// Removes all checkpoints but the newest `keep_last` and the best one, and gives the paths of those
-/// it removed; 0 keeps all.
+/// Of the checkpoints of the first `step` steps, removes all but the newest `keep_last` and the best
+/// one, and gives the paths of those it removed; 0 keeps all. Later ones are of a run that went further,
+/// and stay.
 ///
 /// A checkpoint that is being removed has a hidden name, so that a process that dies then leaves none
 /// that is half there; a later call removes the rest.
@@ -116,7 +117,7 @@ pub fn record_best(output_dir: &Path, step: usize, loss: f64) -> Result<()> {
 ///
 /// [`Error::Io`] where a checkpoint cannot be removed, and those of [`best`], before anything is
 /// removed.
-pub fn prune(output_dir: &Path, keep_last: usize) -> Result<Vec<PathBuf>> {
+pub fn prune(output_dir: &Path, step: usize, keep_last: usize) -> Result<Vec<PathBuf>> {
     if keep_last == 0 {
         return Ok(vec![]);
     }
@@ -125,11 +126,12 @@ pub fn prune(output_dir: &Path, keep_last: usize) -> Result<Vec<PathBuf>> {
         let hidden = name
             .strip_prefix('.')
             .and_then(|name| name.strip_suffix(REMOVED));
-        if hidden.and_then(step).is_some() {
+        if hidden.and_then(self::step).is_some() {
             remove(&output_dir.join(name))?;
         }
     }
     let mut removed = checkpoints(output_dir)?;
+    removed.retain(|(of, _)| *of <= step);
     removed.truncate(removed.len().saturating_sub(keep_last));
     removed.retain(|(_, path)| best.as_ref() != Some(path));
     let removed: Vec<_> = removed.into_iter().map(|(_, path)| path).collect();
@@ -140,6 +142,20 @@ pub fn prune(output_dir: &Path, keep_last: usize) -> Result<Vec<PathBuf>> {
         remove(&hidden)?;
     }
     Ok(removed)
+}
+
+/// Removes what killed processes left of checkpoints that they were writing.
+pub(crate) fn clear_unfinished(output_dir: &Path) -> Result<()> {
+    let own = format!(".partial-{}-", std::process::id());
+    for name in names(output_dir)? {
+        let of = name
+            .strip_prefix('.')
+            .and_then(|n| n.split_once(".partial-"));
+        if of.is_some_and(|(of, _)| step(of).is_some()) && !name.contains(&own) {
+            remove(&output_dir.join(name))?;
+        }
+    }
+    Ok(())
 }
 
 fn remove(path: &Path) -> Result<()> {
@@ -285,7 +301,10 @@ mod tests {
             ),
         ] {
             fs::write(path.join(BEST), text).unwrap();
-            for error in [best(path).unwrap_err(), prune(path, 1).unwrap_err()] {
+            for error in [
+                best(path).unwrap_err(),
+                prune(path, usize::MAX, 1).unwrap_err(),
+            ] {
                 let message = error.to_string();
                 assert!(
                     message.contains(BEST) && message.contains(word),
@@ -300,19 +319,19 @@ mod tests {
     fn the_newest_and_the_best_are_kept() {
         let output = output(&[10, 20, 30, 40, 50]);
         let path = output.path();
-        assert!(prune(path, 0).unwrap().is_empty());
-        assert!(prune(path, 5).unwrap().is_empty());
+        assert!(prune(path, usize::MAX, 0).unwrap().is_empty());
+        assert!(prune(path, usize::MAX, 5).unwrap().is_empty());
         assert_eq!(steps(path).len(), 5);
         record_best(path, 20, 1.0).unwrap();
         // Not whole, so neither counted nor touched.
         let broken = checkpoint_path(path, 60);
         fs::create_dir(&broken).unwrap();
         let removed = [10, 30].map(|step| checkpoint_path(path, step));
-        assert_eq!(prune(path, 2).unwrap(), removed);
+        assert_eq!(prune(path, usize::MAX, 2).unwrap(), removed);
         assert_eq!(steps(path), [20, 40, 50]);
         // The best one may be among the newest.
         record_best(path, 50, 0.5).unwrap();
-        assert_eq!(prune(path, 1).unwrap().len(), 2);
+        assert_eq!(prune(path, usize::MAX, 1).unwrap().len(), 2);
         assert_eq!(
             all_names(path),
             [BEST, "checkpoint-000050", "checkpoint-000060"]
@@ -329,7 +348,30 @@ mod tests {
         }
         fs::create_dir(path.join(".other.removed")).unwrap();
         assert_eq!(latest(path).unwrap(), Some(checkpoint_path(path, 2)));
-        assert_eq!(prune(path, 1).unwrap(), [checkpoint_path(path, 1)]);
+        assert_eq!(
+            prune(path, usize::MAX, 1).unwrap(),
+            [checkpoint_path(path, 1)]
+        );
         assert_eq!(all_names(path), [".other.removed", "checkpoint-000002"]);
+    }
+
+    #[test]
+    fn checkpoints_of_a_run_that_went_further_stay() {
+        let output = output(&[1, 2, 3, 8, 9]);
+        let removed = prune(output.path(), 3, 1).unwrap();
+        assert_eq!(removed.len(), 2);
+        assert_eq!(steps(output.path()), [3, 8, 9]);
+    }
+
+    #[test]
+    fn what_a_killed_process_was_writing_is_cleared() {
+        let output = output(&[4]);
+        let own = format!(".checkpoint-000005.partial-{}-0", std::process::id());
+        for name in [&own, ".checkpoint-000005.partial-1-0", ".other.partial-1-0"] {
+            fs::create_dir(output.path().join(name)).unwrap();
+        }
+        clear_unfinished(output.path()).unwrap();
+        let expected = [&own, ".other.partial-1-0", "checkpoint-000004"];
+        assert_eq!(all_names(output.path()), expected);
     }
 }

@@ -4,7 +4,7 @@ use super::chart::draw_loss;
 use super::event::TrainEvent;
 use super::metrics::{MetricsLog, read_metrics};
 use crate::checkpoint;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 
 /// The output directory of a run: metrics, curve and checkpoints.
@@ -16,7 +16,20 @@ pub(super) struct RunOutput {
 
 impl RunOutput {
     /// The directory, for a run that goes on after `first_step` steps.
+    ///
+    /// A run from the start is refused a directory with checkpoints: they are of another run, which
+    /// would be mixed up with this one.
     pub fn open(directory: &Path, first_step: usize) -> Result<Self> {
+        if first_step == 0
+            && let Some(of_another) = checkpoint::latest(directory)?
+        {
+            return Err(Error::option(
+                "output_dir",
+                format!("the directory of {}", of_another.display()),
+                "a directory without checkpoints; resume from that one, or choose another",
+            ));
+        }
+        checkpoint::clear_unfinished(directory)?;
         Ok(Self {
             directory: directory.to_owned(),
             metrics: MetricsLog::open(directory, first_step)?,
@@ -51,7 +64,7 @@ impl RunOutput {
         checkpoint::record_best(&self.directory, step, loss)
     }
 
-    pub fn prune(&self, keep_last: usize) -> Result<()> {
-        checkpoint::prune(&self.directory, keep_last).map(|_| ())
+    pub fn prune(&self, step: usize, keep_last: usize) -> Result<()> {
+        checkpoint::prune(&self.directory, step, keep_last).map(|_| ())
     }
 }

@@ -271,6 +271,7 @@ impl LoRATrainer {
     ///
     /// # Errors
     ///
+    /// [`Error::InvalidOption`] for an `output_dir` that has the checkpoints of another run;
     /// [`Error::NonFinite`] for a loss or gradient that is not a number, with the rows of the batch
     /// and the last checkpoint; what is trained then is as before that step. [`Error::Io`] where the
     /// output cannot be written, [`Error::Backend`] where the device fails.
@@ -583,7 +584,7 @@ impl LoRATrainer {
         if let (true, Some((_, loss))) = (best, self.progress.best) {
             output.record_best(step, loss)?;
         }
-        output.prune(self.options.keep_checkpoints)?;
+        output.prune(step, self.options.keep_checkpoints)?;
         run.tell(TrainEvent::Checkpoint { step, path, best })
     }
 
