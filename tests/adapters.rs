@@ -200,10 +200,11 @@ fn tensors_that_do_not_fit() {
     let all = check(&|tensors| {
         let b = tensors[TENSOR].clone();
         for (name, tensor) in std::mem::take(tensors) {
-            match name.contains("v_proj") {
-                true => tensors.insert(format!("{name}_"), b.clone()),
-                false => tensors.insert(name, tensor.unsqueeze(0).unwrap()),
-            };
+            if name.contains("v_proj") {
+                tensors.insert(format!("{name}_"), b.clone());
+            } else {
+                tensors.insert(name, tensor.unsqueeze(0).unwrap());
+            }
         }
     });
     assert_error!(

@@ -185,14 +185,14 @@ fn listed(names: &[Value], model: &ModelConfig) -> Option<LoRATargets> {
         .collect();
     let mut listed = BTreeSet::new();
     for name in names {
-        let is_named = |module: &str| {
+        let ends_so = |module: &str| {
             let rest = module.strip_suffix(name);
             rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
         };
-        let named = modules.iter().filter(|(module, _)| is_named(module));
-        let mut named = named.map(|(_, place)| *place).peekable();
-        named.peek()?;
-        listed.extend(named);
+        let matching = modules.iter().filter(|(module, _)| ends_so(module));
+        let mut places = matching.map(|(_, place)| *place).peekable();
+        places.peek()?;
+        listed.extend(places);
     }
     Some(LoRATargets::Pattern(pattern_of(&listed)))
 }
@@ -283,7 +283,8 @@ mod tests {
             of(json!([
                 "0.mlp.up_proj",
                 "model.layers.3.self_attn.k_proj",
-                "v_proj"
+                "v_proj",
+                "1.self_attn.v_proj"
             ])),
             [
                 "0.v_proj",

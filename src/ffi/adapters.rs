@@ -358,7 +358,7 @@ pub unsafe extern "C" fn mcandle_adapter_list_use_dora(
     index: usize,
 ) -> bool {
     // SAFETY: the caller passes NULL or a live list.
-    unsafe { mcandle_adapter_list::at(list, index) }.map_or(false, |(_, info)| info.use_dora)
+    unsafe { mcandle_adapter_list::at(list, index) }.is_some_and(|(_, info)| info.use_dora)
 }
 
 /// Gives whether an adapter in a list was active.
@@ -372,7 +372,7 @@ pub unsafe extern "C" fn mcandle_adapter_list_is_active(
     index: usize,
 ) -> bool {
     // SAFETY: the caller passes NULL or a live list.
-    unsafe { mcandle_adapter_list::at(list, index) }.map_or(false, |(_, info)| info.active)
+    unsafe { mcandle_adapter_list::at(list, index) }.is_some_and(|(_, info)| info.active)
 }
 
 /// Gives the weight of an adapter in a list.

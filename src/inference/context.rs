@@ -58,8 +58,8 @@ impl Context {
     pub fn follow_model(&mut self) {
         let adapters = self.current_adapters();
         let are_same = match (&self.adapters, &adapters) {
-            (Some(these), Some(those)) => these.is(those),
-            (these, those) => these.is_none() && those.is_none(),
+            (Some(old), Some(new)) => new.is(old),
+            (old, new) => old.is_none() && new.is_none(),
         };
         if !are_same {
             self.adapters = adapters;

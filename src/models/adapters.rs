@@ -254,8 +254,9 @@ fn active(entries: &Entries) -> impl Iterator<Item = &Entry> {
 
 fn acts_as(entries: &Entries, others: &Entries) -> bool {
     let identity = |entry: &Entry| (Arc::as_ptr(&entry.adapter), entry.weight.to_bits());
-    let [these, those] = [entries, others].map(|entries| active(entries).map(identity));
-    these.eq(those)
+    active(entries)
+        .map(identity)
+        .eq(active(others).map(identity))
 }
 
 fn mix_of(entries: &Entries) -> Result<Option<AdapterMix>> {
