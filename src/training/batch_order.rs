@@ -344,6 +344,7 @@ mod tests {
         let (buckets, widths) = padding(Batching::LengthBuckets);
         assert!(buckets * 10 < plain, "{buckets} {plain}");
         // Long ones do not come together.
+        assert!(!widths[..50].is_sorted_by(|a, b| a >= b));
         let halves = widths.split_at(widths.len() / 2);
         let sums = [halves.0, halves.1].map(|half| half.iter().sum::<usize>());
         assert!(sums[0].abs_diff(sums[1]) * 10 < sums[0], "{sums:?}");

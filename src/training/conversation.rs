@@ -86,7 +86,10 @@ impl<'a> Conversation<'a> {
                 break;
             }
             // The first token is never scored.
-            scored.push(turn.start.max(1)..turn.end);
+            let turn = turn.start.max(1)..turn.end;
+            if !turn.is_empty() {
+                scored.push(turn);
+            }
         }
         Ok(Sample {
             input_ids: self.ids,
@@ -133,7 +136,11 @@ impl<'a> Conversation<'a> {
 
     /// The token after the one that ends a turn.
     fn end(&self, index: usize, start: usize) -> Option<usize> {
-        let text = self.render(&self.messages[..=index], false)?;
+        let text = if index + 1 == self.messages.len() {
+            self.text.clone()
+        } else {
+            self.render(&self.messages[..=index], false)?
+        };
         if self.text.starts_with(&text) {
             let end = self.token_at(text.len());
             let last = self.last_mark(&self.ids[..end], &self.starts[..end], &text);
@@ -366,6 +373,28 @@ mod tests {
                 last
             ]
         );
+    }
+
+    #[test]
+    fn a_turn_may_spell_the_token_that_ends_it() {
+        let reasoned = json!({"role": "assistant", "content": "a<|im_end|>\nb",
+            "reasoning_content": "because"});
+        let messages = json!([user("a"), reasoned, user("b"), answer("c<|im_end|>d")]);
+        let found = scored("qwen3", &messages, None);
+        let think = "<think>\n\n</think>\n\n";
+        let last = format!("{think}c<|im_end|>d<|im_end|>");
+        assert_eq!(found, ["a<|im_end|>\nb<|im_end|>", &last]);
+    }
+
+    #[test]
+    fn the_first_token_is_never_scored() {
+        let source = "{% for m in messages if m.role != 'system' %}{{ m.content }}<|im_end|>\
+                      {% endfor %}";
+        let template = ChatTemplate::new(source).unwrap();
+        let system = json!({"role": "system", "content": "a"});
+        let messages = json!([system, answer("a b"), user("c")]);
+        let found = scored_by(&template, &messages, None, LossMask::Assistant).unwrap();
+        assert_eq!(found, [" b<|im_end|>"]);
     }
 
     #[test]

@@ -73,7 +73,7 @@ impl RowEncoder {
 
     fn text(&self, text: &str) -> RowResult<Sample> {
         let mut ids = self.tokenizer.encode(text, true).map_err(reason)?;
-        self.end(&mut ids, 0);
+        self.end(&mut ids);
         Ok(Sample::new(ids, 0))
     }
 
@@ -84,7 +84,7 @@ impl RowEncoder {
                 let mut ids = self.tokenizer.encode(prompt, true).map_err(reason)?;
                 let prompt_len = ids.len();
                 ids.extend(self.tokenizer.encode(answer, false).map_err(reason)?);
-                self.end(&mut ids, prompt_len);
+                self.end(&mut ids);
                 Ok(Sample::new(ids, masked(prompt_len, mask)))
             }
             Exchange::Messages {
@@ -104,13 +104,13 @@ impl RowEncoder {
         let mut ids = self.model.fim_prompt(prefix, suffix).map_err(reason)?;
         let prompt_len = ids.len();
         ids.extend(self.tokenizer.encode_as_text(middle).map_err(reason)?);
-        self.end(&mut ids, prompt_len);
+        self.end(&mut ids);
         Ok(Sample::new(ids, masked(prompt_len, self.options.mask)))
     }
 
-    /// Appends the end-of-sequence token unless it is there already, after the first `start` tokens.
-    fn end(&self, ids: &mut Vec<u32>, start: usize) {
-        if ids.len() == start || ids.last().copied() != self.eos_token_id {
+    /// Appends the end-of-sequence token unless it is there already.
+    fn end(&self, ids: &mut Vec<u32>) {
+        if ids.last().copied() != self.eos_token_id {
             ids.extend(self.eos_token_id);
         }
     }
