@@ -22,7 +22,7 @@ use crate::models::{LoRAAdapter, Model};
 use candle_core::Tensor;
 use serde_json::Value;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const NOT_FINITE: &str = "try a lower learning rate, a smaller max_grad_norm or f32 weights";
@@ -69,6 +69,8 @@ pub struct LoRATrainer {
     trained: TrainedWeights,
     optimizer: Optimizer,
     progress: Progress,
+    /// The one that the run wrote last, or began with.
+    last_checkpoint: Option<PathBuf>,
     cancel: CancelHandle,
 }
 
@@ -159,9 +161,13 @@ impl LoRATrainer {
         let Checkpoint {
             trained, progress, ..
         } = saved;
-        Self::assemble(
+        let resumed = Self::assemble(
             model, train, validation, options, trained, optimizer, progress,
-        )
+        )?;
+        Ok(Self {
+            last_checkpoint: Some(checkpoint.to_owned()),
+            ..resumed
+        })
     }
 
     fn assemble(
@@ -189,6 +195,7 @@ impl LoRATrainer {
             trained,
             optimizer,
             progress,
+            last_checkpoint: None,
             cancel: CancelHandle::default(),
         })
     }
@@ -293,6 +300,8 @@ impl LoRATrainer {
             on_event: &mut on_event,
         };
         let ended = self.run(&mut run);
+        // A request ends this run and not what is asked for after it.
+        self.cancel.reset();
         // The curve of a run that failed is of use, too.
         let drawn = match &run.output {
             Some(output) => output.draw(),
@@ -574,7 +583,7 @@ impl LoRATrainer {
         Ok(best && step > 0)
     }
 
-    fn checkpoint_into(&self, run: &mut Run<'_>, best: bool) -> Result<()> {
+    fn checkpoint_into(&mut self, run: &mut Run<'_>, best: bool) -> Result<()> {
         let Some(output) = &run.output else {
             return Ok(());
         };
@@ -585,6 +594,7 @@ impl LoRATrainer {
             output.record_best(step, loss)?;
         }
         output.prune(step, self.options.keep_checkpoints)?;
+        self.last_checkpoint = Some(path.clone());
         run.tell(TrainEvent::Checkpoint { step, path, best })
     }
 
@@ -598,10 +608,8 @@ impl LoRATrainer {
 
     /// Names the last checkpoint in an error of numbers that are not finite.
     fn with_checkpoint(&self, mut error: Error) -> Error {
-        if let (Error::NonFinite { checkpoint, .. }, Some(directory)) =
-            (&mut error, &self.options.output_dir)
-        {
-            *checkpoint = crate::checkpoint::latest(directory).unwrap_or_default();
+        if let Error::NonFinite { checkpoint, .. } = &mut error {
+            checkpoint.clone_from(&self.last_checkpoint);
         }
         error
     }
@@ -644,6 +652,12 @@ fn shapes(trained: &TrainedWeights) -> Vec<WeightShape> {
 }
 
 fn batch_order(train: &Dataset, options: &TrainOptions) -> Result<BatchOrder> {
+    let lengths = train.lengths();
+    let longest = lengths.iter().copied().max().unwrap_or(0);
+    if options.batching == Batching::Packed && longest > options.pack_length {
+        let expected = format!("at least {longest}, the tokens of the longest row");
+        return Err(Error::option("pack_length", options.pack_length, expected));
+    }
     let order = BatchOrderOptions {
         batch_size: options.batch_size,
         seed: options.seed,
@@ -651,7 +665,7 @@ fn batch_order(train: &Dataset, options: &TrainOptions) -> Result<BatchOrder> {
         batching: options.batching,
         max_seq_length: options.pack_length,
     };
-    BatchOrder::new(&train.lengths(), order)
+    BatchOrder::new(&lengths, order)
 }
 
 fn rows(dataset: &Dataset, indices: &[usize]) -> Result<Vec<Row>> {

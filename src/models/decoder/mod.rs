@@ -177,7 +177,8 @@ impl Decoder {
         self.dtype
     }
 
-    /// How the weights of the linear maps are quantised, or none; a merged map no longer is.
+    /// How the weights of the linear maps are quantised, or none. A merged map no longer is, nor is a
+    /// decoder all of whose maps are merged.
     #[must_use]
     pub fn quantization(&self) -> Option<Quantization> {
         self.quantization
@@ -297,6 +298,10 @@ impl Decoder {
                         Matrix::Dense(weight.to_dtype(self.dtype)?);
                 }
             }
+        }
+        let mut linears = merged.layers.iter().flat_map(|layer| &layer.linears);
+        if !linears.any(|linear| matches!(linear.weight, Matrix::Quantized(_))) {
+            merged.quantization = None;
         }
         Ok(merged)
     }
