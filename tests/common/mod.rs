@@ -1,6 +1,8 @@
 //! What the tests share: reading fixtures, making rows and comparing numbers.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+pub mod training;
+
 use candle_core::{DType, Device, Tensor};
 use metal_candle::backend::{DTypePolicy, DeviceKind};
 use metal_candle::training::Sample;
