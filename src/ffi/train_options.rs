@@ -1,64 +1,105 @@
-//! Options of a training run.
+//! Options of a training run: its length, its batches, what is learned from a row. What is trained is in
+//! `train_method_options.rs`, how weights change in `train_optimizer_options.rs`, what is checked and
+//! written on the way in `train_output_options.rs`.
 
-use super::error::{MCANDLE_INVALID_ARGUMENT, MCANDLE_INVALID_UTF8, mcandle_error};
-use super::handle::{self, Result};
-use crate::models::{LoRAConfig, LoRAScale, LoRATargets, Projection};
-use crate::training::{AdamWOptions, LrSchedule, OptimizerOptions, TrainOptions};
+use super::error::{MCANDLE_INVALID_ARGUMENT, MCANDLE_INVALID_UTF8, mcandle_error, mcandle_status};
+use super::handle::{self, Out, Result, borrow};
+use super::panic::guard;
+use super::string::mcandle_string;
+use super::train_method_options::MethodOptions;
+use super::train_optimizer_options::OptimizerSettings;
+use crate::error::Error;
+use crate::training::{Batching, LrSchedule, PreferenceLoss, TrainOptions};
 use std::ffi::{CStr, CString, c_char};
 use std::path::PathBuf;
 
-/// How the learning rate falls: one of the MCANDLE_SCHEDULE_ constants.
-pub type mcandle_schedule = i32;
+/// How rows are put together to batches: one of the MCANDLE_BATCHING_ constants.
+pub type mcandle_batching = i32;
 
-/// It stays.
-pub const MCANDLE_SCHEDULE_CONSTANT: mcandle_schedule = 0;
-/// It falls to 0 along a line.
-pub const MCANDLE_SCHEDULE_LINEAR: mcandle_schedule = 1;
-/// It falls to 0 along half a cosine.
-pub const MCANDLE_SCHEDULE_COSINE: mcandle_schedule = 2;
+/// They come as they are, each padded to the longest of its batch.
+pub const MCANDLE_BATCHING_PLAIN: mcandle_batching = 0;
+/// Rows of similar length come together, so that there is little to pad.
+pub const MCANDLE_BATCHING_LENGTH_BUCKETS: mcandle_batching = 1;
+/// Rows that have few tokens together make one of a batch's rows, and do not see each other. Nothing
+/// is padded within it.
+pub const MCANDLE_BATCHING_PACKED: mcandle_batching = 2;
 
 /// How a model is fine-tuned.
 #[derive(Debug)]
 pub struct mcandle_train_options {
-    inner: TrainOptions,
-    lora: LoRAConfig,
-    adamw: AdamWOptions,
-    schedule: mcandle_schedule,
-    /// As given; checked when the options are used.
-    target_modules: Option<CString>,
-    /// As given; checked when the options are used.
-    output_dir: Option<CString>,
+    /// Without what the other fields hold.
+    pub(super) inner: TrainOptions,
+    pub(super) method: MethodOptions,
+    pub(super) optimizer: OptimizerSettings,
+    pub(super) schedule: Chosen<LrSchedule>,
+    batching: Chosen<Batching>,
+    /// As given, in the place of that of `inner`; checked when the options are used.
+    pub(super) output_dir: Option<CString>,
+}
+
+/// What a constant means, or the number where it is none; that is told when the options are used.
+pub(super) type Chosen<T> = std::result::Result<T, i32>;
+
+/// What a constant means, or an error that names the option and the prefix of its constants.
+pub(super) fn chosen<T: Copy>(choice: &Chosen<T>, name: &str, prefix: &str) -> Result<T> {
+    choice.map_err(|found| {
+        let message = format!("`{name}` is {found}; expected a {prefix} constant");
+        mcandle_error::new(MCANDLE_INVALID_ARGUMENT, message)
+    })
 }
 
 impl mcandle_train_options {
-    pub(super) fn resolve(&self) -> Result<TrainOptions> {
-        let (mut options, mut lora) = (self.inner.clone(), self.lora.clone());
-        options.optimizer = OptimizerOptions::AdamW(self.adamw);
-        options.schedule = match self.schedule {
-            MCANDLE_SCHEDULE_CONSTANT => LrSchedule::Constant,
-            MCANDLE_SCHEDULE_LINEAR => LrSchedule::Linear,
-            MCANDLE_SCHEDULE_COSINE => LrSchedule::Cosine,
-            other => {
-                return Err(mcandle_error::new(
-                    MCANDLE_INVALID_ARGUMENT,
-                    format!("`schedule` is {other}; expected a MCANDLE_SCHEDULE_ constant"),
-                ));
-            }
+    fn new(inner: TrainOptions) -> Self {
+        Self {
+            method: MethodOptions::new(&inner.method),
+            optimizer: OptimizerSettings::new(inner.optimizer),
+            schedule: Ok(inner.schedule),
+            batching: Ok(inner.batching),
+            output_dir: None,
+            inner,
+        }
+    }
+
+    fn resolve(&self) -> Result<TrainOptions> {
+        let output_dir = match &self.output_dir {
+            Some(directory) => Some(PathBuf::from(utf8(directory, "output_dir")?)),
+            None => self.inner.output_dir.clone(),
         };
-        if let Some(names) = &self.target_modules {
-            let names = utf8(names, "target_modules")?.split(',');
-            let targets = names.map(|name| Projection::from_name(name.trim()));
-            lora.targets = LoRATargets::Projections(targets.collect::<crate::Result<_>>()?);
-        }
-        if let Some(directory) = &self.output_dir {
-            options.output_dir = Some(PathBuf::from(utf8(directory, "output_dir")?));
-        }
-        options.method = lora.into();
-        Ok(options)
+        Ok(TrainOptions {
+            method: self.method.resolve()?,
+            optimizer: self.optimizer.resolve()?,
+            schedule: chosen(&self.schedule, "schedule", "MCANDLE_SCHEDULE_")?,
+            batching: chosen(&self.batching, "batching", "MCANDLE_BATCHING_")?,
+            output_dir,
+            ..self.inner.clone()
+        })
     }
 }
 
-fn utf8<'a>(text: &'a CStr, name: &str) -> Result<&'a str> {
+/// The options given, or the defaults for NULL.
+///
+/// # Safety
+///
+/// `options` is NULL or live.
+pub(super) unsafe fn resolve(options: *const mcandle_train_options) -> Result<TrainOptions> {
+    // SAFETY: as the caller promises.
+    match unsafe { options.as_ref() } {
+        Some(options) => options.resolve(),
+        None => Ok(TrainOptions::default()),
+    }
+}
+
+/// A copy of a string, or none for NULL.
+///
+/// # Safety
+///
+/// `text` is NULL or NUL-terminated.
+pub(super) unsafe fn copy(text: *const c_char) -> Option<CString> {
+    // SAFETY: as the caller promises.
+    (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) }.to_owned())
+}
+
+pub(super) fn utf8<'a>(text: &'a CStr, name: &str) -> Result<&'a str> {
     text.to_str().map_err(|error| {
         mcandle_error::new(
             MCANDLE_INVALID_UTF8,
@@ -67,19 +108,78 @@ fn utf8<'a>(text: &'a CStr, name: &str) -> Result<&'a str> {
     })
 }
 
-/// Makes options with the defaults.
+/// Makes options with the defaults: 1000 steps of AdamW on a LoRA adapter.
 ///
 /// @return Options, to be freed with mcandle_train_options_free().
 #[unsafe(no_mangle)]
 pub extern "C" fn mcandle_train_options_new() -> *mut mcandle_train_options {
-    Box::into_raw(Box::new(mcandle_train_options {
-        inner: TrainOptions::default(),
-        lora: LoRAConfig::default(),
-        adamw: AdamWOptions::default(),
-        schedule: MCANDLE_SCHEDULE_CONSTANT,
-        target_modules: None,
-        output_dir: None,
-    }))
+    let options = mcandle_train_options::new(TrainOptions::default());
+    Box::into_raw(Box::new(options))
+}
+
+/// Makes options from JSON: an object whose keys are the names in the setters, such as
+/// {"method": {"rank": 16, "num_layers": 8}, "epochs": 3, "optimizer": "muon", "schedule": "cosine"}.
+///
+/// What belongs to the adapter is under "method"; {"fine_tune_type": "full"} there trains the weights
+/// themselves. An "optimizer", "schedule" or "preference" is a name, or an object with a "name" and
+/// settings, such as {"name": "sgd", "momentum": 0.9} or {"name": "dpo", "beta": 0.2}; settings that
+/// have no setter are given so. A "batching" is "plain", "length_buckets" or "packed". A key that is
+/// left out has its default.
+///
+/// @param json The JSON in UTF-8.
+/// @param json_length Its length in bytes.
+/// @param[out] options Receives the options on success, to be freed with
+/// mcandle_train_options_free().
+/// @param[out] error Receives an error on failure; may be NULL.
+/// @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT for what is not JSON, unknown keys and values of
+/// another type, MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER. Values out of range are reported by the
+/// call that uses the options.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_train_options_from_json(
+    json: *const c_char,
+    json_length: usize,
+    options: *mut *mut mcandle_train_options,
+    error: *mut *mut mcandle_error,
+) -> mcandle_status {
+    // SAFETY: the caller passes readable text and writable outputs, or NULL.
+    unsafe {
+        guard(error, || {
+            let json = handle::text(json, json_length, "json")?;
+            let out = Out::new(options, "options")?;
+            out.give(mcandle_train_options::new(TrainOptions::from_json(json)?));
+            Ok(())
+        })
+    }
+}
+
+/// Writes options as JSON, from which mcandle_train_options_from_json() makes the same options.
+///
+/// @param options The options.
+/// @param[out] json Receives an object with all keys on success, to be freed with
+/// mcandle_string_free().
+/// @param[out] error Receives an error on failure; may be NULL.
+/// @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where an option is out of its range,
+/// MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_train_options_to_json(
+    options: *const mcandle_train_options,
+    json: *mut *mut mcandle_string,
+    error: *mut *mut mcandle_error,
+) -> mcandle_status {
+    // SAFETY: the caller passes live options and writable outputs, or NULL.
+    unsafe {
+        guard(error, || {
+            let options = borrow(options, "options")?.resolve()?;
+            let out = Out::new(json, "json")?;
+            // JSON has no NaN and no infinity.
+            options.validate()?;
+            let text = serde_json::to_string(&options).map_err(|error| {
+                Error::option("options", error, "options that JSON can express")
+            })?;
+            out.give(mcandle_string::new(&text));
+            Ok(())
+        })
+    }
 }
 
 /// Sets the number of optimizer steps. Values out of range are reported by the call that uses the
@@ -98,7 +198,22 @@ pub unsafe extern "C" fn mcandle_train_options_set_steps(
     }
 }
 
-/// Sets the number of rows in a batch.
+/// Sets the number of passes over the training rows, in the place of a number of steps.
+///
+/// @param options The options; NULL is allowed and does nothing.
+/// @param epochs Above 0, such as 2.5; 0 for none. Default 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_train_options_set_epochs(
+    options: *mut mcandle_train_options,
+    epochs: f64,
+) {
+    // SAFETY: the caller passes NULL or options that nobody else uses now.
+    if let Some(options) = unsafe { options.as_mut() } {
+        options.inner.epochs = (epochs != 0.0).then_some(epochs);
+    }
+}
+
+/// Sets the number of rows in a batch, or of packs where rows are packed.
 ///
 /// @param options The options; NULL is allowed and does nothing.
 /// @param batch_size At least 1. Default 4.
@@ -113,7 +228,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_batch_size(
     }
 }
 
-/// Sets how many batches make one step, weighted by their tokens.
+/// Sets how many batches make one step, weighted by their scored tokens; pairs of preferences count
+/// alike.
 ///
 /// @param options The options; NULL is allowed and does nothing.
 /// @param batches At least 1. Default 1.
@@ -128,111 +244,68 @@ pub unsafe extern "C" fn mcandle_train_options_set_gradient_accumulation(
     }
 }
 
-/// Sets the highest learning rate.
+/// Sets how rows are put together to batches. Rows of preferences cannot be packed.
 ///
 /// @param options The options; NULL is allowed and does nothing.
-/// @param learning_rate Above 0. Default 1e-4.
+/// @param batching One of the MCANDLE_BATCHING_ constants. Default MCANDLE_BATCHING_PLAIN.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_options_set_learning_rate(
+pub unsafe extern "C" fn mcandle_train_options_set_batching(
     options: *mut mcandle_train_options,
-    learning_rate: f64,
+    batching: mcandle_batching,
 ) {
     // SAFETY: the caller passes NULL or options that nobody else uses now.
     if let Some(options) = unsafe { options.as_mut() } {
-        options.inner.learning_rate = learning_rate;
+        options.batching = match batching {
+            MCANDLE_BATCHING_PLAIN => Ok(Batching::Plain),
+            MCANDLE_BATCHING_LENGTH_BUCKETS => Ok(Batching::LengthBuckets),
+            MCANDLE_BATCHING_PACKED => Ok(Batching::Packed),
+            other => Err(other),
+        };
     }
 }
 
-/// Sets how the learning rate falls.
+/// Sets the most tokens of a pack, where rows are packed.
 ///
 /// @param options The options; NULL is allowed and does nothing.
-/// @param schedule One of the MCANDLE_SCHEDULE_ constants. Default MCANDLE_SCHEDULE_CONSTANT.
+/// @param pack_length At least as many as the longest row has. Default 2048.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_options_set_schedule(
+pub unsafe extern "C" fn mcandle_train_options_set_pack_length(
     options: *mut mcandle_train_options,
-    schedule: mcandle_schedule,
+    pack_length: usize,
 ) {
     // SAFETY: the caller passes NULL or options that nobody else uses now.
     if let Some(options) = unsafe { options.as_mut() } {
-        options.schedule = schedule;
+        options.inner.pack_length = pack_length;
     }
 }
 
-/// Sets the steps over which the learning rate rises from 0.
+/// Sets whether rows come in another order in each epoch.
 ///
 /// @param options The options; NULL is allowed and does nothing.
-/// @param warmup_steps At most the number of steps. Default 0.
+/// @param shuffle Default true.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_options_set_warmup_steps(
+pub unsafe extern "C" fn mcandle_train_options_set_shuffle(
     options: *mut mcandle_train_options,
-    warmup_steps: usize,
+    shuffle: bool,
 ) {
     // SAFETY: the caller passes NULL or options that nobody else uses now.
     if let Some(options) = unsafe { options.as_mut() } {
-        options.inner.warmup_steps = warmup_steps;
+        options.inner.shuffle = shuffle;
     }
 }
 
-/// Sets the share of each weight that AdamW takes away per step and unit of learning rate.
+/// Sets the seed of the first weights of the adapter, the order of rows, and dropout.
 ///
 /// @param options The options; NULL is allowed and does nothing.
-/// @param weight_decay 0 or more. Default 0.01.
+/// @param seed Any number. Default 0.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_options_set_weight_decay(
+pub unsafe extern "C" fn mcandle_train_options_set_seed(
     options: *mut mcandle_train_options,
-    weight_decay: f64,
+    seed: u64,
 ) {
     // SAFETY: the caller passes NULL or options that nobody else uses now.
     if let Some(options) = unsafe { options.as_mut() } {
-        options.adamw.weight_decay = weight_decay;
-    }
-}
-
-/// Sets the decay of the means of gradients and of squared gradients of AdamW.
-///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param beta1 0 or more and below 1. Default 0.9.
-/// @param beta2 0 or more and below 1. Default 0.999.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_options_set_betas(
-    options: *mut mcandle_train_options,
-    beta1: f64,
-    beta2: f64,
-) {
-    // SAFETY: the caller passes NULL or options that nobody else uses now.
-    if let Some(options) = unsafe { options.as_mut() } {
-        options.adamw.beta1 = beta1;
-        options.adamw.beta2 = beta2;
-    }
-}
-
-/// Sets what AdamW adds to its denominator.
-///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param eps Above 0. Default 1e-8.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_options_set_eps(
-    options: *mut mcandle_train_options,
-    eps: f64,
-) {
-    // SAFETY: the caller passes NULL or options that nobody else uses now.
-    if let Some(options) = unsafe { options.as_mut() } {
-        options.adamw.eps = eps;
-    }
-}
-
-/// Sets the L2 norm that gradients are scaled down to, over all weights together.
-///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param max_grad_norm 0 for no limit, or more. Default 1.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_options_set_max_grad_norm(
-    options: *mut mcandle_train_options,
-    max_grad_norm: f64,
-) {
-    // SAFETY: the caller passes NULL or options that nobody else uses now.
-    if let Some(options) = unsafe { options.as_mut() } {
-        options.inner.max_grad_norm = max_grad_norm;
+        options.inner.seed = seed;
     }
 }
 
@@ -252,175 +325,73 @@ pub unsafe extern "C" fn mcandle_train_options_set_grad_checkpoint(
     }
 }
 
-/// Sets the seed of the first weights of the adapter, the order of rows, and dropout.
+/// Sets the share of each target that is spread over the whole vocabulary. The training loss
+/// contains it, validation losses do not. Not for preferences; DPO has one of its own.
 ///
 /// @param options The options; NULL is allowed and does nothing.
-/// @param seed Any number. Default 0.
+/// @param label_smoothing 0 or more and below 1. Default 0.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_options_set_seed(
+pub unsafe extern "C" fn mcandle_train_options_set_label_smoothing(
     options: *mut mcandle_train_options,
-    seed: u64,
+    label_smoothing: f64,
 ) {
     // SAFETY: the caller passes NULL or options that nobody else uses now.
     if let Some(options) = unsafe { options.as_mut() } {
-        options.inner.seed = seed;
+        options.inner.label_smoothing = label_smoothing;
     }
 }
 
-/// Sets whether rows come in another order in each epoch.
+/// Learns from rows of {"prompt", "chosen", "rejected"} by direct preference optimisation, in the
+/// place of any preference set before.
 ///
 /// @param options The options; NULL is allowed and does nothing.
-/// @param shuffle Default true.
+/// @param beta How closely the model is held to the one before training; the smaller, the further
+/// it may go. Above 0; 0.1 is usual.
+/// @param label_smoothing The share of pairs that may be the wrong way round, 0 or more and below
+/// 0.5; 0 is usual.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_options_set_shuffle(
+pub unsafe extern "C" fn mcandle_train_options_set_preference_dpo(
     options: *mut mcandle_train_options,
-    shuffle: bool,
+    beta: f64,
+    label_smoothing: f64,
 ) {
     // SAFETY: the caller passes NULL or options that nobody else uses now.
     if let Some(options) = unsafe { options.as_mut() } {
-        options.inner.shuffle = shuffle;
+        options.inner.preference = Some(PreferenceLoss::Dpo {
+            beta,
+            label_smoothing,
+        });
     }
 }
 
-/// Sets the steps between evaluations, which also happen before the first step and after the last.
+/// Learns from rows of {"prompt", "chosen", "rejected"} by odds ratio preference optimisation, in
+/// the place of any preference set before. It needs no second model, so a step takes less time than
+/// one of DPO.
 ///
 /// @param options The options; NULL is allowed and does nothing.
-/// @param steps 0 for none. Default 200.
+/// @param lambda The weight of the odds ratio beside the likelihood of the chosen answer. Above 0;
+/// 0.1 is usual.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_options_set_eval_every(
+pub unsafe extern "C" fn mcandle_train_options_set_preference_orpo(
     options: *mut mcandle_train_options,
-    steps: usize,
+    lambda: f64,
 ) {
     // SAFETY: the caller passes NULL or options that nobody else uses now.
     if let Some(options) = unsafe { options.as_mut() } {
-        options.inner.eval_every = steps;
+        options.inner.preference = Some(PreferenceLoss::Orpo { lambda });
     }
 }
 
-/// Sets the most batches of an evaluation.
+/// Learns from texts again, which is the default.
 ///
 /// @param options The options; NULL is allowed and does nothing.
-/// @param batches 0 for all. Default 25.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_options_set_eval_batches(
+pub unsafe extern "C" fn mcandle_train_options_clear_preference(
     options: *mut mcandle_train_options,
-    batches: usize,
 ) {
     // SAFETY: the caller passes NULL or options that nobody else uses now.
     if let Some(options) = unsafe { options.as_mut() } {
-        options.inner.eval_batches = batches;
-    }
-}
-
-/// Sets the steps between checkpoints, which need an output directory.
-///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param steps 0 for none. Default 100.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_options_set_save_every(
-    options: *mut mcandle_train_options,
-    steps: usize,
-) {
-    // SAFETY: the caller passes NULL or options that nobody else uses now.
-    if let Some(options) = unsafe { options.as_mut() } {
-        options.inner.save_every = steps;
-    }
-}
-
-/// Sets the rank of the adapter.
-///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param rank 1 to 4096. Default 8.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_options_set_rank(
-    options: *mut mcandle_train_options,
-    rank: usize,
-) {
-    // SAFETY: the caller passes NULL or options that nobody else uses now.
-    if let Some(options) = unsafe { options.as_mut() } {
-        options.lora.rank = rank;
-    }
-}
-
-/// Sets the strength of the adapter before division by its rank.
-///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param alpha Above 0. Default 16.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_options_set_alpha(
-    options: *mut mcandle_train_options,
-    alpha: f64,
-) {
-    // SAFETY: the caller passes NULL or options that nobody else uses now.
-    if let Some(options) = unsafe { options.as_mut() } {
-        options.lora.scale = LoRAScale::Alpha(alpha);
-    }
-}
-
-/// Sets the share of the inputs of the adapter that training drops.
-///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param dropout 0 or more and below 1. Default 0.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_options_set_dropout(
-    options: *mut mcandle_train_options,
-    dropout: f64,
-) {
-    // SAFETY: the caller passes NULL or options that nobody else uses now.
-    if let Some(options) = unsafe { options.as_mut() } {
-        options.lora.dropout = dropout;
-    }
-}
-
-/// Sets whether the strength is divided by the square root of the rank.
-///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param use_rslora Default false.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_options_set_use_rslora(
-    options: *mut mcandle_train_options,
-    use_rslora: bool,
-) {
-    // SAFETY: the caller passes NULL or options that nobody else uses now.
-    if let Some(options) = unsafe { options.as_mut() } {
-        options.lora.use_rslora = use_rslora;
-    }
-}
-
-/// Sets which projections the adapter changes.
-///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param names NUL-terminated names with commas between them, out of q_proj, k_proj, v_proj, o_proj,
-/// gate_proj, up_proj, down_proj; it is copied. NULL for all. Default all.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_options_set_target_modules(
-    options: *mut mcandle_train_options,
-    names: *const c_char,
-) {
-    // SAFETY: the caller passes NULL or options that nobody else uses now, and NULL or a
-    // NUL-terminated string.
-    unsafe {
-        if let Some(options) = options.as_mut() {
-            options.target_modules = (!names.is_null()).then(|| CStr::from_ptr(names).to_owned());
-        }
-    }
-}
-
-/// Sets where checkpoints are written, and the adapter at the end.
-///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param path A directory, NUL-terminated UTF-8; it is copied. NULL for none. Default none.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_options_set_output_dir(
-    options: *mut mcandle_train_options,
-    path: *const c_char,
-) {
-    // SAFETY: the caller passes NULL or options that nobody else uses now, and NULL or a
-    // NUL-terminated string.
-    unsafe {
-        if let Some(options) = options.as_mut() {
-            options.output_dir = (!path.is_null()).then(|| CStr::from_ptr(path).to_owned());
-        }
+        options.inner.preference = None;
     }
 }
 

@@ -3,306 +3,70 @@
 use super::adapter::mcandle_adapter;
 use super::dataset::mcandle_dataset;
 use super::error::{MCANDLE_INVALID_ARGUMENT, mcandle_error, mcandle_status};
-use super::handle::{self, Exclusive, Out, Result, borrow};
+use super::handle::{self, Exclusive, Out, Result, borrow, place};
 use super::model::mcandle_model;
 use super::panic::guard;
-use super::string::mcandle_string;
-use super::train_options::mcandle_train_options;
+use super::train_event::{mcandle_train_callback, mcandle_train_event};
+use super::train_options::{mcandle_train_options, resolve};
+use super::train_summary::mcandle_train_summary;
 use crate::cancel::CancelHandle;
-use crate::checkpoint;
-use crate::training::{LoRATrainer, StepReport, TrainEvent, TrainOptions, TrainSummary};
+use crate::models::Model;
+use crate::training::{Dataset, LoRATrainer, TrainOptions};
 use std::ffi::{c_char, c_void};
 use std::ops::ControlFlow;
 
-/// What a train callback is told: one of the MCANDLE_TRAIN_EVENT_ constants.
-pub type mcandle_train_event_kind = i32;
-
-/// A step is done: all numbers of the step can be read.
-pub const MCANDLE_TRAIN_EVENT_STEP: mcandle_train_event_kind = 0;
-/// The validation rows were evaluated: mcandle_train_event_loss() is their loss.
-pub const MCANDLE_TRAIN_EVENT_EVALUATION: mcandle_train_event_kind = 1;
-/// A checkpoint is safe on disk: mcandle_train_event_path() is its directory.
-pub const MCANDLE_TRAIN_EVENT_CHECKPOINT: mcandle_train_event_kind = 2;
-
-/// Something that happened in training. It lives only during the callback that receives it.
-#[derive(Debug)]
-pub struct mcandle_train_event {
-    inner: TrainEvent,
-    path: mcandle_string,
-}
-
-impl mcandle_train_event {
-    fn new(event: &TrainEvent) -> Self {
-        let path = match event {
-            TrainEvent::Checkpoint { path, .. } => path.to_string_lossy().into_owned(),
-            _ => String::new(),
-        };
-        Self {
-            inner: event.clone(),
-            path: mcandle_string::new(&path),
-        }
-    }
-}
-
-/// A number of a step, or a default for NULL and for other events.
-///
-/// # Safety
-///
-/// `event` is NULL or the event of a callback that runs.
-unsafe fn of_step<T>(
-    event: *const mcandle_train_event,
-    default: T,
-    number: impl FnOnce(&StepReport) -> T,
-) -> T {
-    // SAFETY: as the caller promises.
-    match unsafe { event.as_ref() }.map(|event| &event.inner) {
-        Some(TrainEvent::Step(report)) => number(report),
-        _ => default,
-    }
-}
-
-/// Gives the kind of an event.
-///
-/// @param event The event, or NULL.
-/// @return One of the MCANDLE_TRAIN_EVENT_ constants; -1 for NULL.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_event_kind_of(
-    event: *const mcandle_train_event,
-) -> mcandle_train_event_kind {
-    // SAFETY: the caller passes NULL or the event of a callback that runs.
-    match unsafe { event.as_ref() }.map(|event| &event.inner) {
-        None | Some(TrainEvent::Start(_) | TrainEvent::End(_)) => -1,
-        Some(TrainEvent::Step(_)) => MCANDLE_TRAIN_EVENT_STEP,
-        Some(TrainEvent::Evaluation { .. }) => MCANDLE_TRAIN_EVENT_EVALUATION,
-        Some(TrainEvent::Checkpoint { .. }) => MCANDLE_TRAIN_EVENT_CHECKPOINT,
-    }
-}
-
-/// Gives the number of steps done.
-///
-/// @param event The event, or NULL.
-/// @return The number, the step of the event included; 0 for NULL.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_event_step(event: *const mcandle_train_event) -> usize {
-    // SAFETY: the caller passes NULL or the event of a callback that runs.
-    match unsafe { event.as_ref() }.map(|event| &event.inner) {
-        None => 0,
-        Some(TrainEvent::Step(report)) => report.step,
-        Some(TrainEvent::Evaluation { step, .. } | TrainEvent::Checkpoint { step, .. }) => *step,
-        Some(TrainEvent::Start(run)) => run.first_step,
-        Some(TrainEvent::End(summary)) => summary.steps,
-    }
-}
-
-/// Gives the number of steps of the whole run.
-///
-/// @param event The event of a step.
-/// @return The number; 0 for NULL and other events.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_event_total_steps(
-    event: *const mcandle_train_event,
-) -> usize {
-    // SAFETY: the caller passes NULL or the event of a callback that runs.
-    unsafe { of_step(event, 0, |report| report.total_steps) }
-}
-
-/// Gives the mean negative log-likelihood of the target tokens: of the step before its update, or of
-/// the validation rows.
-///
-/// @param event The event of a step or evaluation.
-/// @return The loss; 0 for NULL and other events.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_event_loss(event: *const mcandle_train_event) -> f64 {
-    // SAFETY: the caller passes NULL or the event of a callback that runs.
-    match unsafe { event.as_ref() }.map(|event| &event.inner) {
-        Some(TrainEvent::Step(report)) => report.loss,
-        Some(TrainEvent::Evaluation { loss, .. }) => *loss,
-        _ => 0.0,
-    }
-}
-
-/// Gives the learning rate of a step.
-///
-/// @param event The event of a step.
-/// @return The learning rate; 0 for NULL and other events.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_event_learning_rate(
-    event: *const mcandle_train_event,
-) -> f64 {
-    // SAFETY: the caller passes NULL or the event of a callback that runs.
-    unsafe { of_step(event, 0.0, |report| report.learning_rate) }
-}
-
-/// Gives the L2 norm of the gradient of a step, before clipping.
-///
-/// @param event The event of a step.
-/// @return The norm; 0 for NULL and other events.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_event_grad_norm(event: *const mcandle_train_event) -> f64 {
-    // SAFETY: the caller passes NULL or the event of a callback that runs.
-    unsafe { of_step(event, 0.0, |report| report.grad_norm) }
-}
-
-/// Gives the speed of a step.
-///
-/// @param event The event of a step.
-/// @return Tokens per second, without padding; 0 for NULL and other events.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_event_tokens_per_second(
-    event: *const mcandle_train_event,
-) -> f64 {
-    // SAFETY: the caller passes NULL or the event of a callback that runs.
-    unsafe { of_step(event, 0.0, |report| report.tokens_per_second) }
-}
-
-/// Gives the time since the run, or its resumption, began.
-///
-/// @param event The event of a step.
-/// @return Seconds; 0 for NULL and other events.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_event_seconds_elapsed(
-    event: *const mcandle_train_event,
-) -> f64 {
-    // SAFETY: the caller passes NULL or the event of a callback that runs.
-    unsafe { of_step(event, 0.0, |report| report.elapsed.as_secs_f64()) }
-}
-
-/// Gives the time that the remaining steps will take at the pace so far.
-///
-/// @param event The event of a step.
-/// @return Seconds; 0 for NULL and other events.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_event_seconds_remaining(
-    event: *const mcandle_train_event,
-) -> f64 {
-    // SAFETY: the caller passes NULL or the event of a callback that runs.
-    unsafe { of_step(event, 0.0, |report| report.remaining.as_secs_f64()) }
-}
-
-/// Gives the most memory that the process has held, at the end of a step.
-///
-/// @param event The event of a step.
-/// @return Bytes; 0 for NULL and other events.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_event_peak_memory(event: *const mcandle_train_event) -> u64 {
-    // SAFETY: the caller passes NULL or the event of a callback that runs.
-    unsafe { of_step(event, 0, |report| report.peak_memory) }
-}
-
-/// Gives the directory of a checkpoint.
-///
-/// @param event The event of a checkpoint.
-/// @return A NUL-terminated path that lives only during the callback; empty for NULL and other
-/// events.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_event_path(
-    event: *const mcandle_train_event,
-) -> *const c_char {
-    // SAFETY: the caller passes NULL or the event of a callback that runs.
-    unsafe { event.as_ref() }.map_or(c"".as_ptr(), |event| event.path.as_ptr())
-}
-
-/// Receives what happens in training, on the thread that called.
-///
-/// It returns true to go on, and false to stop. It must not unwind, jump out or throw, and must not
-/// use the trainer that calls it, except to cancel it.
-pub type mcandle_train_callback =
-    Option<unsafe extern "C" fn(event: *const mcandle_train_event, user_data: *mut c_void) -> bool>;
-
-/// How a training run ended.
-#[derive(Debug)]
-pub struct mcandle_train_summary {
-    inner: TrainSummary,
-}
-
-/// Gives the number of steps done in all.
-///
-/// @param summary The summary, or NULL.
-/// @return The number; 0 for NULL.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_summary_steps(
-    summary: *const mcandle_train_summary,
-) -> usize {
-    // SAFETY: the caller passes NULL or a live summary.
-    unsafe { summary.as_ref() }.map_or(0, |summary| summary.inner.steps)
-}
-
-/// Gives the loss of the last step.
-///
-/// @param summary The summary, or NULL.
-/// @return The loss; NaN for NULL and where no step was done.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_summary_loss(summary: *const mcandle_train_summary) -> f64 {
-    // SAFETY: the caller passes NULL or a live summary.
-    unsafe { summary.as_ref() }.map_or(f64::NAN, |summary| summary.inner.loss)
-}
-
-/// Gives the last loss of the validation rows.
-///
-/// @param summary The summary, or NULL.
-/// @return The loss; NaN for NULL and where there was no evaluation.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_summary_validation_loss(
-    summary: *const mcandle_train_summary,
-) -> f64 {
-    // SAFETY: the caller passes NULL or a live summary.
-    unsafe { summary.as_ref() }
-        .and_then(|summary| summary.inner.validation_loss)
-        .unwrap_or(f64::NAN)
-}
-
-/// Tells whether a callback or another thread stopped the run before its last step.
-///
-/// @param summary The summary, or NULL.
-/// @return Whether it was stopped; false for NULL.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_summary_cancelled(
-    summary: *const mcandle_train_summary,
-) -> bool {
-    // SAFETY: the caller passes NULL or a live summary.
-    unsafe { summary.as_ref() }.is_some_and(|summary| summary.inner.cancelled())
-}
-
-/// Gives the time of the run.
-///
-/// @param summary The summary, or NULL.
-/// @return Seconds; 0 for NULL.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_summary_seconds(
-    summary: *const mcandle_train_summary,
-) -> f64 {
-    // SAFETY: the caller passes NULL or a live summary.
-    unsafe { summary.as_ref() }.map_or(0.0, |summary| summary.inner.elapsed.as_secs_f64())
-}
-
-/// Frees a summary.
-///
-/// @param summary The summary; NULL is allowed and does nothing.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_train_summary_free(summary: *mut mcandle_train_summary) {
-    // SAFETY: the caller passes NULL or a summary that it owns.
-    unsafe { handle::free(summary) }
-}
-
-/// Trains a LoRA adapter for a model; the model itself does not change.
+/// Fine-tunes a model: an adapter beside it, or a copy of its weights. The model itself does not
+/// change.
 ///
 /// It serves one call at a time; another call meanwhile gets MCANDLE_BUSY.
 #[derive(Debug)]
 pub struct mcandle_trainer {
     inner: Exclusive<LoRATrainer>,
     cancel: CancelHandle,
+    total_steps: usize,
 }
 
 impl mcandle_trainer {
     fn new(inner: LoRATrainer) -> Self {
         Self {
             cancel: inner.cancel_handle(),
+            total_steps: inner.total_steps(),
             inner: Exclusive::new(inner),
         }
     }
 }
 
-/// Makes a trainer with a new adapter.
+/// What every trainer is made from.
+struct Inputs<'a> {
+    model: &'a Model,
+    train: Dataset,
+    validation: Option<Dataset>,
+    options: TrainOptions,
+}
+
+impl<'a> Inputs<'a> {
+    /// # Safety
+    ///
+    /// The pointers are NULL or objects that stay alive for `'a`.
+    unsafe fn new(
+        model: *const mcandle_model,
+        train: *const mcandle_dataset,
+        validation: *const mcandle_dataset,
+        options: *const mcandle_train_options,
+    ) -> Result<Self> {
+        // SAFETY: as the caller promises.
+        unsafe {
+            Ok(Self {
+                model: &borrow(model, "model")?.inner,
+                train: borrow(train, "train")?.inner.clone(),
+                validation: validation.as_ref().map(|rows| rows.inner.clone()),
+                options: resolve(options)?,
+            })
+        }
+    }
+}
+
+/// Makes a trainer from the start: with a new adapter, or from the weights of the model.
 ///
 /// @param model The model; it need not outlive the trainer.
 /// @param train The rows to train on; they need not outlive the trainer.
@@ -324,12 +88,45 @@ pub unsafe extern "C" fn mcandle_trainer_new(
     // SAFETY: the caller passes live objects and writable outputs, or NULL.
     unsafe {
         guard(error, || {
-            let model = borrow(model, "model")?;
-            let train = borrow(train, "train")?.inner.clone();
-            let validation = validation.as_ref().map(|rows| rows.inner.clone());
+            let of = Inputs::new(model, train, validation, options)?;
             let out = Out::new(trainer, "trainer")?;
-            let options = resolve(options)?;
-            let inner = LoRATrainer::new(&model.inner, train, validation, options)?;
+            let inner = LoRATrainer::new(of.model, of.train, of.validation, of.options)?;
+            out.give(mcandle_trainer::new(inner));
+            Ok(())
+        })
+    }
+}
+
+/// Makes a trainer that goes on with an adapter, with a new optimizer and from step 0.
+///
+/// @param model The model; it need not outlive the trainer.
+/// @param train The rows to train on; they need not outlive the trainer.
+/// @param validation The rows to evaluate on, or NULL for no evaluation.
+/// @param options Options, or NULL for the defaults. The settings of the adapter take the place of
+/// their method.
+/// @param adapter The adapter, which does not change; it need not outlive the trainer.
+/// @param[out] trainer Receives the trainer on success, to be freed with mcandle_trainer_free().
+/// @param[out] error Receives an error on failure; may be NULL.
+/// @return As mcandle_trainer_new(); MCANDLE_INVALID_ARGUMENT also where the adapter is for a model of
+/// another shape.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_trainer_from_adapter(
+    model: *const mcandle_model,
+    train: *const mcandle_dataset,
+    validation: *const mcandle_dataset,
+    options: *const mcandle_train_options,
+    adapter: *const mcandle_adapter,
+    trainer: *mut *mut mcandle_trainer,
+    error: *mut *mut mcandle_error,
+) -> mcandle_status {
+    // SAFETY: the caller passes live objects and writable outputs, or NULL.
+    unsafe {
+        guard(error, || {
+            let of = Inputs::new(model, train, validation, options)?;
+            let adapter = borrow(adapter, "adapter")?.inner.clone();
+            let out = Out::new(trainer, "trainer")?;
+            let inner =
+                LoRATrainer::from_adapter(of.model, of.train, of.validation, of.options, adapter)?;
             out.give(mcandle_trainer::new(inner));
             Ok(())
         })
@@ -362,41 +159,12 @@ pub unsafe extern "C" fn mcandle_trainer_resume(
     // SAFETY: the caller passes live objects, a NUL-terminated path and writable outputs, or NULL.
     unsafe {
         guard(error, || {
-            let model = borrow(model, "model")?;
-            let train = borrow(train, "train")?.inner.clone();
-            let validation = validation.as_ref().map(|rows| rows.inner.clone());
+            let of = Inputs::new(model, train, validation, options)?;
             let checkpoint = handle::path(checkpoint, "checkpoint")?;
             let out = Out::new(trainer, "trainer")?;
-            let options = resolve(options)?;
-            let inner = LoRATrainer::resume(&model.inner, train, validation, options, checkpoint)?;
+            let inner =
+                LoRATrainer::resume(of.model, of.train, of.validation, of.options, checkpoint)?;
             out.give(mcandle_trainer::new(inner));
-            Ok(())
-        })
-    }
-}
-
-/// Finds the checkpoint with the most steps in an output directory.
-///
-/// @param output_dir The directory, NUL-terminated UTF-8.
-/// @param[out] checkpoint Receives its path, to be freed with mcandle_string_free(), or NULL where
-/// there is no checkpoint.
-/// @param[out] error Receives an error on failure; may be NULL.
-/// @return MCANDLE_OK, also where there is none, or MCANDLE_IO and those of bad arguments.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_latest_checkpoint(
-    output_dir: *const c_char,
-    checkpoint: *mut *mut mcandle_string,
-    error: *mut *mut mcandle_error,
-) -> mcandle_status {
-    // SAFETY: the caller passes a NUL-terminated path and writable outputs, or NULL.
-    unsafe {
-        guard(error, || {
-            let directory = handle::path(output_dir, "output_dir")?;
-            let out = Out::new(checkpoint, "checkpoint")?;
-            match checkpoint::latest(directory)? {
-                Some(path) => out.give(mcandle_string::new(&path.to_string_lossy())),
-                None => out.give_nothing(),
-            }
             Ok(())
         })
     }
@@ -404,7 +172,8 @@ pub unsafe extern "C" fn mcandle_latest_checkpoint(
 
 /// Trains until all steps are done, or until the callback or another thread stops it.
 ///
-/// A stopped run leaves a checkpoint where there is an output directory, and another call goes on.
+/// A run that is cancelled leaves a checkpoint of its last whole step where there is an output
+/// directory, and another call goes on.
 ///
 /// @param trainer The trainer.
 /// @param callback Receives what happens; may be NULL.
@@ -412,8 +181,9 @@ pub unsafe extern "C" fn mcandle_latest_checkpoint(
 /// @param[out] summary Receives how it ended, also when it was stopped, to be freed with
 /// mcandle_train_summary_free(); may be NULL.
 /// @param[out] error Receives an error on failure; may be NULL.
-/// @return MCANDLE_OK, also when it was stopped, or MCANDLE_NON_FINITE, MCANDLE_IO,
-/// MCANDLE_BACKEND, MCANDLE_BUSY, MCANDLE_NULL_POINTER.
+/// @return MCANDLE_OK, also when it was stopped, or MCANDLE_NON_FINITE with the rows and the last
+/// checkpoint in the message, MCANDLE_IO, MCANDLE_BACKEND, MCANDLE_BUSY, MCANDLE_NULL_POINTER. What is
+/// trained is after MCANDLE_NON_FINITE as it was before the step.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_trainer_train(
     trainer: *mut mcandle_trainer,
@@ -441,15 +211,15 @@ pub unsafe extern "C" fn mcandle_trainer_train(
                 })?)
             })?;
             if !summary.is_null() {
-                Out::new(summary, "summary")?.give(mcandle_train_summary { inner: ended });
+                Out::new(summary, "summary")?.give(mcandle_train_summary::new(ended));
             }
             Ok(())
         })
     }
 }
 
-/// Stops the training that runs, before its next step. Any thread may call it at any time while the
-/// trainer lives; without a running training it does nothing.
+/// Stops the training or evaluation that runs, within a step. Any thread may call it at any time while
+/// the trainer lives; without a running one it does nothing.
 ///
 /// @param trainer The trainer; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]
@@ -460,13 +230,54 @@ pub unsafe extern "C" fn mcandle_trainer_cancel(trainer: *const mcandle_trainer)
     }
 }
 
+/// Evaluates the validation rows with what is trained so far, as the events of evaluations do.
+///
+/// @param trainer The trainer.
+/// @param[out] loss Receives the mean negative log-likelihood of a target token, or the mean loss of a
+/// pair where preferences are learned; NaN where there are no validation rows.
+/// @param[out] error Receives an error on failure; may be NULL.
+/// @return MCANDLE_OK, or MCANDLE_NON_FINITE, MCANDLE_CANCELLED, MCANDLE_BACKEND, MCANDLE_BUSY,
+/// MCANDLE_NULL_POINTER.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_trainer_evaluate(
+    trainer: *const mcandle_trainer,
+    loss: *mut f64,
+    error: *mut *mut mcandle_error,
+) -> mcandle_status {
+    // SAFETY: the caller passes a live trainer and writable outputs, or NULL.
+    unsafe {
+        guard(error, || {
+            let trainer = borrow(trainer, "trainer")?;
+            let out = place(loss, "loss")?;
+            let loss = trainer.inner.with("trainer", |inner| {
+                // What stopped the last training does not stop this.
+                trainer.cancel.reset();
+                Ok(inner.evaluate()?)
+            })?;
+            out.write(loss.unwrap_or(f64::NAN));
+            Ok(())
+        })
+    }
+}
+
+/// Gives the number of steps of the whole run: those of the options, or those that the epochs take.
+///
+/// @param trainer The trainer, or NULL.
+/// @return The number; 0 for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_trainer_total_steps(trainer: *const mcandle_trainer) -> usize {
+    // SAFETY: the caller passes NULL or a live trainer.
+    unsafe { trainer.as_ref() }.map_or(0, |trainer| trainer.total_steps)
+}
+
 /// Gives the adapter as trained so far.
 ///
 /// @param trainer The trainer.
 /// @param[out] adapter Receives a copy on success, to be freed with mcandle_adapter_free(); further
 /// training does not change it.
 /// @param[out] error Receives an error on failure; may be NULL.
-/// @return MCANDLE_OK, or MCANDLE_BUSY, MCANDLE_NULL_POINTER.
+/// @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where the weights of the model are trained,
+/// MCANDLE_BUSY, MCANDLE_NULL_POINTER.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_trainer_adapter(
     trainer: *const mcandle_trainer,
@@ -488,6 +299,34 @@ pub unsafe extern "C" fn mcandle_trainer_adapter(
                     )),
                 })?;
             out.give(mcandle_adapter { inner });
+            Ok(())
+        })
+    }
+}
+
+/// Gives the model as trained so far: with the adapter merged into its weights, or with its new weights.
+///
+/// @param trainer The trainer.
+/// @param[out] model Receives a model of its own on success, to be freed with mcandle_model_free();
+/// further training does not change it.
+/// @param[out] error Receives an error on failure; may be NULL.
+/// @return MCANDLE_OK, or MCANDLE_BACKEND where there is too little memory, MCANDLE_BUSY,
+/// MCANDLE_NULL_POINTER.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_trainer_model(
+    trainer: *const mcandle_trainer,
+    model: *mut *mut mcandle_model,
+    error: *mut *mut mcandle_error,
+) -> mcandle_status {
+    // SAFETY: the caller passes a live trainer and writable outputs, or NULL.
+    unsafe {
+        guard(error, || {
+            let trainer = borrow(trainer, "trainer")?;
+            let out = Out::new(model, "model")?;
+            let inner = trainer
+                .inner
+                .with("trainer", |inner| Ok(inner.trained_model()?))?;
+            out.give(mcandle_model { inner });
             Ok(())
         })
     }
@@ -524,17 +363,4 @@ pub unsafe extern "C" fn mcandle_trainer_save_checkpoint(
 pub unsafe extern "C" fn mcandle_trainer_free(trainer: *mut mcandle_trainer) {
     // SAFETY: the caller passes NULL or a trainer that it owns.
     unsafe { handle::free(trainer) }
-}
-
-/// The options given, or the defaults for NULL.
-///
-/// # Safety
-///
-/// `options` is NULL or live.
-unsafe fn resolve(options: *const mcandle_train_options) -> Result<TrainOptions> {
-    // SAFETY: as the caller promises.
-    match unsafe { options.as_ref() } {
-        Some(options) => options.resolve(),
-        None => Ok(TrainOptions::default()),
-    }
 }
