@@ -61,6 +61,11 @@ typedef struct mcandle_batch mcandle_batch;
 typedef struct mcandle_batch_results mcandle_batch_results;
 
 /**
+ * The checkpoints in an output directory, by their steps, ascending.
+ */
+typedef struct mcandle_checkpoints mcandle_checkpoints;
+
+/**
  * One generated token. It lives only during the callback that receives it.
  *
  * There is one for each token. Where text was held back at the end, because it might have become a
@@ -177,7 +182,8 @@ typedef struct mcandle_train_options mcandle_train_options;
 typedef struct mcandle_train_summary mcandle_train_summary;
 
 /**
- * Trains a LoRA adapter for a model; the model itself does not change.
+ * Fine-tunes a model: an adapter beside it, or a copy of its weights. The model itself does not
+ * change.
  *
  * It serves one call at a time; another call meanwhile gets MCANDLE_BUSY.
  */
@@ -295,14 +301,37 @@ typedef int32_t mcandle_piece_kind;
 typedef void (*mcandle_piece_callback)(const mcandle_piece *piece, void *user_data);
 
 /**
- * How the learning rate falls: one of the MCANDLE_SCHEDULE_ constants.
+ * What a train callback is told: one of the MCANDLE_TRAIN_EVENT_ constants. There may be more in
+ * later versions, so let a callback pass over those that it does not know.
+ */
+typedef int32_t mcandle_train_event_kind;
+
+/**
+ * What a training run changes: one of the MCANDLE_METHOD_ constants.
+ */
+typedef int32_t mcandle_method;
+
+/**
+ * How gradients change weights: one of the MCANDLE_OPTIMIZER_ constants.
+ */
+typedef int32_t mcandle_optimizer;
+
+/**
+ * How the learning rate falls: one of the MCANDLE_SCHEDULE_ constants. Two more have settings, and a
+ * setter for each: mcandle_train_options_set_schedule_step() and
+ * mcandle_train_options_set_schedule_exponential().
  */
 typedef int32_t mcandle_schedule;
 
 /**
- * What a train callback is told: one of the MCANDLE_TRAIN_EVENT_ constants.
+ * How rows are put together to batches: one of the MCANDLE_BATCHING_ constants.
  */
-typedef int32_t mcandle_train_event_kind;
+typedef int32_t mcandle_batching;
+
+/**
+ * Why a training run ended: one of the MCANDLE_TRAIN_STOP_ constants.
+ */
+typedef int32_t mcandle_train_stop;
 
 /**
  * Receives what happens in training, on the thread that called.
@@ -549,21 +578,6 @@ typedef bool (*mcandle_train_callback)(const mcandle_train_event *event, void *u
 #define MCANDLE_PIECE_TOOL_CALL 2
 
 /**
- * It stays.
- */
-#define MCANDLE_SCHEDULE_CONSTANT 0
-
-/**
- * It falls to 0 along a line.
- */
-#define MCANDLE_SCHEDULE_LINEAR 1
-
-/**
- * It falls to 0 along half a cosine.
- */
-#define MCANDLE_SCHEDULE_COSINE 2
-
-/**
  * A step is done: all numbers of the step can be read.
  */
 #define MCANDLE_TRAIN_EVENT_STEP 0
@@ -577,6 +591,99 @@ typedef bool (*mcandle_train_callback)(const mcandle_train_event *event, void *u
  * A checkpoint is safe on disk: mcandle_train_event_path() is its directory.
  */
 #define MCANDLE_TRAIN_EVENT_CHECKPOINT 2
+
+/**
+ * A run, or its resumption, begins: what it is about to do can be read. It comes first.
+ */
+#define MCANDLE_TRAIN_EVENT_START 3
+
+/**
+ * The run is over: mcandle_train_event_summary() tells how it ended. It comes last, and not after an
+ * error.
+ */
+#define MCANDLE_TRAIN_EVENT_END 4
+
+/**
+ * An adapter beside the model: LoRA, rsLoRA or DoRA, and QLoRA where the model is quantised.
+ */
+#define MCANDLE_METHOD_LORA 0
+
+/**
+ * The weights of the model, in 32 bits while they are trained. It takes some 16 bytes a weight with
+ * Adam, and a model that is not quantised.
+ */
+#define MCANDLE_METHOD_FULL 1
+
+/**
+ * AdamW, which keeps 2 numbers a weight.
+ */
+#define MCANDLE_OPTIMIZER_ADAMW 0
+
+/**
+ * Adam, whose decay of weights is part of the gradient. It keeps 2 numbers a weight.
+ */
+#define MCANDLE_OPTIMIZER_ADAM 1
+
+/**
+ * Stochastic gradient descent, which keeps a number a weight with momentum, and none without.
+ */
+#define MCANDLE_OPTIMIZER_SGD 2
+
+/**
+ * Adafactor, which keeps next to nothing.
+ */
+#define MCANDLE_OPTIMIZER_ADAFACTOR 3
+
+/**
+ * Muon for matrices between hidden states, where it keeps a number a weight, and AdamW for the rest.
+ */
+#define MCANDLE_OPTIMIZER_MUON 4
+
+/**
+ * It stays.
+ */
+#define MCANDLE_SCHEDULE_CONSTANT 0
+
+/**
+ * It falls along a line, to the lowest at the last step.
+ */
+#define MCANDLE_SCHEDULE_LINEAR 1
+
+/**
+ * It falls along half a cosine, to the lowest at the last step.
+ */
+#define MCANDLE_SCHEDULE_COSINE 2
+
+/**
+ * They come as they are, each padded to the longest of its batch.
+ */
+#define MCANDLE_BATCHING_PLAIN 0
+
+/**
+ * Rows of similar length come together, so that there is little to pad.
+ */
+#define MCANDLE_BATCHING_LENGTH_BUCKETS 1
+
+/**
+ * Rows that have few tokens together make one of a batch's rows, and do not see each other. Nothing
+ * is padded within it.
+ */
+#define MCANDLE_BATCHING_PACKED 2
+
+/**
+ * All steps are done.
+ */
+#define MCANDLE_TRAIN_STOP_FINISHED 0
+
+/**
+ * A callback or another thread stopped it before its last step.
+ */
+#define MCANDLE_TRAIN_STOP_CANCELLED 1
+
+/**
+ * The validation loss no longer fell.
+ */
+#define MCANDLE_TRAIN_STOP_EARLY_STOPPING 2
 
 #ifdef __cplusplus
 extern "C" {
@@ -1139,6 +1246,83 @@ mcandle_status mcandle_model_apply_chat_template(const mcandle_model *model,
                                                  size_t options_length,
                                                  mcandle_string **text,
                                                  mcandle_error **error);
+
+/**
+ * Finds the checkpoint with the most steps in an output directory.
+ *
+ * @param output_dir The directory, NUL-terminated UTF-8.
+ * @param[out] checkpoint Receives its path, to be freed with mcandle_string_free(), or NULL where
+ * there is no checkpoint.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, also where there is none, or MCANDLE_IO and those of bad arguments.
+ */
+mcandle_status mcandle_latest_checkpoint(const char *output_dir,
+                                         mcandle_string **checkpoint,
+                                         mcandle_error **error);
+
+/**
+ * Finds the checkpoint of the evaluation with the lowest loss in an output directory.
+ *
+ * @param output_dir The directory, NUL-terminated UTF-8.
+ * @param[out] checkpoint Receives its path, to be freed with mcandle_string_free(), or NULL where no
+ * such checkpoint was written. It is not looked whether somebody removed it since.
+ * @param[out] step Receives the steps done before it, where there is one; may be NULL.
+ * @param[out] loss Receives its validation loss, where there is one; may be NULL.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, also where there is none, or MCANDLE_INVALID_FORMAT where best.json in the
+ * directory is damaged, MCANDLE_IO and those of bad arguments.
+ */
+mcandle_status mcandle_checkpoint_best(const char *output_dir,
+                                       mcandle_string **checkpoint,
+                                       size_t *step,
+                                       double *loss,
+                                       mcandle_error **error);
+
+/**
+ * Lists the checkpoints in an output directory that are whole.
+ *
+ * @param output_dir The directory, NUL-terminated UTF-8; where it does not exist there are none.
+ * @param[out] checkpoints Receives the list on success, to be freed with mcandle_checkpoints_free().
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_IO and those of bad arguments.
+ */
+mcandle_status mcandle_checkpoint_list(const char *output_dir,
+                                       mcandle_checkpoints **checkpoints,
+                                       mcandle_error **error);
+
+/**
+ * Gives the number of checkpoints.
+ *
+ * @param checkpoints The list, or NULL.
+ * @return The number; 0 for NULL.
+ */
+size_t mcandle_checkpoints_length(const mcandle_checkpoints *checkpoints);
+
+/**
+ * Gives the steps done before a checkpoint.
+ *
+ * @param checkpoints The list, or NULL.
+ * @param index The place of the checkpoint, below their number.
+ * @return The number; 0 for NULL and places out of range.
+ */
+size_t mcandle_checkpoints_step(const mcandle_checkpoints *checkpoints, size_t index);
+
+/**
+ * Gives the directory of a checkpoint.
+ *
+ * @param checkpoints The list, or NULL.
+ * @param index The place of the checkpoint, below their number.
+ * @return A NUL-terminated path that lives as long as the list; empty for NULL and places out of
+ * range.
+ */
+const char *mcandle_checkpoints_path(const mcandle_checkpoints *checkpoints, size_t index);
+
+/**
+ * Frees a list of checkpoints; the checkpoints stay.
+ *
+ * @param checkpoints The list; NULL is allowed and does nothing.
+ */
+void mcandle_checkpoints_free(mcandle_checkpoints *checkpoints);
 
 /**
  * Reads a data set from a JSONL file: a JSON object in each line.
@@ -2891,203 +3075,6 @@ mcandle_status mcandle_tool_call_parser_finish(mcandle_tool_call_parser *parser,
 void mcandle_tool_call_parser_free(mcandle_tool_call_parser *parser);
 
 /**
- * Makes options with the defaults.
- *
- * @return Options, to be freed with mcandle_train_options_free().
- */
-mcandle_train_options *mcandle_train_options_new(void);
-
-/**
- * Sets the number of optimizer steps. Values out of range are reported by the call that uses the
- * options; so it is for all options.
- *
- * @param options The options; NULL is allowed and does nothing.
- * @param steps At least 1. Default 1000.
- */
-void mcandle_train_options_set_steps(mcandle_train_options *options, size_t steps);
-
-/**
- * Sets the number of rows in a batch.
- *
- * @param options The options; NULL is allowed and does nothing.
- * @param batch_size At least 1. Default 4.
- */
-void mcandle_train_options_set_batch_size(mcandle_train_options *options, size_t batch_size);
-
-/**
- * Sets how many batches make one step, weighted by their tokens.
- *
- * @param options The options; NULL is allowed and does nothing.
- * @param batches At least 1. Default 1.
- */
-void mcandle_train_options_set_gradient_accumulation(mcandle_train_options *options,
-                                                     size_t batches);
-
-/**
- * Sets the highest learning rate.
- *
- * @param options The options; NULL is allowed and does nothing.
- * @param learning_rate Above 0. Default 1e-4.
- */
-void mcandle_train_options_set_learning_rate(mcandle_train_options *options, double learning_rate);
-
-/**
- * Sets how the learning rate falls.
- *
- * @param options The options; NULL is allowed and does nothing.
- * @param schedule One of the MCANDLE_SCHEDULE_ constants. Default MCANDLE_SCHEDULE_CONSTANT.
- */
-void mcandle_train_options_set_schedule(mcandle_train_options *options, mcandle_schedule schedule);
-
-/**
- * Sets the steps over which the learning rate rises from 0.
- *
- * @param options The options; NULL is allowed and does nothing.
- * @param warmup_steps At most the number of steps. Default 0.
- */
-void mcandle_train_options_set_warmup_steps(mcandle_train_options *options, size_t warmup_steps);
-
-/**
- * Sets the share of each weight that AdamW takes away per step and unit of learning rate.
- *
- * @param options The options; NULL is allowed and does nothing.
- * @param weight_decay 0 or more. Default 0.01.
- */
-void mcandle_train_options_set_weight_decay(mcandle_train_options *options, double weight_decay);
-
-/**
- * Sets the decay of the means of gradients and of squared gradients of AdamW.
- *
- * @param options The options; NULL is allowed and does nothing.
- * @param beta1 0 or more and below 1. Default 0.9.
- * @param beta2 0 or more and below 1. Default 0.999.
- */
-void mcandle_train_options_set_betas(mcandle_train_options *options, double beta1, double beta2);
-
-/**
- * Sets what AdamW adds to its denominator.
- *
- * @param options The options; NULL is allowed and does nothing.
- * @param eps Above 0. Default 1e-8.
- */
-void mcandle_train_options_set_eps(mcandle_train_options *options, double eps);
-
-/**
- * Sets the L2 norm that gradients are scaled down to, over all weights together.
- *
- * @param options The options; NULL is allowed and does nothing.
- * @param max_grad_norm 0 for no limit, or more. Default 1.
- */
-void mcandle_train_options_set_max_grad_norm(mcandle_train_options *options, double max_grad_norm);
-
-/**
- * Sets whether layers are computed again in the backward pass instead of kept: about a third
- * slower, and memory for one layer instead of all.
- *
- * @param options The options; NULL is allowed and does nothing.
- * @param grad_checkpoint Default false.
- */
-void mcandle_train_options_set_grad_checkpoint(mcandle_train_options *options,
-                                               bool grad_checkpoint);
-
-/**
- * Sets the seed of the first weights of the adapter, the order of rows, and dropout.
- *
- * @param options The options; NULL is allowed and does nothing.
- * @param seed Any number. Default 0.
- */
-void mcandle_train_options_set_seed(mcandle_train_options *options, uint64_t seed);
-
-/**
- * Sets whether rows come in another order in each epoch.
- *
- * @param options The options; NULL is allowed and does nothing.
- * @param shuffle Default true.
- */
-void mcandle_train_options_set_shuffle(mcandle_train_options *options, bool shuffle);
-
-/**
- * Sets the steps between evaluations, which also happen before the first step and after the last.
- *
- * @param options The options; NULL is allowed and does nothing.
- * @param steps 0 for none. Default 200.
- */
-void mcandle_train_options_set_eval_every(mcandle_train_options *options, size_t steps);
-
-/**
- * Sets the most batches of an evaluation.
- *
- * @param options The options; NULL is allowed and does nothing.
- * @param batches 0 for all. Default 25.
- */
-void mcandle_train_options_set_eval_batches(mcandle_train_options *options, size_t batches);
-
-/**
- * Sets the steps between checkpoints, which need an output directory.
- *
- * @param options The options; NULL is allowed and does nothing.
- * @param steps 0 for none. Default 100.
- */
-void mcandle_train_options_set_save_every(mcandle_train_options *options, size_t steps);
-
-/**
- * Sets the rank of the adapter.
- *
- * @param options The options; NULL is allowed and does nothing.
- * @param rank 1 to 4096. Default 8.
- */
-void mcandle_train_options_set_rank(mcandle_train_options *options, size_t rank);
-
-/**
- * Sets the strength of the adapter before division by its rank.
- *
- * @param options The options; NULL is allowed and does nothing.
- * @param alpha Above 0. Default 16.
- */
-void mcandle_train_options_set_alpha(mcandle_train_options *options, double alpha);
-
-/**
- * Sets the share of the inputs of the adapter that training drops.
- *
- * @param options The options; NULL is allowed and does nothing.
- * @param dropout 0 or more and below 1. Default 0.
- */
-void mcandle_train_options_set_dropout(mcandle_train_options *options, double dropout);
-
-/**
- * Sets whether the strength is divided by the square root of the rank.
- *
- * @param options The options; NULL is allowed and does nothing.
- * @param use_rslora Default false.
- */
-void mcandle_train_options_set_use_rslora(mcandle_train_options *options, bool use_rslora);
-
-/**
- * Sets which projections the adapter changes.
- *
- * @param options The options; NULL is allowed and does nothing.
- * @param names NUL-terminated names with commas between them, out of q_proj, k_proj, v_proj, o_proj,
- * gate_proj, up_proj, down_proj; it is copied. NULL for all. Default all.
- */
-void mcandle_train_options_set_target_modules(mcandle_train_options *options,
-                                              const char *names);
-
-/**
- * Sets where checkpoints are written, and the adapter at the end.
- *
- * @param options The options; NULL is allowed and does nothing.
- * @param path A directory, NUL-terminated UTF-8; it is copied. NULL for none. Default none.
- */
-void mcandle_train_options_set_output_dir(mcandle_train_options *options, const char *path);
-
-/**
- * Frees options.
- *
- * @param options The options; NULL is allowed and does nothing.
- */
-void mcandle_train_options_free(mcandle_train_options *options);
-
-/**
  * Gives the kind of an event.
  *
  * @param event The event, or NULL.
@@ -3096,29 +3083,66 @@ void mcandle_train_options_free(mcandle_train_options *options);
 mcandle_train_event_kind mcandle_train_event_kind_of(const mcandle_train_event *event);
 
 /**
+ * Gives everything that an event says as JSON, as it is a line of metrics.jsonl: an object whose
+ * key "event" is "start", "step", "evaluation", "checkpoint" or "end". Times are in seconds,
+ * numbers that are not finite are null.
+ *
+ * @param event The event, or NULL.
+ * @return A NUL-terminated string in UTF-8 that lives only during the callback; empty for NULL.
+ */
+const char *mcandle_train_event_json(const mcandle_train_event *event);
+
+/**
  * Gives the number of steps done.
  *
  * @param event The event, or NULL.
- * @return The number, the step of the event included; 0 for NULL.
+ * @return The number, the step of the event included, and at a start those of the run that is
+ * resumed; 0 for NULL.
  */
 size_t mcandle_train_event_step(const mcandle_train_event *event);
 
 /**
  * Gives the number of steps of the whole run.
  *
- * @param event The event of a step.
+ * @param event The event of a start or step.
  * @return The number; 0 for NULL and other events.
  */
 size_t mcandle_train_event_total_steps(const mcandle_train_event *event);
 
 /**
- * Gives the mean negative log-likelihood of the target tokens: of the step before its update, or of
- * the validation rows.
+ * Gives how often every training row was seen, the step of the event included; 1.5 is the middle
+ * of the second time.
+ *
+ * @param event The event of a step.
+ * @return The number; 0 for NULL and other events.
+ */
+double mcandle_train_event_epoch(const mcandle_train_event *event);
+
+/**
+ * Gives the mean negative log-likelihood of the target tokens: of the step before its update, or
+ * of the validation rows. Where preferences are learned it is the mean loss of the pairs.
  *
  * @param event The event of a step or evaluation.
  * @return The loss; 0 for NULL and other events.
  */
 double mcandle_train_event_loss(const mcandle_train_event *event);
+
+/**
+ * Gives e to the power of the loss of the validation rows.
+ *
+ * @param event The event of an evaluation.
+ * @return The perplexity; 0 for NULL and other events.
+ */
+double mcandle_train_event_perplexity(const mcandle_train_event *event);
+
+/**
+ * Tells whether an evaluation has the lowest loss of the run so far, or whether a checkpoint holds
+ * the weights of that evaluation.
+ *
+ * @param event The event of an evaluation or checkpoint.
+ * @return Whether it is the best; false for NULL and other events.
+ */
+bool mcandle_train_event_best(const mcandle_train_event *event);
 
 /**
  * Gives the learning rate of a step.
@@ -3137,6 +3161,31 @@ double mcandle_train_event_learning_rate(const mcandle_train_event *event);
 double mcandle_train_event_grad_norm(const mcandle_train_event *event);
 
 /**
+ * Gives the number of tokens, without padding: of the step, or at a start of all training rows.
+ *
+ * @param event The event of a start or step.
+ * @return The number; 0 for NULL and other events.
+ */
+size_t mcandle_train_event_tokens(const mcandle_train_event *event);
+
+/**
+ * Gives the number of tokens that are scored: of the step, or at a start of all training rows.
+ *
+ * @param event The event of a start or step.
+ * @return The number; 0 for NULL and other events.
+ */
+size_t mcandle_train_event_target_tokens(const mcandle_train_event *event);
+
+/**
+ * Gives the number of tokens since the first step, that of the event included, over all
+ * resumptions.
+ *
+ * @param event The event of a step.
+ * @return The number; 0 for NULL and other events.
+ */
+size_t mcandle_train_event_tokens_so_far(const mcandle_train_event *event);
+
+/**
  * Gives the speed of a step.
  *
  * @param event The event of a step.
@@ -3147,7 +3196,7 @@ double mcandle_train_event_tokens_per_second(const mcandle_train_event *event);
 /**
  * Gives the time since the run, or its resumption, began.
  *
- * @param event The event of a step.
+ * @param event The event of a step, evaluation or end.
  * @return Seconds; 0 for NULL and other events.
  */
 double mcandle_train_event_seconds_elapsed(const mcandle_train_event *event);
@@ -3159,6 +3208,14 @@ double mcandle_train_event_seconds_elapsed(const mcandle_train_event *event);
  * @return Seconds; 0 for NULL and other events.
  */
 double mcandle_train_event_seconds_remaining(const mcandle_train_event *event);
+
+/**
+ * Gives the memory that the process holds at the end of a step.
+ *
+ * @param event The event of a step.
+ * @return Bytes; 0 for NULL, other events, and where the operating system does not tell.
+ */
+uint64_t mcandle_train_event_memory(const mcandle_train_event *event);
 
 /**
  * Gives the most memory that the process has held, at the end of a step.
@@ -3176,6 +3233,548 @@ uint64_t mcandle_train_event_peak_memory(const mcandle_train_event *event);
  * events.
  */
 const char *mcandle_train_event_path(const mcandle_train_event *event);
+
+/**
+ * Gives how a run ended.
+ *
+ * @param event The event of an end.
+ * @return A summary that lives only during the callback and is not to be freed; NULL for NULL and
+ * other events.
+ */
+const mcandle_train_summary *mcandle_train_event_summary(const mcandle_train_event *event);
+
+/**
+ * Gives the mean reward of the answers of a step that were chosen.
+ *
+ * A reward is the log-probability of an answer times beta, with DPO less that of the model before
+ * training; with ORPO it is lambda times the mean of the log-probabilities of its tokens.
+ *
+ * @param event The event of a step.
+ * @return The reward; NaN for NULL, other events, and where no preferences are learned.
+ */
+double mcandle_train_event_reward_chosen(const mcandle_train_event *event);
+
+/**
+ * Gives the mean reward of the answers of a step that were rejected.
+ *
+ * @param event The event of a step.
+ * @return The reward; NaN for NULL, other events, and where no preferences are learned.
+ */
+double mcandle_train_event_reward_rejected(const mcandle_train_event *event);
+
+/**
+ * Gives the mean of the differences of rewards in a step, chosen less rejected.
+ *
+ * @param event The event of a step.
+ * @return The difference; NaN for NULL, other events, and where no preferences are learned.
+ */
+double mcandle_train_event_reward_margin(const mcandle_train_event *event);
+
+/**
+ * Gives the share of the pairs of a step whose chosen answer has the higher reward.
+ *
+ * @param event The event of a step.
+ * @return 0 to 1; NaN for NULL, other events, and where no preferences are learned.
+ */
+double mcandle_train_event_reward_accuracy(const mcandle_train_event *event);
+
+/**
+ * Gives how many numbers are trained.
+ *
+ * @param event The event of a start.
+ * @return The number; 0 for NULL and other events.
+ */
+uint64_t mcandle_train_event_trainable_parameters(const mcandle_train_event *event);
+
+/**
+ * Gives how many numbers there are in all: those of the model and those that training adds.
+ *
+ * @param event The event of a start.
+ * @return The number; 0 for NULL and other events.
+ */
+uint64_t mcandle_train_event_parameters(const mcandle_train_event *event);
+
+/**
+ * Gives the number of training rows.
+ *
+ * @param event The event of a start.
+ * @return The number; 0 for NULL and other events.
+ */
+size_t mcandle_train_event_rows(const mcandle_train_event *event);
+
+/**
+ * Gives how many training rows were cut to the longest length.
+ *
+ * @param event The event of a start.
+ * @return The number; 0 for NULL and other events.
+ */
+size_t mcandle_train_event_truncated(const mcandle_train_event *event);
+
+/**
+ * Gives how many training rows were left out.
+ *
+ * @param event The event of a start.
+ * @return The number; 0 for NULL and other events.
+ */
+size_t mcandle_train_event_skipped(const mcandle_train_event *event);
+
+/**
+ * Gives the number of batches in which every training row comes once.
+ *
+ * @param event The event of a start.
+ * @return The number; 0 for NULL and other events.
+ */
+size_t mcandle_train_event_batches_per_epoch(const mcandle_train_event *event);
+
+/**
+ * Gives the share of the places of a packed batch that hold tokens.
+ *
+ * @param event The event of a start.
+ * @return Above 0 and at most 1; 0 where rows are not packed, for NULL and for other events.
+ */
+double mcandle_train_event_pack_efficiency(const mcandle_train_event *event);
+
+/**
+ * Gives what is trained.
+ *
+ * @param event The event of a start.
+ * @return "lora", "dora", "qlora", "qdora" or "full", NUL-terminated, which lives only during the
+ * callback; empty for NULL and other events.
+ */
+const char *mcandle_train_event_method(const mcandle_train_event *event);
+
+/**
+ * Gives what the loss rewards.
+ *
+ * @param event The event of a start.
+ * @return "sft", "dpo" or "orpo", NUL-terminated, which lives only during the callback; empty for
+ * NULL and other events.
+ */
+const char *mcandle_train_event_objective(const mcandle_train_event *event);
+
+/**
+ * Sets what is trained.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param method One of the MCANDLE_METHOD_ constants. Default MCANDLE_METHOD_LORA.
+ */
+void mcandle_train_options_set_method(mcandle_train_options *options, mcandle_method method);
+
+/**
+ * Sets how many of the last layers are trained. MCANDLE_METHOD_FULL with all of them trains
+ * embedding, norms and head, too, and otherwise only what belongs to these layers.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param num_layers The number; a model of fewer is trained in all. 0 for all. Default 0.
+ */
+void mcandle_train_options_set_num_layers(mcandle_train_options *options, size_t num_layers);
+
+/**
+ * Sets the rank of the adapter. This and the settings below are not used by MCANDLE_METHOD_FULL.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param rank 1 to 4096. Default 8.
+ */
+void mcandle_train_options_set_rank(mcandle_train_options *options, size_t rank);
+
+/**
+ * Sets the strength of the adapter before division by its rank: lora_alpha of PEFT. Of alpha and
+ * scale the last one that is set counts.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param alpha Above 0. Default 16.
+ */
+void mcandle_train_options_set_alpha(mcandle_train_options *options, double alpha);
+
+/**
+ * Sets the strength of the adapter itself, which no rank divides: scale of mlx-lm. Of alpha and
+ * scale the last one that is set counts.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param scale Above 0; 20 is the default of mlx-lm. Default none: alpha counts.
+ */
+void mcandle_train_options_set_scale(mcandle_train_options *options, double scale);
+
+/**
+ * Sets the share of the inputs of the adapter that training drops.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param dropout 0 or more and below 1. Default 0.
+ */
+void mcandle_train_options_set_dropout(mcandle_train_options *options, double dropout);
+
+/**
+ * Sets whether alpha is divided by the square root of the rank.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param use_rslora Default false.
+ */
+void mcandle_train_options_set_use_rslora(mcandle_train_options *options, bool use_rslora);
+
+/**
+ * Sets whether the lengths of the rows of weights are trained apart from their directions (DoRA).
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param use_dora Default false.
+ */
+void mcandle_train_options_set_use_dora(mcandle_train_options *options, bool use_dora);
+
+/**
+ * Sets which projections the adapter changes. Of names and a pattern the last that is set counts.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param names NUL-terminated names with commas between them, out of q_proj, k_proj, v_proj,
+ * o_proj, gate_proj, up_proj, down_proj; it is copied. NULL for all. Default all.
+ */
+void mcandle_train_options_set_target_modules(mcandle_train_options *options, const char *names);
+
+/**
+ * Sets which projections the adapter changes by a pattern. Of names and a pattern the last that is
+ * set counts.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param pattern A regular expression, NUL-terminated UTF-8, that matches whole names such as
+ * model.layers.3.self_attn.q_proj; it is copied. NULL for all. Default all.
+ */
+void mcandle_train_options_set_target_pattern(mcandle_train_options *options, const char *pattern);
+
+/**
+ * Sets the optimizer, with its defaults but for what the setters below change, before or after
+ * this one. A setting that the optimizer does not have is an error of the call that uses the
+ * options.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param optimizer One of the MCANDLE_OPTIMIZER_ constants. Default MCANDLE_OPTIMIZER_ADAMW.
+ */
+void mcandle_train_options_set_optimizer(mcandle_train_options *options,
+                                         mcandle_optimizer optimizer);
+
+/**
+ * Sets the decay of the means of gradients and of squared gradients of AdamW and Adam.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param beta1 0 or more and below 1. Default 0.9.
+ * @param beta2 0 or more and below 1. Default 0.999.
+ */
+void mcandle_train_options_set_betas(mcandle_train_options *options, double beta1, double beta2);
+
+/**
+ * Sets what AdamW and Adam add to their denominator, and the least norm that Muon divides by.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param eps Above 0. Default 1e-8, and 1e-7 for Muon.
+ */
+void mcandle_train_options_set_eps(mcandle_train_options *options, double eps);
+
+/**
+ * Sets the share of each weight that is taken away per step and unit of learning rate; Adam and
+ * SGD add it to the gradient. With Muon it is that of the matrices which Muon changes.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param weight_decay 0 or more. Default 0.01 for AdamW, 0.1 for Muon, and 0 for the others.
+ */
+void mcandle_train_options_set_weight_decay(mcandle_train_options *options, double weight_decay);
+
+/**
+ * Sets the share of the last direction that the next step of SGD or Muon keeps.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param momentum 0 or more and below 1. Default 0 for SGD and 0.95 for Muon.
+ */
+void mcandle_train_options_set_momentum(mcandle_train_options *options, double momentum);
+
+/**
+ * Sets the L2 norm that gradients are scaled down to, over all weights together.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param max_grad_norm 0 for no limit, or more. Default 1.
+ */
+void mcandle_train_options_set_max_grad_norm(mcandle_train_options *options, double max_grad_norm);
+
+/**
+ * Sets the highest learning rate.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param learning_rate Above 0. Default 1e-4.
+ */
+void mcandle_train_options_set_learning_rate(mcandle_train_options *options, double learning_rate);
+
+/**
+ * Sets what a falling learning rate does not fall below.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param min_learning_rate 0 or more, at most the highest. Default 0.
+ */
+void mcandle_train_options_set_min_learning_rate(mcandle_train_options *options,
+                                                 double min_learning_rate);
+
+/**
+ * Sets the steps over which the learning rate rises from 0.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param warmup_steps At most the number of steps. Default 0.
+ */
+void mcandle_train_options_set_warmup_steps(mcandle_train_options *options, size_t warmup_steps);
+
+/**
+ * Sets how the learning rate falls, in the place of any schedule set before.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param schedule One of the MCANDLE_SCHEDULE_ constants. Default MCANDLE_SCHEDULE_CONSTANT.
+ */
+void mcandle_train_options_set_schedule(mcandle_train_options *options, mcandle_schedule schedule);
+
+/**
+ * Multiplies the learning rate by a factor each so many steps after the warm-up, in the place of
+ * any schedule set before.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param step_size Steps between two changes, at least 1.
+ * @param gamma The factor, above 0 and at most 1; 0.1 is usual.
+ */
+void mcandle_train_options_set_schedule_step(mcandle_train_options *options,
+                                             size_t step_size,
+                                             double gamma);
+
+/**
+ * Multiplies the learning rate by a factor each step after the warm-up, in the place of any
+ * schedule set before.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param gamma The factor, above 0 and at most 1, such as 0.999.
+ */
+void mcandle_train_options_set_schedule_exponential(mcandle_train_options *options, double gamma);
+
+/**
+ * Makes options with the defaults: 1000 steps of AdamW on a LoRA adapter.
+ *
+ * @return Options, to be freed with mcandle_train_options_free().
+ */
+mcandle_train_options *mcandle_train_options_new(void);
+
+/**
+ * Makes options from JSON: an object whose keys are the names in the setters, such as
+ * {"method": {"rank": 16, "num_layers": 8}, "epochs": 3, "optimizer": "muon", "schedule": "cosine"}.
+ *
+ * What belongs to the adapter is under "method"; {"fine_tune_type": "full"} there trains the weights
+ * themselves. An "optimizer", "schedule" or "preference" is a name, or an object with a "name" and
+ * settings, such as {"name": "sgd", "momentum": 0.9} or {"name": "dpo", "beta": 0.2}; settings that
+ * have no setter are given so. A "batching" is "plain", "length_buckets" or "packed". A key that is
+ * left out has its default.
+ *
+ * @param json The JSON in UTF-8.
+ * @param json_length Its length in bytes.
+ * @param[out] options Receives the options on success, to be freed with
+ * mcandle_train_options_free().
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT for what is not JSON, unknown keys and values of
+ * another type, MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER. Values out of range are reported by the
+ * call that uses the options.
+ */
+mcandle_status mcandle_train_options_from_json(const char *json,
+                                               size_t json_length,
+                                               mcandle_train_options **options,
+                                               mcandle_error **error);
+
+/**
+ * Writes options as JSON, from which mcandle_train_options_from_json() makes the same options.
+ *
+ * @param options The options.
+ * @param[out] json Receives an object with all keys on success, to be freed with
+ * mcandle_string_free().
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where an option is out of its range,
+ * MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_train_options_to_json(const mcandle_train_options *options,
+                                             mcandle_string **json,
+                                             mcandle_error **error);
+
+/**
+ * Sets the number of optimizer steps. Values out of range are reported by the call that uses the
+ * options; so it is for all options.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param steps At least 1. Default 1000.
+ */
+void mcandle_train_options_set_steps(mcandle_train_options *options, size_t steps);
+
+/**
+ * Sets the number of passes over the training rows, in the place of a number of steps.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param epochs Above 0, such as 2.5; 0 for none. Default 0.
+ */
+void mcandle_train_options_set_epochs(mcandle_train_options *options, double epochs);
+
+/**
+ * Sets the number of rows in a batch, or of packs where rows are packed.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param batch_size At least 1. Default 4.
+ */
+void mcandle_train_options_set_batch_size(mcandle_train_options *options, size_t batch_size);
+
+/**
+ * Sets how many batches make one step, weighted by their scored tokens; pairs of preferences count
+ * alike.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param batches At least 1. Default 1.
+ */
+void mcandle_train_options_set_gradient_accumulation(mcandle_train_options *options,
+                                                     size_t batches);
+
+/**
+ * Sets how rows are put together to batches. Rows of preferences cannot be packed.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param batching One of the MCANDLE_BATCHING_ constants. Default MCANDLE_BATCHING_PLAIN.
+ */
+void mcandle_train_options_set_batching(mcandle_train_options *options, mcandle_batching batching);
+
+/**
+ * Sets the most tokens of a pack, where rows are packed.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param pack_length At least as many as the longest row has. Default 2048.
+ */
+void mcandle_train_options_set_pack_length(mcandle_train_options *options, size_t pack_length);
+
+/**
+ * Sets whether rows come in another order in each epoch.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param shuffle Default true.
+ */
+void mcandle_train_options_set_shuffle(mcandle_train_options *options, bool shuffle);
+
+/**
+ * Sets the seed of the first weights of the adapter, the order of rows, and dropout.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param seed Any number. Default 0.
+ */
+void mcandle_train_options_set_seed(mcandle_train_options *options, uint64_t seed);
+
+/**
+ * Sets whether layers are computed again in the backward pass instead of kept: about a third
+ * slower, and memory for one layer instead of all.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param grad_checkpoint Default false.
+ */
+void mcandle_train_options_set_grad_checkpoint(mcandle_train_options *options,
+                                               bool grad_checkpoint);
+
+/**
+ * Sets the share of each target that is spread over the whole vocabulary. The training loss
+ * contains it, validation losses do not. Not for preferences; DPO has one of its own.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param label_smoothing 0 or more and below 1. Default 0.
+ */
+void mcandle_train_options_set_label_smoothing(mcandle_train_options *options,
+                                               double label_smoothing);
+
+/**
+ * Learns from rows of {"prompt", "chosen", "rejected"} by direct preference optimisation, in the
+ * place of any preference set before.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param beta How closely the model is held to the one before training; the smaller, the further
+ * it may go. Above 0; 0.1 is usual.
+ * @param label_smoothing The share of pairs that may be the wrong way round, 0 or more and below
+ * 0.5; 0 is usual.
+ */
+void mcandle_train_options_set_preference_dpo(mcandle_train_options *options,
+                                              double beta,
+                                              double label_smoothing);
+
+/**
+ * Learns from rows of {"prompt", "chosen", "rejected"} by odds ratio preference optimisation, in
+ * the place of any preference set before. It needs no second model, so a step takes less time than
+ * one of DPO.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param lambda The weight of the odds ratio beside the likelihood of the chosen answer. Above 0;
+ * 0.1 is usual.
+ */
+void mcandle_train_options_set_preference_orpo(mcandle_train_options *options, double lambda);
+
+/**
+ * Learns from texts again, which is the default.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ */
+void mcandle_train_options_clear_preference(mcandle_train_options *options);
+
+/**
+ * Frees options.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ */
+void mcandle_train_options_free(mcandle_train_options *options);
+
+/**
+ * Sets the steps between evaluations on the validation rows, which also happen before the first
+ * step and after the last.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param steps 0 for none. Default 200.
+ */
+void mcandle_train_options_set_eval_every(mcandle_train_options *options, size_t steps);
+
+/**
+ * Sets the most batches of an evaluation.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param batches 0 for all. Default 25.
+ */
+void mcandle_train_options_set_eval_batches(mcandle_train_options *options, size_t batches);
+
+/**
+ * Sets after how many evaluations in a row without a better loss the run ends.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param evaluations 0 for no such end. Default 0.
+ */
+void mcandle_train_options_set_early_stopping_patience(mcandle_train_options *options,
+                                                       size_t evaluations);
+
+/**
+ * Sets by how much a loss must be below the best one to be better.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param min_delta 0 or more. Default 0.
+ */
+void mcandle_train_options_set_early_stopping_min_delta(mcandle_train_options *options,
+                                                        double min_delta);
+
+/**
+ * Sets the steps between checkpoints, which need an output directory.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param steps 0 for none. Default 100.
+ */
+void mcandle_train_options_set_save_every(mcandle_train_options *options, size_t steps);
+
+/**
+ * Sets how many of the newest checkpoints are kept, beside the one of the best evaluation.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param count 0 for all. Default 0.
+ */
+void mcandle_train_options_set_keep_checkpoints(mcandle_train_options *options, size_t count);
+
+/**
+ * Sets where checkpoints are written, metrics.jsonl and loss.svg, and at the end the adapter; or
+ * the model, in the directory "model" there, where its weights are trained.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param path A directory, NUL-terminated UTF-8; it is copied. NULL for none. Default none.
+ */
+void mcandle_train_options_set_output_dir(mcandle_train_options *options, const char *path);
 
 /**
  * Gives the number of steps done in all.
@@ -3210,6 +3809,48 @@ double mcandle_train_summary_validation_loss(const mcandle_train_summary *summar
 bool mcandle_train_summary_cancelled(const mcandle_train_summary *summary);
 
 /**
+ * Gives why the run ended.
+ *
+ * @param summary The summary, or NULL.
+ * @return One of the MCANDLE_TRAIN_STOP_ constants; -1 for NULL.
+ */
+mcandle_train_stop mcandle_train_summary_stop_reason(const mcandle_train_summary *summary);
+
+/**
+ * Gives the number of steps done before the evaluation with the lowest loss.
+ *
+ * @param summary The summary, or NULL.
+ * @return The number; 0 for NULL, where there was no evaluation, and where none was better than
+ * that before the first step.
+ */
+size_t mcandle_train_summary_best_step(const mcandle_train_summary *summary);
+
+/**
+ * Gives the lowest loss of the validation rows, over all resumptions.
+ *
+ * @param summary The summary, or NULL.
+ * @return The loss; NaN for NULL and where there was no evaluation.
+ */
+double mcandle_train_summary_best_loss(const mcandle_train_summary *summary);
+
+/**
+ * Gives the checkpoint with the weights of the lowest validation loss.
+ *
+ * @param summary The summary, or NULL.
+ * @return A NUL-terminated path that lives as long as the summary; empty for NULL and where no
+ * such checkpoint was written.
+ */
+const char *mcandle_train_summary_best_path(const mcandle_train_summary *summary);
+
+/**
+ * Gives the number of tokens since the first step, over all resumptions.
+ *
+ * @param summary The summary, or NULL.
+ * @return The number; 0 for NULL.
+ */
+size_t mcandle_train_summary_tokens(const mcandle_train_summary *summary);
+
+/**
  * Gives the time of the run.
  *
  * @param summary The summary, or NULL.
@@ -3225,7 +3866,7 @@ double mcandle_train_summary_seconds(const mcandle_train_summary *summary);
 void mcandle_train_summary_free(mcandle_train_summary *summary);
 
 /**
- * Makes a trainer with a new adapter.
+ * Makes a trainer from the start: with a new adapter, or from the weights of the model.
  *
  * @param model The model; it need not outlive the trainer.
  * @param train The rows to train on; they need not outlive the trainer.
@@ -3242,6 +3883,28 @@ mcandle_status mcandle_trainer_new(const mcandle_model *model,
                                    const mcandle_train_options *options,
                                    mcandle_trainer **trainer,
                                    mcandle_error **error);
+
+/**
+ * Makes a trainer that goes on with an adapter, with a new optimizer and from step 0.
+ *
+ * @param model The model; it need not outlive the trainer.
+ * @param train The rows to train on; they need not outlive the trainer.
+ * @param validation The rows to evaluate on, or NULL for no evaluation.
+ * @param options Options, or NULL for the defaults. The settings of the adapter take the place of
+ * their method.
+ * @param adapter The adapter, which does not change; it need not outlive the trainer.
+ * @param[out] trainer Receives the trainer on success, to be freed with mcandle_trainer_free().
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return As mcandle_trainer_new(); MCANDLE_INVALID_ARGUMENT also where the adapter is for a model of
+ * another shape.
+ */
+mcandle_status mcandle_trainer_from_adapter(const mcandle_model *model,
+                                            const mcandle_dataset *train,
+                                            const mcandle_dataset *validation,
+                                            const mcandle_train_options *options,
+                                            const mcandle_adapter *adapter,
+                                            mcandle_trainer **trainer,
+                                            mcandle_error **error);
 
 /**
  * Makes a trainer that goes on where a checkpoint was written. On the CPU its losses are, bit for
@@ -3267,22 +3930,10 @@ mcandle_status mcandle_trainer_resume(const mcandle_model *model,
                                       mcandle_error **error);
 
 /**
- * Finds the checkpoint with the most steps in an output directory.
- *
- * @param output_dir The directory, NUL-terminated UTF-8.
- * @param[out] checkpoint Receives its path, to be freed with mcandle_string_free(), or NULL where
- * there is no checkpoint.
- * @param[out] error Receives an error on failure; may be NULL.
- * @return MCANDLE_OK, also where there is none, or MCANDLE_IO and those of bad arguments.
- */
-mcandle_status mcandle_latest_checkpoint(const char *output_dir,
-                                         mcandle_string **checkpoint,
-                                         mcandle_error **error);
-
-/**
  * Trains until all steps are done, or until the callback or another thread stops it.
  *
- * A stopped run leaves a checkpoint where there is an output directory, and another call goes on.
+ * A run that is cancelled leaves a checkpoint of its last whole step where there is an output
+ * directory, and another call goes on.
  *
  * @param trainer The trainer.
  * @param callback Receives what happens; may be NULL.
@@ -3290,8 +3941,9 @@ mcandle_status mcandle_latest_checkpoint(const char *output_dir,
  * @param[out] summary Receives how it ended, also when it was stopped, to be freed with
  * mcandle_train_summary_free(); may be NULL.
  * @param[out] error Receives an error on failure; may be NULL.
- * @return MCANDLE_OK, also when it was stopped, or MCANDLE_NON_FINITE, MCANDLE_IO,
- * MCANDLE_BACKEND, MCANDLE_BUSY, MCANDLE_NULL_POINTER.
+ * @return MCANDLE_OK, also when it was stopped, or MCANDLE_NON_FINITE with the rows and the last
+ * checkpoint in the message, MCANDLE_IO, MCANDLE_BACKEND, MCANDLE_BUSY, MCANDLE_NULL_POINTER. What is
+ * trained is after MCANDLE_NON_FINITE as it was before the step.
  */
 mcandle_status mcandle_trainer_train(mcandle_trainer *trainer,
                                      mcandle_train_callback callback,
@@ -3300,12 +3952,34 @@ mcandle_status mcandle_trainer_train(mcandle_trainer *trainer,
                                      mcandle_error **error);
 
 /**
- * Stops the training that runs, before its next step. Any thread may call it at any time while the
- * trainer lives; without a running training it does nothing.
+ * Stops the training or evaluation that runs, within a step. Any thread may call it at any time while
+ * the trainer lives; without a running one it does nothing.
  *
  * @param trainer The trainer; NULL is allowed and does nothing.
  */
 void mcandle_trainer_cancel(const mcandle_trainer *trainer);
+
+/**
+ * Evaluates the validation rows with what is trained so far, as the events of evaluations do.
+ *
+ * @param trainer The trainer.
+ * @param[out] loss Receives the mean negative log-likelihood of a target token, or the mean loss of a
+ * pair where preferences are learned; NaN where there are no validation rows.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_NON_FINITE, MCANDLE_CANCELLED, MCANDLE_BACKEND, MCANDLE_BUSY,
+ * MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_trainer_evaluate(const mcandle_trainer *trainer,
+                                        double *loss,
+                                        mcandle_error **error);
+
+/**
+ * Gives the number of steps of the whole run: those of the options, or those that the epochs take.
+ *
+ * @param trainer The trainer, or NULL.
+ * @return The number; 0 for NULL.
+ */
+size_t mcandle_trainer_total_steps(const mcandle_trainer *trainer);
 
 /**
  * Gives the adapter as trained so far.
@@ -3314,11 +3988,26 @@ void mcandle_trainer_cancel(const mcandle_trainer *trainer);
  * @param[out] adapter Receives a copy on success, to be freed with mcandle_adapter_free(); further
  * training does not change it.
  * @param[out] error Receives an error on failure; may be NULL.
- * @return MCANDLE_OK, or MCANDLE_BUSY, MCANDLE_NULL_POINTER.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where the weights of the model are trained,
+ * MCANDLE_BUSY, MCANDLE_NULL_POINTER.
  */
 mcandle_status mcandle_trainer_adapter(const mcandle_trainer *trainer,
                                        mcandle_adapter **adapter,
                                        mcandle_error **error);
+
+/**
+ * Gives the model as trained so far: with the adapter merged into its weights, or with its new weights.
+ *
+ * @param trainer The trainer.
+ * @param[out] model Receives a model of its own on success, to be freed with mcandle_model_free();
+ * further training does not change it.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_BACKEND where there is too little memory, MCANDLE_BUSY,
+ * MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_trainer_model(const mcandle_trainer *trainer,
+                                     mcandle_model **model,
+                                     mcandle_error **error);
 
 /**
  * Writes a checkpoint, from which mcandle_trainer_resume() goes on.
