@@ -4,6 +4,7 @@
 //! what would have been right. [`Error::kind`] gives the coarse class that the C API reports as a
 //! status code.
 
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 /// The result of every fallible function of this crate.
@@ -191,11 +192,15 @@ fn circumstances(rows: &[String], checkpoint: Option<&Path>) -> String {
         let shown: Vec<_> = rows.iter().take(SHOWN).map(String::as_str).collect();
         text = format!(", of the rows {}", shown.join(", "));
         if rows.len() > SHOWN {
-            text += &format!(" and {} more", rows.len() - SHOWN);
+            let _ = write!(text, " and {} more", rows.len() - SHOWN);
         }
     }
     if let Some(checkpoint) = checkpoint {
-        text += &format!("; the last good checkpoint is {}", checkpoint.display());
+        let _ = write!(
+            text,
+            "; the last good checkpoint is {}",
+            checkpoint.display()
+        );
     }
     text
 }

@@ -326,7 +326,11 @@ fn damaged_checkpoints_name_the_file() {
     }
     for (key, value, expected) in [
         ("version", json!(2), "`version` is 2; expected 1"),
-        ("progress", json!({"step": -1}), "`progress` is {\"step\":-1}"),
+        (
+            "progress",
+            json!({"step": -1}),
+            "`progress` is {\"step\":-1}",
+        ),
         ("settings", json!([]), "`settings` is []"),
     ] {
         let error = damaged(state, &|path| edit_json(path, key, value.clone()));

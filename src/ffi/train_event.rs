@@ -35,24 +35,26 @@ pub struct mcandle_train_event {
 
 impl mcandle_train_event {
     pub(super) fn new(event: &TrainEvent) -> Self {
-        let (mut path, mut method, mut objective, mut summary) = Default::default();
-        match event {
-            TrainEvent::Start(info) => {
-                method = info.method.clone();
-                objective = info.objective.clone();
-            }
-            TrainEvent::Checkpoint { path: at, .. } => path = at.to_string_lossy().into_owned(),
-            TrainEvent::End(ended) => summary = Some(mcandle_train_summary::new(ended.clone())),
-            TrainEvent::Step(_) | TrainEvent::Evaluation { .. } => {}
-        }
+        let (method, objective) = match event {
+            TrainEvent::Start(info) => (info.method.as_str(), info.objective.as_str()),
+            _ => ("", ""),
+        };
+        let path = match event {
+            TrainEvent::Checkpoint { path, .. } => path.to_string_lossy(),
+            _ => "".into(),
+        };
+        let summary = match event {
+            TrainEvent::End(ended) => Some(mcandle_train_summary::new(ended.clone())),
+            _ => None,
+        };
         // Every event can be written: it has no maps, and paths are made text.
         let json = serde_json::to_string(event).unwrap_or_default();
         Self {
             inner: event.clone(),
             json: mcandle_string::new(&json),
             path: mcandle_string::new(&path),
-            method: mcandle_string::new(&method),
-            objective: mcandle_string::new(&objective),
+            method: mcandle_string::new(method),
+            objective: mcandle_string::new(objective),
             summary,
         }
     }

@@ -44,7 +44,7 @@ struct Inputs<'a> {
     options: TrainOptions,
 }
 
-impl<'a> Inputs<'a> {
+impl Inputs<'_> {
     /// # Safety
     ///
     /// The pointers are NULL or objects that stay alive for `'a`.

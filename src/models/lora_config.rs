@@ -257,10 +257,10 @@ struct Fields {
 
 impl Default for Fields {
     fn default() -> Self {
-        Self {
-            alpha: None,
-            ..LoRAConfig::default().into()
-        }
+        let mut fields = Self::from(LoRAConfig::default());
+        // Not given, so that a `scale` stands alone.
+        fields.alpha = None;
+        fields
     }
 }
 

@@ -309,12 +309,12 @@ impl LoRATrainer {
         };
         let summary = ended?;
         drawn?;
-        run.tell(TrainEvent::End(summary.clone()))?;
+        run.tell(&TrainEvent::End(summary.clone()))?;
         Ok(summary)
     }
 
     fn run(&mut self, run: &mut Run<'_>) -> Result<TrainSummary> {
-        run.tell(TrainEvent::Start(self.info()))?;
+        run.tell(&TrainEvent::Start(self.info()))?;
         let mut stop = StopReason::Finished;
         if run.first_step == 0 {
             self.evaluate_into(run)?;
@@ -387,7 +387,7 @@ impl LoRATrainer {
         let done = report.step - run.first_step;
         report.remaining = report.elapsed.mul_f64(ratio(left, done));
         run.loss = report.loss;
-        run.tell(TrainEvent::Step(report))
+        run.tell(&TrainEvent::Step(report))
     }
 
     /// One optimizer step.
@@ -572,7 +572,7 @@ impl LoRATrainer {
         } else {
             self.progress.evaluations_since_best += 1;
         }
-        run.tell(TrainEvent::Evaluation {
+        run.tell(&TrainEvent::Evaluation {
             step,
             loss,
             perplexity: loss.exp(),
@@ -595,7 +595,7 @@ impl LoRATrainer {
         }
         output.prune(step, self.options.keep_checkpoints)?;
         self.last_checkpoint = Some(path.clone());
-        run.tell(TrainEvent::Checkpoint { step, path, best })
+        run.tell(&TrainEvent::Checkpoint { step, path, best })
     }
 
     fn check_finite(&self, what: &'static str, value: f64, rows: &[usize]) -> Result<()> {
@@ -630,11 +630,11 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Tells the host program and the log.
-    fn tell(&mut self, event: TrainEvent) -> Result<()> {
+    fn tell(&mut self, event: &TrainEvent) -> Result<()> {
         if let Some(output) = &mut self.output {
-            output.log(&event)?;
+            output.log(event)?;
         }
-        self.interrupted |= (self.on_event)(&event).is_break();
+        self.interrupted |= (self.on_event)(event).is_break();
         Ok(())
     }
 }

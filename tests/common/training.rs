@@ -4,7 +4,7 @@ use super::{all_logits, fixture, load_f32, to_f64};
 use candle_core::{DType, Device, Tensor};
 use metal_candle::checkpoint::checkpoint_path;
 use metal_candle::models::LayerSelection;
-use metal_candle::training::{Sample, StepReport, TrainMethod};
+use metal_candle::training::{Row, Sample, StepReport, TrainMethod};
 use metal_candle::{
     Dataset, LoRAAdapter, LoRAConfig, LoRAScale, LoRATrainer, Model, TrainEvent, TrainOptions,
 };
@@ -103,8 +103,8 @@ pub fn state(trainer: &LoRATrainer) -> Vec<Vec<u8>> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("checkpoint");
     trainer.save_checkpoint(&path).unwrap();
-    let trained = ["adapter_model.safetensors", "weights.safetensors"];
-    let names = trained.into_iter().chain(["optimizer.safetensors"]);
+    let files = ["adapter_model.safetensors", "weights.safetensors"];
+    let names = files.into_iter().chain(["optimizer.safetensors"]);
     names
         .filter_map(|name| std::fs::read(path.join(name)).ok())
         .collect()
@@ -227,5 +227,5 @@ pub fn nll(model: &Model, adapter: Option<&LoRAAdapter>, sample: &Sample) -> (f6
 /// The samples of a data set, two for a pair.
 pub fn samples(rows: &Dataset) -> Vec<Sample> {
     let rows: Vec<_> = rows.rows().map(Result::unwrap).collect();
-    rows.iter().flat_map(|row| row.samples()).cloned().collect()
+    rows.iter().flat_map(Row::samples).cloned().collect()
 }

@@ -99,7 +99,9 @@ impl CustomOp3 for AdaptedFewRows {
         let result = outputs(&sizes, |output, y| {
             sizes.products(x, weight, output, y);
             if let Some(scale) = row_scale.get(output) {
-                y.iter_mut().for_each(|y| *y *= scale);
+                for y in &mut *y {
+                    *y *= scale;
+                }
             }
             let b = &b[output * rank..][..rank];
             for (down, y) in down.chunks_exact(rank).zip(y) {

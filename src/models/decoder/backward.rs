@@ -78,11 +78,11 @@ impl Decoder {
         options: &StepOptions<'_>,
     ) -> Result<Tensor> {
         let pass = self.pass(batch)?;
-        let adapted = Adapted::whole(adapter, None);
+        let branches = Adapted::whole(adapter, None);
         let mut x = self.embed(&batch.tokens)?;
         for layer in &self.layers {
             options.check_cancelled()?;
-            x = layer.forward(&x, &pass, &mut [], &adapted)?.output;
+            x = layer.forward(&x, &pass, &mut [], &branches)?.output;
         }
         let selected = x.index_select(&batch.positions, 0)?;
         let normed = rms_norm(&selected, &self.norm, self.config.rms_norm_eps)?;
@@ -105,13 +105,13 @@ impl Decoder {
     ) -> Result<(Tensor, Tensor)> {
         let pass = self.pass(batch)?;
         let adapter = trained.branches();
-        let adapted = Adapted::whole(adapter, options.dropout.as_ref());
+        let branches = Adapted::whole(adapter, options.dropout.as_ref());
         let first = trained.first_layer();
         let mut x = self.embed(&batch.tokens)?;
         let mut kept = Vec::with_capacity(self.layers.len());
         for layer in &self.layers {
             options.check_cancelled()?;
-            let activations = layer.forward(&x, &pass, &mut [], &adapted)?;
+            let activations = layer.forward(&x, &pass, &mut [], &branches)?;
             let input = x;
             x = activations.output.clone();
             if layer.index >= first {
@@ -137,7 +137,7 @@ impl Decoder {
             options.check_cancelled()?;
             let activations = match kept {
                 Kept::All(activations) => *activations,
-                Kept::Input(input) => layer.forward(&input, &pass, &mut [], &adapted)?,
+                Kept::Input(input) => layer.forward(&input, &pass, &mut [], &branches)?,
             };
             let mut backward = Backward {
                 layer,

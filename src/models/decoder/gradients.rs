@@ -91,13 +91,11 @@ impl Gradients {
     pub(super) fn flatten(mut self) -> Result<Tensor> {
         let mut parts = Vec::with_capacity(self.order.len());
         for parameter in &self.order {
-            match self.parts.remove(parameter).flatten() {
-                Some(gradient) => parts.push(gradient.flatten_all()?),
-                None => {
-                    let reason = format!("{parameter:?} got no gradient");
-                    return Err(candle_core::Error::Msg(reason));
-                }
-            }
+            let Some(gradient) = self.parts.remove(parameter).flatten() else {
+                let reason = format!("{parameter:?} got no gradient");
+                return Err(candle_core::Error::Msg(reason));
+            };
+            parts.push(gradient.flatten_all()?);
         }
         Tensor::cat(&parts, 0)
     }

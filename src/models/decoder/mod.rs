@@ -228,8 +228,8 @@ impl Decoder {
         let offset = cache.as_ref().map_or(0, |cache| cache.len());
         let pass = Pass::of([self.segment(batch, len, offset)?]);
         let mut caches: Vec<_> = cache.into_iter().collect();
-        let adapted = Adapted::whole(adapter.map_or(&[], LoRAAdapter::layers), None);
-        let x = self.layers(self.embed(tokens)?, &pass, &mut caches, &adapted)?;
+        let branches = Adapted::whole(adapter.map_or(&[], LoRAAdapter::layers), None);
+        let x = self.layers(self.embed(tokens)?, &pass, &mut caches, &branches)?;
         Ok(x.reshape((batch, len, self.config.hidden_size))?)
     }
 
@@ -243,12 +243,12 @@ impl Decoder {
             .collect::<candle_core::Result<_>>()?;
         let tokens: Vec<u32> = rows.iter().flat_map(|row| row.tokens).copied().collect();
         let x = self.embed(&Tensor::new(tokens, &self.device)?)?;
-        let adapted = Adapted::rows(rows.iter().map(|row| {
+        let branches = Adapted::rows(rows.iter().map(|row| {
             let layers: &[LayerAdapter] = row.adapter.map_or(&[], AdapterMix::layers);
             (row.tokens.len(), layers)
         }));
         let mut caches: Vec<_> = rows.iter_mut().map(|row| &mut *row.cache).collect();
-        self.layers(x, &Pass::of(segments), &mut caches, &adapted)
+        self.layers(x, &Pass::of(segments), &mut caches, &branches)
     }
 
     fn layers(

@@ -142,11 +142,6 @@ impl Optimizer {
             .collect()
     }
 
-    /// Steps taken.
-    pub(crate) fn steps(&self) -> usize {
-        self.steps
-    }
-
     /// The weights after one step, in new memory: the old ones, and those of the state, may still be
     /// in use.
     ///

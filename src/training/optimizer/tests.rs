@@ -106,7 +106,7 @@ fn follows_the_reference_steps() {
                 );
             }
         }
-        assert_eq!(optimizer.steps(), gradients.len());
+        assert_eq!(optimizer.steps, gradients.len());
     }
 }
 
@@ -170,15 +170,14 @@ fn a_resumed_run_goes_on_bit_for_bit() {
             assert_eq!(part.len(), len);
             Ok(tensor(&serde_json::json!(part)))
         };
-        let mut resumed =
-            Optimizer::resume(options(json), &shapes, load, straight.steps()).unwrap();
+        let mut resumed = Optimizer::resume(options(json), &shapes, load, straight.steps).unwrap();
         let mut again = weights.clone();
         for step in 3..6 {
             weights = straight.step(&weights, &gradient(step), 1e-2).unwrap();
             again = resumed.step(&again, &gradient(step), 1e-2).unwrap();
             assert_eq!(read(&weights), read(&again), "{json}");
         }
-        assert_eq!(straight.steps(), resumed.steps());
+        assert_eq!(straight.steps, resumed.steps);
     }
 }
 
@@ -194,7 +193,7 @@ fn a_step_that_fails_changes_nothing() {
         let weights = optimizer.step(&weights, &gradient, 1e-2).unwrap();
         let mut other = optimizer.clone();
         assert!(other.step(&weights, &short, 1e-2).is_err(), "{json}");
-        assert_eq!(other.steps(), 1);
+        assert_eq!(other.steps, 1);
         let expected = optimizer.step(&weights, &gradient, 1e-2).unwrap();
         let found = other.step(&weights, &gradient, 1e-2).unwrap();
         assert_eq!(read(&found), read(&expected), "{json}");
