@@ -1382,7 +1382,7 @@ mcandle_status mcandle_dataset_from_folder(const char *path,
  * @param model The model that will be trained.
  * @param options Options, or NULL for the defaults.
  * @param[out] dataset Receives the data set on success, to be freed with mcandle_dataset_free().
- * @param[out] error Receives an error on failure, in which rows are counted as <rows>:N from 1; may be
+ * @param[out] error Receives an error on failure, in which the rows are numbered from 1; may be
  * NULL.
  * @return As mcandle_dataset_from_jsonl(); MCANDLE_CANCELLED where the callback stops.
  */
