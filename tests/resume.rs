@@ -209,7 +209,7 @@ fn other_settings_are_incompatible() {
     };
     check("rank", "2", "3", |o| lora(o).rank = 3);
     check("alpha", "4.0", "5.0", |o| {
-        lora(o).scale = LoRAScale::Alpha(5.0)
+        lora(o).scale = LoRAScale::Alpha(5.0);
     });
     check("dropout", "0.1", "0.2", |o| lora(o).dropout = 0.2);
     check("use_rslora", "false", "true", |o| lora(o).use_rslora = true);
