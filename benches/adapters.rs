@@ -53,21 +53,21 @@ fn main() {
         cache.reserve(CONTEXT + 1);
         let decoder = model.decoder();
         decoder.forward(&tokens, Some(&mut cache), None).unwrap();
-        let (mut plain, mut adapted) = (vec![], vec![]);
+        let (mut plain, mut changed) = (vec![], vec![]);
         for round in 0..ROUNDS {
             let without = step(&model, &mut cache, None);
             let with = step(&model, &mut cache, Some(&adapter));
             // The first ones warm the caches.
             if round >= ROUNDS / 10 {
                 plain.push(without.as_secs_f64());
-                adapted.push(with.as_secs_f64());
+                changed.push(with.as_secs_f64());
             }
         }
-        let ratios = plain.iter().zip(&adapted).map(|(a, b)| b / a).collect();
+        let ratios = plain.iter().zip(&changed).map(|(a, b)| b / a).collect();
         println!(
             "{name}: {:.3} ms plain, {:.3} ms adapted, ratio {:.3}",
             1e3 * median(plain),
-            1e3 * median(adapted),
+            1e3 * median(changed),
             median(ratios),
         );
     }

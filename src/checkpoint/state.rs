@@ -129,7 +129,7 @@ impl Checkpoint {
         }
         let weights = directory.join(WEIGHTS);
         let trained = if weights.exists() {
-            TrainedWeights::Full(load_weights(&weights, model)?)
+            TrainedWeights::Full(Box::new(load_weights(&weights, model)?))
         } else {
             TrainedWeights::Adapter(LoRAAdapter::load(directory, model)?)
         };

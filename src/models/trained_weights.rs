@@ -10,7 +10,8 @@ use candle_core::Tensor;
 #[derive(Debug, Clone)]
 pub(crate) enum TrainedWeights {
     Adapter(LoRAAdapter),
-    Full(FullWeights),
+    /// Apart, since it is much larger.
+    Full(Box<FullWeights>),
 }
 
 impl TrainedWeights {

@@ -93,7 +93,9 @@ impl LoRATrainer {
             TrainMethod::LoRA(config) => {
                 TrainedWeights::Adapter(LoRAAdapter::new(config.clone(), model, options.seed)?)
             }
-            TrainMethod::Full { layers } => TrainedWeights::Full(FullWeights::new(model, layers)?),
+            TrainMethod::Full { layers } => {
+                TrainedWeights::Full(Box::new(FullWeights::new(model, layers)?))
+            }
         };
         Self::start(model, train, validation, options, trained)
     }

@@ -61,7 +61,7 @@ fn adapter(model: &Model, config: LoRAConfig) -> TrainedWeights {
 }
 
 fn full(model: &Model, layers: &LayerSelection) -> TrainedWeights {
-    TrainedWeights::Full(FullWeights::new(model, layers).unwrap())
+    TrainedWeights::Full(Box::new(FullWeights::new(model, layers).unwrap()))
 }
 
 /// Two rows of twelve tokens. Few targets keep the rounding of the sum small; they lie beyond the
