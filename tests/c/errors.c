@@ -265,6 +265,7 @@ static void bad_generators_and_batches(void) {
 }
 
 static void bad_train_options(void) {
+    const double NaN = NAN;
     mcandle_trainer *trainer = UNTOUCHED;
     mcandle_train_options *options = mcandle_train_options_new();
 #define TRAINER_FAILS(...)                                                                         \
@@ -286,6 +287,46 @@ static void bad_train_options(void) {
     REFUSED(rank, 0, 2, "1 to 4096");
     REFUSED(alpha, 0, 4, "above 0");
     REFUSED(dropout, 1, 0.5, "below 1");
+    REFUSED(epochs, -1, 0, "above 0");
+    REFUSED(batching, 9, MCANDLE_BATCHING_PLAIN, "MCANDLE_BATCHING_");
+    REFUSED(min_learning_rate, 1, 0, "at most the learning rate");
+    REFUSED(optimizer, 9, MCANDLE_OPTIMIZER_ADAMW, "MCANDLE_OPTIMIZER_");
+    REFUSED(label_smoothing, 1, 0, "below 1");
+    REFUSED(early_stopping_min_delta, -1, 0, "0 or more");
+    REFUSED(method, 9, MCANDLE_METHOD_LORA, "MCANDLE_METHOD_");
+    REFUSED(scale, 0, 20, "above 0");
+    REFUSED(scale, NaN, 20, "above 0");
+    mcandle_train_options_set_schedule_step(options, 0, 0.1);
+    TRAINER_FAILS("`step_size` is 0", "at least 1");
+    mcandle_train_options_set_schedule_exponential(options, 2);
+    TRAINER_FAILS("`gamma` is 2", "at most 1");
+    mcandle_train_options_set_schedule(options, MCANDLE_SCHEDULE_CONSTANT);
+    mcandle_train_options_set_preference_dpo(options, 0, 0);
+    TRAINER_FAILS("`beta` is 0", "above 0");
+    mcandle_train_options_set_preference_dpo(options, 0.1, 0.5);
+    TRAINER_FAILS("`label_smoothing` is 0.5", "below 0.5");
+    mcandle_train_options_set_preference_orpo(options, -1);
+    TRAINER_FAILS("`lambda` is -1", "above 0");
+    mcandle_train_options_clear_preference(options);
+    mcandle_train_options_set_target_pattern(options, "(");
+    TRAINER_FAILS("`target_modules` is `(`", "regular expression");
+    mcandle_train_options_set_target_pattern(options, "q_proj");
+    TRAINER_FAILS("`q_proj`, which matches nothing", "whole names");
+    mcandle_train_options_set_target_pattern(options, "\xFF");
+    FAILS(mcandle_trainer_new(model, rows, NULL, options, &trainer, error), MCANDLE_INVALID_UTF8,
+          "`target_pattern`");
+    mcandle_train_options_set_target_pattern(options, NULL);
+    mcandle_train_options_free(options);
+    options = mcandle_train_options_new();
+    mcandle_train_options_set_batching(options, MCANDLE_BATCHING_PACKED);
+    mcandle_train_options_set_pack_length(options, 1);
+    TRAINER_FAILS("is 1", "expected");
+    mcandle_train_options_set_batching(options, MCANDLE_BATCHING_PLAIN);
+    mcandle_train_options_set_optimizer(options, MCANDLE_OPTIMIZER_SGD);
+    mcandle_train_options_set_momentum(options, 1);
+    TRAINER_FAILS("`momentum` is 1", "below 1");
+    mcandle_train_options_free(options);
+    options = mcandle_train_options_new();
     mcandle_train_options_set_betas(options, 0.9, 1);
     TRAINER_FAILS("`beta2` is 1", "below 1");
     mcandle_train_options_set_betas(options, 0.9, 0.99);
@@ -310,6 +351,9 @@ static void foreign_adapters(void) {
     mcandle_batch *batch = NULL;
     mcandle_trainer *trainer = UNTOUCHED;
     mcandle_string *checkpoint = UNTOUCHED;
+    mcandle_checkpoints *checkpoints = UNTOUCHED;
+    size_t step = 77;
+    double loss = 77;
     FAILS(mcandle_adapter_load(in("missing"), model, &adapter, error), MCANDLE_NOT_FOUND,
           "/missing", "expected");
     FAILS(mcandle_adapter_load(in("other_adapter"), model, &adapter, error), MCANDLE_INCOMPATIBLE,
@@ -331,6 +375,8 @@ static void foreign_adapters(void) {
     SUCCEEDS(mcandle_batch_new(model, 1, &batch, error));
     FAILS(mcandle_batch_set_adapter(batch, adapter, error), MCANDLE_INVALID_ARGUMENT, "`adapter`",
           "expected");
+    FAILS(mcandle_trainer_from_adapter(model, rows, NULL, NULL, adapter, &trainer, error),
+          MCANDLE_INVALID_ARGUMENT, "`adapter`", "expected");
     mcandle_batch_free(batch);
     SUCCEEDS(mcandle_generator_save_session(mute, in("other_session"), error));
     FAILS(mcandle_generator_load_session(generator, in("other_session"), error),
@@ -343,9 +389,19 @@ static void foreign_adapters(void) {
 
     FAILS(mcandle_latest_checkpoint(in("empty.jsonl"), &checkpoint, error), MCANDLE_IO,
           "/empty.jsonl");
-    CHECK((void *)checkpoint == UNTOUCHED);
+    FAILS(mcandle_checkpoint_list(in("empty.jsonl"), &checkpoints, error), MCANDLE_IO,
+          "/empty.jsonl");
+    FAILS(mcandle_checkpoint_best(in("bad_best"), &checkpoint, &step, &loss, error),
+          MCANDLE_INVALID_FORMAT, "/best.json", "`loss`", "a number");
+    CHECK((void *)checkpoint == UNTOUCHED && (void *)checkpoints == UNTOUCHED);
+    CHECK(step == 77 && loss == 77);
     SUCCEEDS(mcandle_latest_checkpoint(in("no_config"), &checkpoint, error));
     CHECK(checkpoint == NULL);
+    SUCCEEDS(mcandle_checkpoint_best(in("no_config"), &checkpoint, NULL, NULL, error));
+    CHECK(checkpoint == NULL);
+    SUCCEEDS(mcandle_checkpoint_list(in("missing"), &checkpoints, error));
+    CHECK(mcandle_checkpoints_length(checkpoints) == 0);
+    mcandle_checkpoints_free(checkpoints);
     mcandle_generator_free(mute);
     mcandle_adapter_free(adapter);
     mcandle_model_free(other);

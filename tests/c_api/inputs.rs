@@ -15,11 +15,18 @@ const ROWS: &str = concat!(
     "{\"prompt\": \"red green\", \"completion\": \" blue\"}\n",
 );
 
-/// A folder with `train.jsonl` and `valid.jsonl`.
+/// Two pairs of a better and a worse answer.
+const PREFERENCES: &str = concat!(
+    "{\"prompt\": \"one two\", \"chosen\": \" three\", \"rejected\": \" nine\"}\n",
+    "{\"prompt\": \"red green\", \"chosen\": \" blue\", \"rejected\": \" seven\"}\n",
+);
+
+/// A folder with `train.jsonl` and `valid.jsonl`, and `preferences.jsonl`.
 pub fn data() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("train.jsonl"), ROWS).unwrap();
     fs::write(folder.path().join("valid.jsonl"), ROWS).unwrap();
+    fs::write(folder.path().join("preferences.jsonl"), PREFERENCES).unwrap();
     folder
 }
 
@@ -79,6 +86,8 @@ pub fn broken() -> TempDir {
     )
     .unwrap();
     fs::write(root.join("bad_tokenizer/tokenizer.json"), "{}").unwrap();
+    fs::create_dir(root.join("bad_best")).unwrap();
+    fs::write(root.join("bad_best/best.json"), "{\"step\": 1}").unwrap();
 
     // Only to write a file, which is the same from every device.
     let model = ModelLoader::new()

@@ -9,6 +9,7 @@ mod terminal;
 use metal_candle::backend::DeviceKind;
 use metal_candle::{GenerateOptions, Generator, ModelLoader};
 use program::{Program, assert_success, compiler};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind};
@@ -94,7 +95,34 @@ fn adapters() {
 fn train() {
     let data = inputs::data();
     let rows = data.path().join("train.jsonl");
-    Program::build("tests/c/train.c").run(&[rows, data.path().join("out")]);
+    let printed = Program::build("tests/c/train.c").run(&[rows, data.path().join("out")]);
+    let events: Vec<Value> = printed
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let kinds: Vec<_> = events
+        .iter()
+        .map(|e| e["event"].as_str().unwrap())
+        .collect();
+    let (evaluation, step) = ("evaluation", "step");
+    let expected = [
+        "start", evaluation, step, step, evaluation, step, evaluation, "end",
+    ];
+    assert_eq!(kinds, expected);
+    assert_eq!(events[0]["rows"], 2);
+    assert_eq!(events[3]["step"], 2);
+    assert_eq!(events[7]["validation_loss"], events[6]["loss"]);
+}
+
+#[test]
+fn train_options() {
+    Program::build("tests/c/train_options.c").run::<&str>(&[]);
+}
+
+#[test]
+fn finetuning() {
+    let data = inputs::data();
+    Program::build("tests/c/finetuning.c").run(&[data.path(), &data.path().join("out")]);
 }
 
 #[test]
