@@ -16,6 +16,7 @@ static const char USAGE[] =
     "  --device NAME          auto, cpu, metal or cuda (default auto)\n"
     "  --dtype NAME           auto, f32, f16 or bf16 (default auto)\n"
     "  --steps N              optimizer steps (default 1000)\n"
+    "  --epochs X             passes over the rows, in the place of steps\n"
     "  --batch-size N         rows of a batch (default 4)\n"
     "  --accumulation N       batches of a step (default 1)\n"
     "  --learning-rate X      highest learning rate (default 1e-4)\n"
@@ -27,6 +28,8 @@ static const char USAGE[] =
     "  --targets NAMES        projections, such as q_proj,v_proj (default all)\n"
     "  --max-seq-length N     most tokens of a row (default 2048)\n"
     "  --eval-every N         steps between evaluations, 0 for none (default 200)\n"
+    "  --patience N           evaluations without a better loss that end the run, 0 for none\n"
+    "                         (default 0)\n"
     "  --save-every N         steps between checkpoints, 0 for none (default 100)\n"
     "  --seed N               seed of weights, order and dropout (default 0)\n"
     "  --grad-checkpoint      less memory, a third slower\n"
@@ -51,16 +54,27 @@ static bool show(const mcandle_train_event *event, void *user_data) {
     size_t step = mcandle_train_event_step(event);
     (void)user_data;
     switch (mcandle_train_event_kind_of(event)) {
+    case MCANDLE_TRAIN_EVENT_START:
+        printf("%s: %.2f M of %.2f M parameters, %zu rows, %zu tokens, %zu rows cut, %zu steps\n",
+               mcandle_train_event_method(event),
+               (double)mcandle_train_event_trainable_parameters(event) / 1e6,
+               (double)mcandle_train_event_parameters(event) / 1e6, mcandle_train_event_rows(event),
+               mcandle_train_event_tokens(event), mcandle_train_event_truncated(event),
+               mcandle_train_event_total_steps(event));
+        break;
     case MCANDLE_TRAIN_EVENT_STEP:
-        printf("step %zu/%zu  loss %.9g  lr %.3g  grad norm %.3g  %.0f tokens/s  %.0f MB  %.0f s left\n",
+        printf("step %zu/%zu  loss %.9g  epoch %.2f  lr %.3g  grad norm %.3g  %.0f tokens/s  %.0f MB"
+               "  %.0f s left\n",
                step, mcandle_train_event_total_steps(event), mcandle_train_event_loss(event),
-               mcandle_train_event_learning_rate(event), mcandle_train_event_grad_norm(event),
-               mcandle_train_event_tokens_per_second(event),
-               (double)mcandle_train_event_peak_memory(event) / 1e6,
+               mcandle_train_event_epoch(event), mcandle_train_event_learning_rate(event),
+               mcandle_train_event_grad_norm(event), mcandle_train_event_tokens_per_second(event),
+               (double)mcandle_train_event_memory(event) / 1e6,
                mcandle_train_event_seconds_remaining(event));
         break;
     case MCANDLE_TRAIN_EVENT_EVALUATION:
-        printf("after step %zu: validation loss %.6f\n", step, mcandle_train_event_loss(event));
+        printf("after step %zu: validation loss %.6f  perplexity %.4f%s\n", step,
+               mcandle_train_event_loss(event), mcandle_train_event_perplexity(event),
+               mcandle_train_event_best(event) ? "  (best)" : "");
         break;
     case MCANDLE_TRAIN_EVENT_CHECKPOINT:
         printf("checkpoint: %s\n", mcandle_train_event_path(event));
@@ -69,6 +83,25 @@ static bool show(const mcandle_train_event *event, void *user_data) {
         break;
     }
     return fflush(stdout) == 0;
+}
+
+static void show_end(const mcandle_train_summary *summary, const char *output_dir) {
+    size_t steps = mcandle_train_summary_steps(summary);
+    switch (mcandle_train_summary_stop_reason(summary)) {
+    case MCANDLE_TRAIN_STOP_CANCELLED:
+        printf("stopped after step %zu; --resume goes on\n", steps);
+        return;
+    case MCANDLE_TRAIN_STOP_EARLY_STOPPING:
+        printf("the validation loss no longer falls: ended after step %zu\n", steps);
+        break;
+    default:
+        break;
+    }
+    if (mcandle_train_summary_best_path(summary)[0] != '\0') {
+        printf("best checkpoint, with validation loss %.6f: %s\n",
+               mcandle_train_summary_best_loss(summary), mcandle_train_summary_best_path(summary));
+    }
+    printf("adapter: %s\n", output_dir);
 }
 
 /* What the command line says. */
@@ -116,17 +149,12 @@ static int finetune(const arguments *a) {
     } else if (make_trainer(a, model, train, valid, &trainer, &error) != MCANDLE_OK) {
         result = fail("cannot start", error);
     } else {
-        printf("%zu rows, %zu tokens, %zu rows cut\n", mcandle_dataset_length(train),
-               mcandle_dataset_token_count(train), mcandle_dataset_truncated_count(train));
         running = trainer;
         signal(SIGINT, on_interrupt);
         if (mcandle_trainer_train(trainer, show, NULL, &summary, &error) != MCANDLE_OK) {
             result = fail("training failed", error);
-        } else if (mcandle_train_summary_cancelled(summary)) {
-            printf("stopped after step %zu; --resume goes on\n",
-                   mcandle_train_summary_steps(summary));
         } else {
-            printf("adapter: %s\n", a->output_dir);
+            show_end(summary, a->output_dir);
         }
         signal(SIGINT, SIG_DFL);
         running = NULL;
@@ -154,12 +182,14 @@ static bool take(arguments *a, const char *name, const char *value) {
         {"--warmup", mcandle_train_options_set_warmup_steps},
         {"--rank", mcandle_train_options_set_rank},
         {"--eval-every", mcandle_train_options_set_eval_every},
+        {"--patience", mcandle_train_options_set_early_stopping_patience},
         {"--save-every", mcandle_train_options_set_save_every},
     };
     static const struct {
         const char *name;
         void (*set)(mcandle_train_options *, double);
     } REALS[] = {
+        {"--epochs", mcandle_train_options_set_epochs},
         {"--learning-rate", mcandle_train_options_set_learning_rate},
         {"--alpha", mcandle_train_options_set_alpha},
         {"--dropout", mcandle_train_options_set_dropout},

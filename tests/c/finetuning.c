@@ -140,6 +140,7 @@ static void all_weights(void) {
     uint32_t before[4], after[4], still[4];
     record r;
     mcandle_train_options_set_method(options, MCANDLE_METHOD_FULL);
+    mcandle_train_options_set_learning_rate(options, 1e-3);
     trainer = make_trainer(rows, NULL, options);
     complete(model, before);
     r = train(trainer);

@@ -58,12 +58,12 @@ static void every_setter_counts(void) {
     SET(learning_rate, 0.5, "\"learning_rate\":0.5");
     SET(min_learning_rate, 0.25, "\"min_learning_rate\":0.25");
     SET(warmup_steps, 7, "\"warmup_steps\":7");
-    SET(schedule, MCANDLE_SCHEDULE_LINEAR, "\"schedule\":{\"name\":\"linear\"}");
-    SET(schedule, MCANDLE_SCHEDULE_COSINE, "\"schedule\":{\"name\":\"cosine\"}");
+    SET(schedule, MCANDLE_SCHEDULE_LINEAR, "\"schedule\":\"linear\"");
+    SET(schedule, MCANDLE_SCHEDULE_COSINE, "\"schedule\":\"cosine\"");
     mcandle_train_options_set_schedule_step(options, 100, 0.5);
     HAS(options, "\"schedule\":{\"name\":\"step\",\"step_size\":100,\"gamma\":0.5}");
     SET(schedule_exponential, 0.75, "\"schedule\":{\"name\":\"exponential\",\"gamma\":0.75}");
-    SET(schedule, MCANDLE_SCHEDULE_CONSTANT, "\"schedule\":{\"name\":\"constant\"}");
+    SET(schedule, MCANDLE_SCHEDULE_CONSTANT, "\"schedule\":\"constant\"");
     SET(max_grad_norm, 0, "\"max_grad_norm\":0.0");
     SET(label_smoothing, 0.125, "\"label_smoothing\":0.125");
     SET(eval_every, 11, "\"eval_every\":11");
@@ -149,7 +149,7 @@ static void json_and_setters(void) {
     HAS(options, "\"layers\":[1,3]");
     HAS(options, "\"target_modules\":\".*v_proj\"");
     HAS(options, "\"output_dir\":\"o\"");
-    HAS(options, "\"name\":\"cosine\"");
+    HAS(options, "\"schedule\":\"cosine\"");
     HAS(options, "\"batching\":\"packed\"");
     SET(optimizer, MCANDLE_OPTIMIZER_MUON, "\"ns_steps\":5");
     SET(output_dir, NULL, "\"output_dir\":null");

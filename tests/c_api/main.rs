@@ -208,7 +208,9 @@ fn finetune() {
         return;
     }
     assert!(program.run(&["--help"]).starts_with("Usage: finetune"));
-    let arguments = finetune_arguments(data.path(), "out", 3, &["--save-every", "2"]);
+    // Without evaluations, none of which is the best, there is no checkpoint of the last step.
+    let saving = ["--save-every", "2", "--eval-every", "0"];
+    let arguments = finetune_arguments(data.path(), "out", 3, &saving);
     let first = losses(program.run(&arguments).lines());
     assert_eq!(first.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
     assert!(data.path().join("out/adapter_model.safetensors").exists());
@@ -216,6 +218,19 @@ fn finetune() {
     assert!(resumed.starts_with("resuming from "), "{resumed}");
     let resumed = losses(resumed.lines());
     assert_eq!(resumed, BTreeMap::from([(3, first[&3].clone())]));
+
+    let early = ["--epochs", "1", "--eval-every", "1", "--patience", "9"];
+    let early = program.run(&finetune_arguments(data.path(), "early", 99, &early));
+    assert!(early.starts_with("lora: "), "{early}");
+    assert_eq!(losses(early.lines()).len(), 2);
+    for part in [
+        "  epoch 1.00  ",
+        "(best)",
+        "best checkpoint, with",
+        " s left",
+    ] {
+        assert!(early.contains(part), "{part} is not in {early}");
+    }
 }
 
 /// A run that is killed and resumed ends as the one that is not.
