@@ -58,8 +58,8 @@ fn every_weight_is_trained_and_the_model_is_not() {
         assert!(losses[11] < 0.7 * losses[0], "{name}: {losses:?}");
         assert_eq!(to_f64(&all_logits(&model, &IDS, None)), before);
 
-        let trained = trainer.trained_model().unwrap();
-        let last = weights(&trained);
+        let tuned = trainer.trained_model().unwrap();
+        let last = weights(&tuned);
         assert_eq!(last.contains_key("lm_head.weight"), has_head);
         assert!(last.keys().eq(first.keys()), "{name}");
         for (name, tensor) in &last {
@@ -67,13 +67,13 @@ fn every_weight_is_trained_and_the_model_is_not() {
         }
 
         let folder = tempfile::tempdir().unwrap();
-        trained.save(folder.path()).unwrap();
+        tuned.save(folder.path()).unwrap();
         let loaded = load_f32(folder.path());
-        let logits = to_f64(&all_logits(&trained, &IDS, None));
+        let logits = to_f64(&all_logits(&tuned, &IDS, None));
         assert_ne!(logits, before);
         assert_eq!(to_f64(&all_logits(&loaded, &IDS, None)), logits);
-        assert_eq!(tokens(&loaded), tokens(&trained));
-        assert_ne!(tokens(&trained), tokens(&model));
+        assert_eq!(tokens(&loaded), tokens(&tuned));
+        assert_ne!(tokens(&tuned), tokens(&model));
     }
 }
 
@@ -125,14 +125,14 @@ fn weights_of_sixteen_bits_are_trained_in_thirty_two() {
     let path = folder.path().join("checkpoint");
     trainer.save_checkpoint(&path).unwrap();
     let masters = tensors(&path.join("weights.safetensors"));
-    let trained = weights(&trainer.trained_model().unwrap());
+    let tuned = weights(&trainer.trained_model().unwrap());
     assert_eq!(masters.len(), first.len());
     let mut rounded_away = 0;
     for (name, master) in &masters {
         assert_eq!(master.dtype(), candle_core::DType::F32, "{name}");
         assert_ne!(to_f64(master), to_f64(&first[name]), "{name}");
         let rounded = master.to_dtype(candle_core::DType::BF16).unwrap();
-        assert_eq!(to_f64(&trained[name]), to_f64(&rounded), "{name}");
+        assert_eq!(to_f64(&tuned[name]), to_f64(&rounded), "{name}");
         rounded_away += usize::from(to_f64(&rounded) == to_f64(&first[name]));
     }
     // Norms of ones have moved by less than half a step of `bf16`.
@@ -186,9 +186,9 @@ fn the_trained_model_is_written_at_the_end() {
     let mut trainer = LoRATrainer::new(&small(), rows(4), None, options.clone()).unwrap();
     run(&mut trainer);
     let loaded = load_f32(output.path().join("model"));
-    let trained = trainer.trained_model().unwrap();
+    let tuned = trainer.trained_model().unwrap();
     let logits = |model| to_f64(&all_logits(model, &IDS, None));
-    assert_eq!(logits(&loaded), logits(&trained));
+    assert_eq!(logits(&loaded), logits(&tuned));
     // The checkpoint on the way goes on to the same weights.
     let checkpoint = metal_candle::checkpoint::checkpoint_path(output.path(), 2);
     let other = TrainOptions {
