@@ -115,6 +115,12 @@ fn train() {
 }
 
 #[test]
+fn nulls_training() {
+    let data = inputs::data();
+    Program::build("tests/c/nulls_training.c").run(&[data.path().join("train.jsonl")]);
+}
+
+#[test]
 fn train_options() {
     Program::build("tests/c/train_options.c").run::<&str>(&[]);
 }
