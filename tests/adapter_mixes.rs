@@ -2,13 +2,14 @@
 
 mod common;
 
-use common::training::{dora, lora, trained, weights};
+use candle_core::Tensor;
+use common::training::{dora, edited, lora, trained, weights};
 use common::{assert_close, copy_of, fixture, load_as, load_f32};
 use metal_candle::backend::DTypePolicy;
 use metal_candle::inference::BatchGenerator;
 use metal_candle::models::{AdapterMix, KvCacheType, LayerSelection};
 use metal_candle::{GenerateOptions, Generator, LoRAAdapter, LoRAConfig, Model, Projection};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 
 const PROMPT: [u32; 9] = [5, 17, 100, 42, 7, 60, 180, 3, 9];
@@ -43,14 +44,45 @@ fn mix(parts: &Parts) -> AdapterMix {
     AdapterMix::new(parts.collect()).unwrap()
 }
 
+/// The change of each weight by an adapter, by the weight's name: from the tensors of its file, since
+/// a merged model is made as a mix is.
+fn changes(
+    model: &Model,
+    adapter: &LoRAAdapter,
+    base: &BTreeMap<String, Tensor>,
+) -> Vec<(String, Tensor)> {
+    let mut parts = BTreeMap::new();
+    edited(model, adapter, |name, tensor| {
+        parts.insert(name.to_owned(), tensor.clone());
+        tensor.clone()
+    });
+    let down = parts
+        .iter()
+        .filter(|(name, _)| name.ends_with("lora_A.weight"));
+    down.map(|(name, a)| {
+        let module = name.trim_end_matches(".lora_A.weight");
+        let b = &parts[&format!("{module}.lora_B.weight")];
+        let name = format!("{}.weight", module.trim_start_matches("base_model.model."));
+        let weight = &base[&name];
+        let change = (b.matmul(a).unwrap() * adapter.config().scaling()).unwrap();
+        let mut changed = (weight + change).unwrap();
+        if let Some(lengths) = parts.get(&format!("{module}.lora_magnitude_vector")) {
+            let found = changed.sqr().unwrap().sum(1).unwrap().sqrt().unwrap();
+            let factors = (lengths / found).unwrap().unsqueeze(1).unwrap();
+            changed = changed.broadcast_mul(&factors).unwrap();
+        }
+        (name, (changed - weight).unwrap())
+    })
+    .collect()
+}
+
 /// The model with the weighted changes added to its weights, one adapter after the other.
 fn by_hand(model: &Model, parts: &Parts) -> Model {
     let base = weights(model);
     let mut sum: HashMap<_, _> = base.clone().into_iter().collect();
     for &(adapter, weight) in parts {
-        for (name, merged) in weights(&model.merge(adapter).unwrap()) {
-            let change = ((merged - &base[&name]).unwrap() * weight).unwrap();
-            let changed = (&sum[&name] + change).unwrap();
+        for (name, change) in changes(model, adapter, &base) {
+            let changed = (&sum[&name] + (change * weight).unwrap()).unwrap();
             sum.insert(name, changed);
         }
     }
