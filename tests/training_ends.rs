@@ -168,8 +168,14 @@ fn everything_that_is_told_is_written() {
         ..contradicted(output.path())
     };
     let model = small();
-    let new = || LoRATrainer::new(&model, texts(7), Some(texts(7)), options.clone()).unwrap();
-    let mut trainer = new();
+    let new = |directory: &Path| {
+        let options = TrainOptions {
+            output_dir: Some(directory.to_owned()),
+            ..options.clone()
+        };
+        LoRATrainer::new(&model, texts(7), Some(texts(7)), options).unwrap()
+    };
+    let mut trainer = new(output.path());
     let (whole, summary) = told(&mut trainer, |_| true);
     assert_eq!(summary.unwrap().stop, StopReason::Finished);
     assert_eq!(
@@ -191,8 +197,19 @@ fn everything_that_is_told_is_written() {
     );
     assert_written(output.path(), &whole);
 
+    // Another run is not mixed with this one, of which nothing is lost.
+    let (events, refused) = told(&mut new(output.path()), |_| true);
+    assert!(events.is_empty());
+    let refused = refused.unwrap_err().to_string();
+    assert!(
+        refused.contains("`output_dir` is the directory of "),
+        "{refused}"
+    );
+    assert_written(output.path(), &whole);
+
     // A callback that ends it, and a later call that goes on.
-    let mut trainer = new();
+    let output = tempfile::tempdir().unwrap();
+    let mut trainer = new(output.path());
     let (mut events, summary) = told(
         &mut trainer,
         |event| !matches!(event, TrainEvent::Step(report) if report.step == 3),
@@ -200,9 +217,7 @@ fn everything_that_is_told_is_written() {
     assert!(summary.unwrap().cancelled());
     assert_written(output.path(), &events);
     assert_eq!(names(&events).last(), Some(&"end"));
-    // The checkpoint of more steps, of the run before, is not kept in the place of this one's.
     assert!(checkpoint_path(output.path(), 3).is_dir());
-    assert!(checkpoint_path(output.path(), 4).is_dir());
     let (rest, summary) = told(&mut trainer, |_| true);
     assert_eq!(summary.unwrap().stop, StopReason::Finished);
     events.extend(rest);
@@ -273,9 +288,6 @@ fn a_run_that_diverges_names_rows_and_checkpoint() {
     };
     let model = small();
     let mut trainer = LoRATrainer::new(&model, rows(9), None, options.clone()).unwrap();
-    // That of another run is none of this one's.
-    let other = checkpoint_path(output.path(), 99);
-    trainer.save_checkpoint(&other).unwrap();
     let (events, error) = told(&mut trainer, |_| true);
     let error = error.unwrap_err();
     let message = error.to_string();

@@ -53,7 +53,10 @@ fn every_command_buffer_of_a_training_run_may_fail() {
     let count = assert_each_failure_arrives(|| {
         let mut trainer = trainer(&model, 1)?;
         trainer.step()?;
-        trainer.adapter().unwrap().save(tempfile::tempdir().unwrap().path())
+        trainer
+            .adapter()
+            .unwrap()
+            .save(tempfile::tempdir().unwrap().path())
     });
     assert!(count > 3, "{count} command buffers");
 }
