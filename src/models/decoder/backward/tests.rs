@@ -1,4 +1,5 @@
 use super::*;
+use crate::backend::device::completed;
 use crate::backend::testing::{device_kind, read};
 use crate::backend::{DTypePolicy, DeviceKind};
 use crate::models::full_weights::FullWeights;
@@ -95,12 +96,14 @@ fn evaluate(
     objective: Objective<'_>,
     options: &StepOptions<'_>,
 ) -> (f64, Vec<f32>) {
-    let (loss, gradient) = subject
-        .decoder(model.decoder())
-        .loss_and_gradient(batch, subject, objective, options)
-        .unwrap();
-    let loss = loss.to_scalar::<f32>().unwrap();
-    (f64::from(loss), gradient.to_vec1().unwrap())
+    // One at a time on Metal, as the trainer does it.
+    completed(model.device(), || {
+        let decoder = subject.decoder(model.decoder());
+        let (loss, gradient) = decoder.loss_and_gradient(batch, subject, objective, options)?;
+        let loss = loss.to_scalar::<f32>()?;
+        Ok((f64::from(loss), gradient.to_vec1()?))
+    })
+    .unwrap()
 }
 
 fn norm(values: &[f64]) -> f64 {
