@@ -6,7 +6,7 @@ use super::handle::{self, Out, borrow};
 use super::model::mcandle_model;
 use super::panic::guard;
 use super::string::mcandle_string;
-use crate::models::AdapterInfo;
+use crate::models::{AdapterInfo, Adapters};
 use std::ffi::c_char;
 
 /// Loads an adapter for a model, under a name. It is not active, and its weight is 1.
@@ -68,6 +68,28 @@ pub unsafe extern "C" fn mcandle_model_add_adapter(
     }
 }
 
+/// Changes what one of a model's adapters does.
+///
+/// # Safety
+///
+/// `model` is NULL or live, `name` NULL or NUL-terminated, `error` NULL or writable.
+unsafe fn change(
+    model: *const mcandle_model,
+    name: *const c_char,
+    error: *mut *mut mcandle_error,
+    change: impl FnOnce(Adapters<'_>, &str) -> crate::Result<()>,
+) -> mcandle_status {
+    // SAFETY: as the caller promises.
+    unsafe {
+        guard(error, || {
+            let model = borrow(model, "model")?;
+            let name = handle::string(name, "name")?;
+            change(model.inner.adapters(), name)?;
+            Ok(())
+        })
+    }
+}
+
 /// Removes an adapter from those of a model. What is being generated with it goes on.
 ///
 /// @param model The model.
@@ -82,14 +104,7 @@ pub unsafe extern "C" fn mcandle_model_unload_adapter(
     error: *mut *mut mcandle_error,
 ) -> mcandle_status {
     // SAFETY: the caller passes a live model and a NUL-terminated name, or NULL.
-    unsafe {
-        guard(error, || {
-            let model = borrow(model, "model")?;
-            let name = handle::string(name, "name")?;
-            model.inner.adapters().unload(name)?;
-            Ok(())
-        })
-    }
+    unsafe { change(model, name, error, |adapters, name| adapters.unload(name)) }
 }
 
 /// Makes an adapter active, beside those that are.
@@ -106,14 +121,7 @@ pub unsafe extern "C" fn mcandle_model_activate_adapter(
     error: *mut *mut mcandle_error,
 ) -> mcandle_status {
     // SAFETY: the caller passes a live model and a NUL-terminated name, or NULL.
-    unsafe {
-        guard(error, || {
-            let model = borrow(model, "model")?;
-            let name = handle::string(name, "name")?;
-            model.inner.adapters().activate(name)?;
-            Ok(())
-        })
-    }
+    unsafe { change(model, name, error, |adapters, name| adapters.activate(name)) }
 }
 
 /// Makes an adapter inactive. It stays loaded, with its weight.
@@ -131,11 +139,8 @@ pub unsafe extern "C" fn mcandle_model_deactivate_adapter(
 ) -> mcandle_status {
     // SAFETY: the caller passes a live model and a NUL-terminated name, or NULL.
     unsafe {
-        guard(error, || {
-            let model = borrow(model, "model")?;
-            let name = handle::string(name, "name")?;
-            model.inner.adapters().deactivate(name)?;
-            Ok(())
+        change(model, name, error, |adapters, name| {
+            adapters.deactivate(name)
         })
     }
 }

@@ -4,7 +4,6 @@ use super::error::{MCANDLE_INVALID_ARGUMENT, mcandle_error, mcandle_status};
 use super::handle::{self, Out, Result, borrow, borrow_mut};
 use super::panic::guard;
 use super::string::mcandle_string;
-use crate::error::Error;
 use crate::training::{BadRow, DatasetOptions, LossMask};
 use std::ffi::c_char;
 
@@ -152,10 +151,7 @@ pub unsafe extern "C" fn mcandle_dataset_options_to_json(
             let options = borrow(options, "options")?.resolve()?;
             let out = Out::new(json, "json")?;
             options.validate()?;
-            let text = serde_json::to_string(&options).map_err(|error| {
-                Error::option("options", error, "options that JSON can express")
-            })?;
-            out.give(mcandle_string::new(&text));
+            out.give(mcandle_string::of_options(&options)?);
             Ok(())
         })
     }

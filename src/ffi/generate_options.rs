@@ -117,10 +117,7 @@ pub unsafe extern "C" fn mcandle_generate_options_to_json(
             let out = Out::new(json, "json")?;
             // JSON has no NaN and no infinity.
             options.validate()?;
-            let text = serde_json::to_string(&options).map_err(|error| {
-                Error::option("options", error, "options that JSON can express")
-            })?;
-            out.give(mcandle_string::new(&text));
+            out.give(mcandle_string::of_options(&options)?);
             Ok(())
         })
     }

@@ -1,6 +1,8 @@
 //! Owned texts and token ids.
 
 use super::handle;
+use crate::error::Error;
+use serde::Serialize;
 use std::ffi::c_char;
 
 /// A text that the library made. It may hold NUL characters, so go by its length.
@@ -16,6 +18,13 @@ impl mcandle_string {
         bytes.extend_from_slice(text.as_bytes());
         bytes.push(0);
         Self { bytes }
+    }
+
+    /// Options as JSON.
+    pub(super) fn of_options(options: &impl Serialize) -> handle::Result<Self> {
+        let text = serde_json::to_string(options)
+            .map_err(|error| Error::option("options", error, "options that JSON can express"))?;
+        Ok(Self::new(&text))
     }
 
     pub(super) fn as_ptr(&self) -> *const c_char {

@@ -8,7 +8,6 @@ use super::panic::guard;
 use super::string::mcandle_string;
 use super::train_method_options::MethodOptions;
 use super::train_optimizer_options::OptimizerSettings;
-use crate::error::Error;
 use crate::training::{Batching, LrSchedule, PreferenceLoss, TrainOptions};
 use std::ffi::{CStr, CString, c_char};
 use std::path::PathBuf;
@@ -173,10 +172,7 @@ pub unsafe extern "C" fn mcandle_train_options_to_json(
             let out = Out::new(json, "json")?;
             // JSON has no NaN and no infinity.
             options.validate()?;
-            let text = serde_json::to_string(&options).map_err(|error| {
-                Error::option("options", error, "options that JSON can express")
-            })?;
-            out.give(mcandle_string::new(&text));
+            out.give(mcandle_string::of_options(&options)?);
             Ok(())
         })
     }

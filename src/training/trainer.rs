@@ -126,13 +126,15 @@ impl LoRATrainer {
         options: TrainOptions,
         trained: TrainedWeights,
     ) -> Result<Self> {
+        options.validate()?;
+        let data = RunData::new(model, train, validation, &options)?;
         let optimizer = device::completed(model.device(), || {
             Optimizer::new(options.optimizer, trained.weights(), &shapes(&trained))
         })?;
         let progress = Progress::default();
-        Self::assemble(
-            model, train, validation, options, trained, optimizer, progress,
-        )
+        Ok(Self::assemble(
+            model, data, options, trained, optimizer, progress,
+        ))
     }
 
     /// A trainer that goes on where a checkpoint was written: on the CPU its losses are, bit for
@@ -151,9 +153,9 @@ impl LoRATrainer {
     ) -> Result<Self> {
         options.validate()?;
         let saved = Checkpoint::load(checkpoint, model)?;
-        let order = batch_order(&train, &options)?;
-        let steps = options.total_steps(order.batches_per_epoch())?;
-        saved.check_settings(checkpoint, &settings(&options, steps, &train))?;
+        let data = RunData::new(model, train, validation, &options)?;
+        let settings = settings(&options, data.steps, &data.train);
+        saved.check_settings(checkpoint, &settings)?;
         let optimizer = Optimizer::resume(
             options.optimizer,
             &shapes(&saved.trained),
@@ -163,43 +165,33 @@ impl LoRATrainer {
         let Checkpoint {
             trained, progress, ..
         } = saved;
-        let resumed = Self::assemble(
-            model, train, validation, options, trained, optimizer, progress,
-        )?;
         Ok(Self {
             last_checkpoint: Some(checkpoint.to_owned()),
-            ..resumed
+            ..Self::assemble(model, data, options, trained, optimizer, progress)
         })
     }
 
     fn assemble(
         model: &Model,
-        train: Dataset,
-        validation: Option<Dataset>,
+        data: RunData,
         options: TrainOptions,
         trained: TrainedWeights,
         optimizer: Optimizer,
         progress: Progress,
-    ) -> Result<Self> {
-        options.validate()?;
-        check_rows("train", &train, model, &options)?;
-        if let Some(validation) = &validation {
-            check_rows("validation", validation, model, &options)?;
-        }
-        let order = batch_order(&train, &options)?;
-        Ok(Self {
+    ) -> Self {
+        Self {
             model: model.clone(),
-            steps: options.total_steps(order.batches_per_epoch())?,
-            order,
-            train,
-            validation,
+            steps: data.steps,
+            order: data.order,
+            train: data.train,
+            validation: data.validation,
             options,
             trained,
             optimizer,
             progress,
             last_checkpoint: None,
             cancel: CancelHandle::default(),
-        })
+        }
     }
 
     /// The adapter as trained so far, or none where the model's weights are trained.
@@ -614,6 +606,36 @@ impl LoRATrainer {
             checkpoint.clone_from(&self.last_checkpoint);
         }
         error
+    }
+}
+
+/// The rows of a run, and how it goes through them.
+struct RunData {
+    train: Dataset,
+    validation: Option<Dataset>,
+    order: BatchOrder,
+    steps: usize,
+}
+
+impl RunData {
+    /// Checks that the model and the options take the rows.
+    fn new(
+        model: &Model,
+        train: Dataset,
+        validation: Option<Dataset>,
+        options: &TrainOptions,
+    ) -> Result<Self> {
+        check_rows("train", &train, model, options)?;
+        if let Some(validation) = &validation {
+            check_rows("validation", validation, model, options)?;
+        }
+        let order = batch_order(&train, options)?;
+        Ok(Self {
+            steps: options.total_steps(order.batches_per_epoch())?,
+            order,
+            train,
+            validation,
+        })
     }
 }
 
