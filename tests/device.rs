@@ -27,7 +27,8 @@ const PROMPT: [u32; 10] = [5, 17, 100, 42, 7, 150, 3, 99, 61, 8];
 const WEIGHTS: &str = "adapter_model.safetensors";
 
 /// Tied and untied, with grouped queries, with one key head, with sliding windows of 8 with biases and
-/// without, with rotations scaled in two ways, and one that was trained.
+/// without, with rotations scaled in two ways, with normed
+/// heads, and one that was trained.
 fn models() -> Vec<PathBuf> {
     [
         "qwen2_tied",
@@ -35,6 +36,7 @@ fn models() -> Vec<PathBuf> {
         "qwen2_untied_f16",
         "qwen2_sliding",
         "qwen2_yarn",
+        "qwen3",
         "llama3_scaled",
         "mistral_sliding",
     ]

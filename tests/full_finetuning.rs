@@ -211,7 +211,7 @@ fn a_quantised_model_is_refused() {
         Error::InvalidOption { .. },
         [
             "`full fine-tuning`",
-            "weights of 4 bits",
+            "quantised weights",
             "train an adapter"
         ]
     );

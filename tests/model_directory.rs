@@ -56,6 +56,7 @@ fn a_round_trip_changes_no_bit() {
         ("qwen2_untied_gqa", DTypePolicy::F32),
         ("qwen2_untied_f16", DTypePolicy::F16),
         ("qwen2_bf16", DTypePolicy::Bf16),
+        ("qwen3", DTypePolicy::F32),
         ("llama3_scaled", DTypePolicy::F32),
         ("mistral_sliding", DTypePolicy::F32),
     ] {

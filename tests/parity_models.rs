@@ -10,7 +10,7 @@ use metal_candle::inference::FinishReason;
 use metal_candle::{GenerateOptions, Generator};
 use std::ops::ControlFlow;
 
-const MODELS: [&str; 10] = [
+const MODELS: [&str; 11] = [
     "qwen2_tied",
     "qwen2_tied_sharded",
     "qwen2_untied_gqa",
@@ -18,6 +18,7 @@ const MODELS: [&str; 10] = [
     "qwen2_yarn",
     "qwen2_bf16",
     "qwen2_untied_f16",
+    "qwen3",
     "llama_plain",
     "llama3_scaled",
     "mistral_sliding",

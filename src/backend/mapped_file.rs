@@ -6,6 +6,8 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use std::ops::Range;
+
 use memmap2::{Mmap, MmapOptions};
 
 use crate::error::{Error, Result};
@@ -48,6 +50,26 @@ impl MappedFile {
     /// The contents of the file.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.map
+    }
+
+    /// Tells the operating system that a part of the file was used and need not stay in memory. It is
+    /// read again where it is used again.
+    #[allow(
+        unsafe_code,
+        reason = "memmap2 marks the advice unsafe, since it loses what was written to a private map"
+    )]
+    pub(crate) fn release(&self, bytes: Range<usize>) {
+        #[cfg(unix)]
+        if bytes.start < bytes.end && bytes.end <= self.map.len() {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: the range lies in the map. The advice drops its pages, which are read from the
+            // file again when they are next used; nothing is lost with them, since the map is read-only
+            // and so has no page that differs from the file's.
+            let _ = unsafe {
+                self.map
+                    .unchecked_advise_range(advice, bytes.start, bytes.len())
+            };
+        }
     }
 
     /// The path that was opened.
@@ -105,6 +127,9 @@ mod tests {
         let file = MappedFile::open(&path, "some data").unwrap();
         assert_eq!(file.bytes(), b"some bytes");
         assert_eq!(file.path(), path);
+        file.release(0..4);
+        file.release(0..usize::MAX);
+        assert_eq!(file.bytes(), b"some bytes");
     }
 
     #[test]

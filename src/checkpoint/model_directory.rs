@@ -7,8 +7,8 @@ use super::atomic::Staged;
 use super::peft::pretty;
 use super::tensor_file::{Stored, write_tensors};
 use crate::error::{Error, Result};
+use crate::models::Model;
 use crate::models::decoder::Place;
-use crate::models::{Model, json};
 use candle_core::DType;
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -43,8 +43,8 @@ impl Model {
     /// it; [`merge`](Model::merge) an adapter before, and it is in the weights.
     ///
     /// Written are the weights in the model's [dtype](Model::dtype), which on the CPU is `f32` unless
-    /// another was asked for at load; `config.json` of the model's own directory, told of that dtype;
-    /// and the files of that directory that belong to the tokenizer, the chat template and the
+    /// another was asked for at load; `config.json` as the model was loaded with it, told of that dtype;
+    /// and the files of the model's own directory that belong to the tokenizer, the chat template and the
     /// licence. Weights of more than 5 GB are written as shards of at most so much. Memory is needed for
     /// one tensor at a time.
     ///
@@ -53,8 +53,7 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// An error that names the file: [`Error::FileNotFound`] and [`Error::InvalidFormat`] where
-    /// `config.json` in the model's own directory is gone or broken, or `directory` is a file;
+    /// An error that names the file: [`Error::InvalidFormat`] where `directory` is a file;
     /// [`Error::Io`] where it cannot be written. [`Error::Backend`] when the device fails.
     ///
     /// # Example
@@ -102,17 +101,12 @@ impl Model {
     }
 }
 
-/// The configuration of the model's own directory, for weights that are in the model's dtype.
+/// The configuration of the model, for weights that are in the model's dtype.
 fn config_json(model: &Model) -> Result<Value> {
-    let path = model.path().join(CONFIG);
-    let mut value = json::read(&path, "the configuration that the model was loaded with")?;
-    let Some(config) = value.as_object_mut() else {
-        return Err(Error::format(
-            &path,
-            "is no object; expected a configuration",
-        ));
-    };
-    describe_weights(config, dtype_name(model.dtype())?);
+    let mut value = model.config_json().clone();
+    if let Some(config) = value.as_object_mut() {
+        describe_weights(config, dtype_name(model.dtype())?);
+    }
     Ok(value)
 }
 

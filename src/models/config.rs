@@ -21,6 +21,8 @@ const MAX_PARAMETERS: usize = usize::MAX / 8;
 pub enum Architecture {
     /// Qwen2 and Qwen2.5, among them Qwen2.5-Coder: biases on the query, key and value projections.
     Qwen2,
+    /// Qwen3: no biases, and norms of each query and key head.
+    Qwen3,
     /// Llama 2 and 3, and what has their form, such as `SmolLM2`: no biases.
     Llama,
     /// Mistral 7B and its relatives: no biases, and a sliding window on every layer or on none.
@@ -29,13 +31,14 @@ pub enum Architecture {
 
 impl Architecture {
     /// All families that can be run.
-    pub const ALL: &'static [Self] = &[Self::Qwen2, Self::Llama, Self::Mistral];
+    pub const ALL: &'static [Self] = &[Self::Qwen2, Self::Qwen3, Self::Llama, Self::Mistral];
 
     /// The name of the family as `model_type` in `config.json` has it.
     #[must_use]
     pub fn model_type(self) -> &'static str {
         match self {
             Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
             Self::Llama => "llama",
             Self::Mistral => "mistral",
         }
@@ -44,10 +47,20 @@ impl Architecture {
     /// The context of a configuration that names none, as in transformers.
     fn default_context(self) -> usize {
         match self {
-            Self::Qwen2 => 32_768,
+            Self::Qwen2 | Self::Qwen3 => 32_768,
             Self::Llama => 2048,
             Self::Mistral => 131_072,
         }
+    }
+
+    /// Whether `use_sliding_window` decides about sliding windows.
+    fn has_window_switch(self) -> bool {
+        matches!(self, Self::Qwen2 | Self::Qwen3)
+    }
+
+    /// The width of a head that is not named, where it does not follow from other sizes.
+    fn default_head_dim(self) -> Option<usize> {
+        (self == Self::Qwen3).then_some(128)
     }
 
     fn from_config(config: &Object) -> Result<Self> {
@@ -109,6 +122,8 @@ pub struct ModelConfig {
     pub tie_word_embeddings: bool,
     /// Whether the query, key and value projections have biases.
     pub attention_bias: bool,
+    /// Whether each query and key head is normed before it is rotated.
+    pub qk_norm: bool,
     /// For each layer the number of tokens it sees, itself included; `None` if all.
     pub sliding_windows: Vec<Option<usize>>,
     /// The ids that end a text; empty if the file names none.
@@ -148,12 +163,13 @@ impl ModelConfig {
     ///
     /// [`Error::InvalidFormat`] if the text is not a JSON object, [`Error::InvalidConfig`] if a
     /// value is missing or makes no sense, and [`Error::Unsupported`] if the model is of a kind that
-    /// cannot be run: another architecture, activation or rope type, or quantised weights.
+    /// cannot be run: another architecture, activation or rope type. How the weights are quantised, if
+    /// they are, is not looked at.
     pub fn from_json(text: &str, path: &Path) -> Result<Self> {
         Self::from_value(&json::parse(text.as_bytes(), path)?, path)
     }
 
-    fn from_value(value: &Value, path: &Path) -> Result<Self> {
+    pub(crate) fn from_value(value: &Value, path: &Path) -> Result<Self> {
         let config = &Object::new(value, path)?;
         let architecture = Architecture::from_config(config)?;
         check_supported(config, architecture)?;
@@ -172,7 +188,7 @@ impl ModelConfig {
             intermediate_size: config.required_size("intermediate_size", MAX_SIZE)?,
             num_hidden_layers,
             num_attention_heads,
-            head_dim: head_dim(config, hidden_size, num_attention_heads)?,
+            head_dim: head_dim(config, architecture, hidden_size, num_attention_heads)?,
             num_key_value_heads: key_value_heads(config, num_attention_heads)?,
             max_position_embeddings: rope_scaling.context(max_position_embeddings),
             rms_norm_eps: config.number_above("rms_norm_eps", 0.0)?.unwrap_or(1e-6),
@@ -180,6 +196,7 @@ impl ModelConfig {
             rope_scaling,
             tie_word_embeddings: config.bool("tie_word_embeddings")?.unwrap_or(false),
             attention_bias: architecture == Architecture::Qwen2,
+            qk_norm: architecture == Architecture::Qwen3,
             sliding_windows: sliding_windows(config, architecture, num_hidden_layers)?,
             eos_token_ids: config.token_ids("eos_token_id")?,
             bos_token_id: config.token_id("bos_token_id")?,
@@ -207,16 +224,6 @@ fn check_supported(config: &Object, architecture: Architecture) -> Result<()> {
             found: activation.to_owned(),
             supported: "silu".to_owned(),
         });
-    }
-    for key in ["quantization", "quantization_config"] {
-        if let Some(settings) = config.get(key) {
-            return Err(Error::Unsupported {
-                path: config.path().to_owned(),
-                what: "weight quantization",
-                found: format!("{key}: {}", json::quote(Some(settings))),
-                supported: "checkpoints with float32, float16 or bfloat16 weights".to_owned(),
-            });
-        }
     }
     // Qwen2 always has the biases that it has, whatever its file says about them.
     if architecture != Architecture::Qwen2 {
@@ -251,8 +258,14 @@ fn key_value_heads(config: &Object, num_attention_heads: usize) -> Result<usize>
     }
 }
 
-fn head_dim(config: &Object, hidden_size: usize, num_attention_heads: usize) -> Result<usize> {
-    let (key, head_dim) = match config.size("head_dim", MAX_SIZE)? {
+fn head_dim(
+    config: &Object,
+    architecture: Architecture,
+    hidden_size: usize,
+    num_attention_heads: usize,
+) -> Result<usize> {
+    let stated = config.size("head_dim", MAX_SIZE)?;
+    let (key, head_dim) = match stated.or_else(|| architecture.default_head_dim()) {
         Some(head_dim) => ("head_dim", head_dim),
         None if hidden_size.is_multiple_of(num_attention_heads) => {
             ("num_attention_heads", hidden_size / num_attention_heads)
@@ -278,7 +291,7 @@ fn head_dim(config: &Object, hidden_size: usize, num_attention_heads: usize) -> 
 /// The sliding window of every layer.
 ///
 /// `layer_types` decides where present. Otherwise Mistral slides in every layer if there is a window,
-/// and Qwen2 from `max_window_layers` on if `use_sliding_window` says so. A `sliding_window` that no
+/// and Qwen from `max_window_layers` on if `use_sliding_window` says so. A `sliding_window` that no
 /// layer uses has no effect.
 fn sliding_windows(
     config: &Object,
@@ -316,7 +329,7 @@ fn sliding_windows(
             }
             vec![config.get("sliding_window").is_some(); num_hidden_layers]
         }
-        None if architecture == Architecture::Qwen2 && enabled == Some(true) => {
+        None if architecture.has_window_switch() && enabled == Some(true) => {
             let first = match config.get("max_window_layers") {
                 // The default of transformers.
                 None => 28,
@@ -333,7 +346,7 @@ fn sliding_windows(
     if !slides.contains(&true) {
         return Ok(vec![None; num_hidden_layers]);
     }
-    if architecture == Architecture::Qwen2 && enabled == Some(false) {
+    if architecture.has_window_switch() && enabled == Some(false) {
         return Err(config.invalid(
             "use_sliding_window",
             "true, because `layer_types` has sliding_attention",
@@ -478,6 +491,24 @@ mod tests {
     }
 
     #[test]
+    fn qwen3_norms_its_heads() {
+        let config = fixture("qwen3").unwrap();
+        assert_eq!(config.architecture, Architecture::Qwen3);
+        assert_eq!((config.head_dim, config.qk_norm), (24, true));
+        assert!(!config.attention_bias && config.tie_word_embeddings);
+        let edits = [
+            ("model_type", r#""qwen3""#),
+            ("use_sliding_window", "true"),
+            ("max_window_layers", "23"),
+        ];
+        let other = edited(&edits).unwrap();
+        // Not hidden_size / num_attention_heads.
+        assert_eq!(other.head_dim, 128);
+        assert_eq!(other.sliding_windows[22..], [None, Some(32_768)]);
+        assert!(!fixture("qwen2_tied").unwrap().qk_norm);
+    }
+
+    #[test]
     fn mistral_slides_everywhere_or_nowhere() {
         assert_eq!(
             fixture("mistral_sliding").unwrap().sliding_windows,
@@ -498,7 +529,7 @@ mod tests {
 
     #[test]
     fn biases_are_unsupported_outside_qwen2() {
-        for family in [r#""llama""#, r#""mistral""#] {
+        for family in [r#""qwen3""#, r#""llama""#, r#""mistral""#] {
             for key in ["attention_bias", "mlp_bias"] {
                 let read = |value| edited(&[("model_type", family), (key, value)]);
                 assert!(!read("false").unwrap().attention_bias);
@@ -616,18 +647,15 @@ mod tests {
             (
                 "model_type",
                 r#""gpt2""#,
-                "supported: qwen2, llama, mistral",
+                "supported: qwen2, qwen3, llama, mistral",
             ),
             ("hidden_act", r#""gelu""#, "gelu"),
-            ("quantization", r#"{"bits": 4}"#, "bits"),
-            ("quantization_config", r#"{"quant_method": "awq"}"#, "awq"),
             ("rope_scaling", r#"{"rope_type": "dynamic"}"#, "yarn"),
         ] {
             let error = edited(&[(key, value)]).unwrap_err();
             assert!(matches!(error, Error::Unsupported { .. }), "{key}: {error}");
             assert!(error.to_string().contains(found), "{error}");
         }
-        assert!(edited(&[("quantization_config", "null")]).is_ok());
     }
 
     #[test]

@@ -63,8 +63,8 @@ impl FullWeights {
         layers.check(count)?;
         let mut offset = 0;
         let mut slots = vec![];
-        if let Some(quantization) = model.quantization() {
-            let found = format!("of a model with weights of {} bits", quantization.bits);
+        if model.is_quantized() {
+            let found = "of a model with quantised weights";
             let expected = "a model that is not quantised; beside a quantised one train an adapter";
             return Err(Error::option("full fine-tuning", found, expected));
         }

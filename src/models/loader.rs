@@ -1,20 +1,22 @@
-//! From a model directory to a [`Model`].
+//! From where a model is stored to a [`Model`].
 
-use super::{
-    ChatTemplate, Decoder, GenerationConfig, Model, ModelConfig, Quantization,
-    SafetensorsCheckpoint, Tokenizer,
-};
+use super::format::{self, ModelFormat, StoredModel};
+use super::{Decoder, Model, ModelInfo, Quantization, Tokenizer};
 use crate::backend::{DTypePolicy, DeviceKind};
 use crate::error::{Error, Result};
+use candle_core::DType;
+use std::fmt;
+use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
-/// Loads a model from a Hugging Face directory.
+/// Loads a model, in any of the [formats](crate::models::ModelFormat) that the library knows.
 ///
-/// The directory holds `config.json`, the weights as `model.safetensors` or as shards named by
-/// `model.safetensors.index.json`, and for text `tokenizer.json` (with `tokenizer_config.json` and
-/// `generation_config.json` where there are such). Weights are read through a memory mapping, tensor
-/// by tensor, after names, shapes and dtypes of all of them have been checked. The files must not be
-/// truncated while they load.
+/// These are directories of Hugging Face's layout with safetensors, single or in shards, and such
+/// directories with weights that MLX quantised. The format is found by looking at the files. Weights
+/// are read through a memory mapping, tensor by tensor, after names, shapes and dtypes of all of them
+/// have been checked; beside the weights as they end up, memory is needed for the largest tensor. The
+/// files must not be truncated while they load.
 ///
 /// # Example
 ///
@@ -34,6 +36,33 @@ pub struct ModelLoader {
     device: DeviceKind,
     dtype: DTypePolicy,
     quantization: Option<Quantization>,
+    progress: Option<Progress>,
+    formats: Vec<Arc<dyn ModelFormat>>,
+}
+
+/// How far a model is loaded; given before each tensor is read, and once at the end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LoadProgress {
+    /// The tensors that were read.
+    pub loaded_tensors: usize,
+    /// All tensors.
+    pub tensors: usize,
+    /// The bytes that the tensors that were read take in the file.
+    pub loaded_bytes: usize,
+    /// The bytes that all tensors take in the file.
+    pub bytes: usize,
+}
+
+type Report = dyn Fn(&LoadProgress) -> ControlFlow<()> + Send + Sync;
+
+#[derive(Clone)]
+struct Progress(Arc<Report>);
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Progress")
+    }
 }
 
 impl ModelLoader {
@@ -50,7 +79,8 @@ impl ModelLoader {
         self
     }
 
-    /// Sets the dtype.
+    /// Sets the dtype of weights and activations. Weights that are stored quantised stay so, and
+    /// compute with activations of this dtype.
     #[must_use]
     pub fn with_dtype(mut self, dtype: DTypePolicy) -> Self {
         self.dtype = dtype;
@@ -58,14 +88,48 @@ impl ModelLoader {
     }
 
     /// Keeps the weights of the linear maps in fewer bits, or as they are. They are quantised one by one
-    /// as they are read.
+    /// as they are read; those that are stored in fewer bits stay as they are.
     #[must_use]
     pub fn with_quantization(mut self, quantization: Option<Quantization>) -> Self {
         self.quantization = quantization;
         self
     }
 
-    /// Loads the model in `directory`.
+    /// Reports how far a model is loaded; [`ControlFlow::Break`] ends the loading with
+    /// [`Error::Cancelled`].
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use metal_candle::{Error, ModelLoader};
+    /// use std::ops::ControlFlow;
+    ///
+    /// let loader = ModelLoader::new().with_progress(|progress| {
+    ///     if progress.loaded_bytes < progress.bytes / 2 {
+    ///         ControlFlow::Continue(())
+    ///     } else {
+    ///         ControlFlow::Break(())
+    ///     }
+    /// });
+    /// assert!(matches!(loader.load("assets/tiny-coder"), Err(Error::Cancelled)));
+    /// ```
+    #[must_use]
+    pub fn with_progress(
+        mut self,
+        progress: impl Fn(&LoadProgress) -> ControlFlow<()> + Send + Sync + 'static,
+    ) -> Self {
+        self.progress = Some(Progress(Arc::new(progress)));
+        self
+    }
+
+    /// Adds a format, which is asked before those that the library knows.
+    #[must_use]
+    pub fn with_format(mut self, format: impl ModelFormat + 'static) -> Self {
+        self.formats.push(Arc::new(format));
+        self
+    }
+
+    /// Loads the model at `path`.
     ///
     /// # Errors
     ///
@@ -73,68 +137,120 @@ impl ModelLoader {
     /// expected: [`Error::FileNotFound`], [`Error::InvalidFormat`], [`Error::InvalidConfig`],
     /// [`Error::Unsupported`], [`Error::MissingTensor`], [`Error::TensorMismatch`],
     /// [`Error::Tokenizer`]; [`Error::DeviceUnavailable`] where the device cannot be had,
-    /// [`Error::InvalidOption`] for a quantisation that does not fit the model.
-    pub fn load(&self, directory: impl AsRef<Path>) -> Result<Model> {
-        let directory = directory.as_ref();
-        if !directory.is_dir() {
-            return Err(if directory.exists() {
-                Error::format(directory, "is a file; expected a model directory")
-            } else {
-                Error::FileNotFound {
-                    path: directory.to_owned(),
-                    expected: "a model directory with config.json and model.safetensors".to_owned(),
-                }
-            });
-        }
-        let config = ModelConfig::from_file(&directory.join("config.json"))?;
+    /// [`Error::InvalidOption`] for a quantisation that does not fit the model, and
+    /// [`Error::Cancelled`].
+    pub fn load(&self, path: impl AsRef<Path>) -> Result<Model> {
+        let path = path.as_ref();
+        self.format(path)?.load(path, self)
+    }
+
+    /// What the model at `path` is, without loading its weights.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`load`](Self::load) that headers show.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use metal_candle::ModelLoader;
+    /// use metal_candle::backend::DType;
+    ///
+    /// let info = ModelLoader::new().inspect("assets/tiny-coder")?;
+    /// assert_eq!((info.format, info.parameter_count), ("safetensors", 6_297_856));
+    /// assert_eq!(info.weights_size_in_bytes(DType::F32), 4 * 6_297_856);
+    /// # Ok::<(), metal_candle::Error>(())
+    /// ```
+    pub fn inspect(&self, path: impl AsRef<Path>) -> Result<ModelInfo> {
+        let path = path.as_ref();
+        self.format(path)?.inspect(path)
+    }
+
+    fn format(&self, path: &Path) -> Result<&dyn ModelFormat> {
+        format::detect(path, self.formats.iter().map(AsRef::as_ref))
+    }
+
+    /// Loads a model that a [`ModelFormat`] opened; `path` is where it is stored.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub fn assemble(&self, path: &Path, stored: StoredModel) -> Result<Model> {
+        let StoredModel {
+            config,
+            config_json,
+            weights,
+            text,
+        } = stored;
         if let Some(quantization) = self.quantization {
             quantization.check(&config)?;
         }
-        let generation = GenerationConfig::from_file(&directory.join("generation_config.json"))?;
-        let tokenizer = Tokenizer::from_dir(directory)?;
-        let chat_template = ChatTemplate::from_dir(directory)?;
-        let checkpoint = SafetensorsCheckpoint::open(directory)?;
-        checkpoint.validate(&config.tensors())?;
-        if let Some(tokenizer) = tokenizer.as_ref()
+        let specs = config.tensors();
+        for spec in &specs {
+            weights.check(&spec.name, &spec.shape)?;
+        }
+        let mut text = text()?;
+        if let Some(tokenizer) = text.tokenizer.as_ref()
             && tokenizer.vocab_size() > config.vocab_size
         {
             return Err(Error::InvalidConfig {
-                path: directory.join("config.json"),
+                path: if path.is_dir() {
+                    path.join("config.json")
+                } else {
+                    path.to_owned()
+                },
                 key: "vocab_size".to_owned(),
                 found: config.vocab_size.to_string(),
                 expected: format!(
-                    "at least the {} tokens of tokenizer.json",
+                    "at least the {} tokens of the tokenizer",
                     tokenizer.vocab_size()
                 ),
             });
         }
+        if text.eos_token_ids.is_empty() {
+            text.eos_token_ids.clone_from(&config.eos_token_ids);
+        }
+        if text.eos_token_ids.is_empty() {
+            let of_tokenizer = text.tokenizer.as_ref().and_then(Tokenizer::eos_token_id);
+            text.eos_token_ids.extend(of_tokenizer);
+        }
 
         let device = self.device.open()?;
-        let stored = checkpoint
-            .dtype("model.embed_tokens.weight")
-            .unwrap_or(candle_core::DType::F32);
+        let stored = weights.stored("model.embed_tokens.weight");
+        let stored = stored.map_or(DType::F32, |tensor| tensor.dtype);
         let dtype = self.dtype.resolve(stored, &device);
-        let eos_token_ids = [
-            generation.map_or_else(Vec::new, |generation| generation.eos_token_ids),
-            config.eos_token_ids.clone(),
-            tokenizer
-                .as_ref()
-                .and_then(Tokenizer::eos_token_id)
-                .into_iter()
-                .collect(),
-        ]
-        .into_iter()
-        .find(|ids| !ids.is_empty())
-        .unwrap_or_default();
-        let decoder = Decoder::new(config, dtype, &device, self.quantization, |name| {
-            checkpoint.load(name, Some(dtype), &device)
-        })?;
-        Ok(Model::new(
-            directory,
-            decoder,
-            tokenizer,
-            eos_token_ids,
-            chat_template,
-        ))
+        let size = |name: &str| {
+            weights
+                .stored(name)
+                .map_or(0, |tensor| tensor.size_in_bytes)
+        };
+        let mut progress = LoadProgress {
+            loaded_tensors: 0,
+            tensors: specs.len(),
+            loaded_bytes: 0,
+            bytes: specs.iter().map(|spec| size(&spec.name)).sum(),
+        };
+        let decoder = Decoder::new(
+            config,
+            dtype,
+            &device,
+            self.quantization,
+            &*weights,
+            &mut |place| {
+                self.report(&progress)?;
+                progress.loaded_tensors += 1;
+                progress.loaded_bytes += size(&place.name());
+                Ok(())
+            },
+        )?;
+        self.report(&progress)?;
+        Ok(Model::new(path, decoder, text, config_json))
+    }
+
+    fn report(&self, progress: &LoadProgress) -> Result<()> {
+        match &self.progress {
+            Some(Progress(report)) if report(progress).is_break() => Err(Error::Cancelled),
+            _ => Ok(()),
+        }
     }
 }

@@ -3,13 +3,14 @@
 use super::adapters::{Adapters, Registry};
 use super::fingerprint::{self, Fingerprint};
 use super::{
-    AdapterMix, ChatTemplate, Decoder, GrammarVocabulary, LoRAAdapter, ModelConfig, Quantization,
-    Tokenizer,
+    AdapterMix, ChatTemplate, Decoder, GrammarVocabulary, LoRAAdapter, ModelConfig, ModelText,
+    Quantization, Tokenizer,
 };
 use crate::backend::device;
 use crate::error::{Error, Result};
 use candle_core::{DType, Device};
 use once_cell::sync::OnceCell;
+use serde_json::Value;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -37,6 +38,8 @@ pub struct Model {
 #[derive(Debug)]
 struct Inner {
     path: PathBuf,
+    /// The configuration as it is written.
+    config_json: Arc<Value>,
     decoder: Decoder,
     tokenizer: Option<Tokenizer>,
     eos_token_ids: Vec<u32>,
@@ -48,28 +51,23 @@ struct Inner {
 }
 
 impl Model {
-    pub(crate) fn new(
-        path: &Path,
-        decoder: Decoder,
-        tokenizer: Option<Tokenizer>,
-        eos_token_ids: Vec<u32>,
-        chat_template: Option<ChatTemplate>,
-    ) -> Self {
+    pub(crate) fn new(path: &Path, decoder: Decoder, text: ModelText, config_json: Value) -> Self {
         Self {
             inner: Arc::new(Inner {
                 path: path.to_owned(),
+                config_json: Arc::new(config_json),
                 decoder,
-                tokenizer,
-                eos_token_ids,
+                tokenizer: text.tokenizer,
+                eos_token_ids: text.eos_token_ids,
                 fingerprint: OnceLock::new(),
                 grammar_vocabulary: Arc::default(),
-                chat_template: chat_template.map(Arc::new),
+                chat_template: text.chat_template.map(Arc::new),
                 adapters: Registry::default(),
             }),
         }
     }
 
-    /// The directory it was loaded from.
+    /// The directory or file it was loaded from.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.inner.path
@@ -79,6 +77,11 @@ impl Model {
     #[must_use]
     pub fn config(&self) -> &ModelConfig {
         self.decoder().config()
+    }
+
+    /// The configuration as `config.json` has it.
+    pub(crate) fn config_json(&self) -> &Value {
+        &self.inner.config_json
     }
 
     /// The network itself, for logits and hidden states.
@@ -165,10 +168,17 @@ impl Model {
         self.decoder().dtype()
     }
 
-    /// How the weights of the linear maps are quantised, or none.
+    /// How the weights of the linear maps are quantised: as the first of them that is in groups of MLX's
+    /// kind, or none.
     #[must_use]
     pub fn quantization(&self) -> Option<Quantization> {
         self.decoder().quantization()
+    }
+
+    /// Whether a weight is kept in fewer bits than those of a float.
+    #[must_use]
+    pub fn is_quantized(&self) -> bool {
+        self.decoder().is_quantized()
     }
 
     /// The number of parameters; a tied embedding counts once.
@@ -235,6 +245,7 @@ impl Model {
         Self {
             inner: Arc::new(Inner {
                 path: self.inner.path.clone(),
+                config_json: Arc::clone(&self.inner.config_json),
                 decoder,
                 tokenizer: self.inner.tokenizer.clone(),
                 eos_token_ids: self.inner.eos_token_ids.clone(),

@@ -1,7 +1,11 @@
 //! Weights in fewer bits.
 
 use super::{ModelConfig, Projection};
+use crate::backend::ops::affine::AffineWeight;
+use crate::backend::ops::matrix::Matrix;
 use crate::error::{Error, Result};
+use candle_core::{DType, Tensor};
+use std::sync::Arc;
 
 /// How the weights of a model's linear maps are kept: in groups that share a scale and a bias, as MLX
 /// does by default (affine quantisation). Embedding, norms, biases and head stay as they are.
@@ -40,6 +44,17 @@ impl Default for Quantization {
 }
 
 impl Quantization {
+    /// A weight in fewer bits.
+    pub(crate) fn apply(self, weight: &Tensor) -> Result<Matrix> {
+        // The rounding of a scale to `bf16` adds more to the error than that of codes of 8 bits.
+        let scales = match (self.bits, weight.dtype()) {
+            (8, DType::BF16) => DType::F32,
+            (_, dtype) => dtype,
+        };
+        let quantized = AffineWeight::quantize(weight, self.bits, self.group_size, scales)?;
+        Ok(Matrix::Affine(Arc::new(quantized)))
+    }
+
     /// Checks the ranges of both fields, and that they fit the model.
     pub(crate) fn check(self, model: &ModelConfig) -> Result<()> {
         if !matches!(self.bits, 4 | 8) {

@@ -15,9 +15,9 @@ use crate::models::shard_index::{check_inside, shard_names};
 use crate::models::tensor_spec::TensorSpec;
 
 /// The name of the weights of a model in one file.
-const SINGLE_FILE: &str = "model.safetensors";
+pub(super) const SINGLE_FILE: &str = "model.safetensors";
 /// The name of the file that lists the shards of a model in several files.
-const INDEX_FILE: &str = "model.safetensors.index.json";
+pub(super) const INDEX_FILE: &str = "model.safetensors.index.json";
 /// The length of the number at the start of a safetensors file, in bytes.
 const LENGTH_BYTES: usize = 8;
 /// How text files begin that stand for a file kept in Git LFS.
@@ -254,8 +254,11 @@ impl SafetensorsCheckpoint {
             )
         })?;
         // In range, since the header was checked against the length of the file when it was opened.
-        let bytes = &self.files[entry.file].bytes()[entry.bytes.clone()];
+        let file = &self.files[entry.file];
+        let bytes = &file.bytes()[entry.bytes.clone()];
         let tensor = Tensor::from_raw_buffer(bytes, stored, &entry.shape, &Device::Cpu)?;
+        // Otherwise the file would stay in memory beside the weights.
+        file.release(entry.bytes.clone());
         let tensor = tensor.to_dtype(dtype.unwrap_or(stored))?;
         Ok(tensor.to_device(device)?)
     }
@@ -398,6 +401,7 @@ mod tests {
             "qwen2_yarn",
             "qwen2_bf16",
             "qwen2_untied_f16",
+            "qwen3",
             "llama_plain",
             "mistral_sliding",
         ] {

@@ -46,6 +46,11 @@ impl ModelConfig {
                 format!("{layer}.self_attn.o_proj.weight"),
                 &[hidden, queries],
             );
+            if self.qk_norm {
+                for norm in ["q_norm", "k_norm"] {
+                    add(format!("{layer}.self_attn.{norm}.weight"), &[self.head_dim]);
+                }
+            }
             add(
                 format!("{layer}.mlp.gate_proj.weight"),
                 &[self.intermediate_size, hidden],
@@ -103,10 +108,23 @@ mod tests {
 
     #[test]
     fn parameter_counts_are_those_published() {
-        let half_b = config([151_936, 896, 4864], [14, 2], 24, true);
-        assert_eq!(half_b.parameter_count(), 494_032_768);
-        let seven_b = config([152_064, 3584, 18_944], [28, 4], 28, false);
-        assert_eq!(seven_b.parameter_count(), 7_615_616_512);
+        // All sizes of Qwen2.5-Coder, 0.5B to 32B.
+        for (widths, heads, layers, tied, count) in [
+            ([151_936, 896, 4864], [14, 2], 24, true, 494_032_768),
+            ([151_936, 1536, 8960], [12, 2], 28, true, 1_543_714_304),
+            ([151_936, 2048, 11_008], [16, 2], 36, true, 3_085_938_688),
+            ([152_064, 3584, 18_944], [28, 4], 28, false, 7_615_616_512),
+            ([152_064, 5120, 13_824], [40, 8], 48, false, 14_770_033_664),
+            (
+                [152_064, 5120, 27_648],
+                [40, 8],
+                64,
+                false,
+                32_763_876_352_usize,
+            ),
+        ] {
+            assert_eq!(config(widths, heads, layers, tied).parameter_count(), count);
+        }
     }
 
     #[test]

@@ -60,11 +60,11 @@ impl TrainMethod {
     /// `lora`, `dora`, `qlora`, `qdora` or `full`.
     #[must_use]
     pub fn name(&self, model: &Model) -> &'static str {
-        match (self, model.quantization()) {
-            (Self::LoRA(config), None) if config.use_dora => "dora",
-            (Self::LoRA(config), Some(_)) if config.use_dora => "qdora",
-            (Self::LoRA(_), None) => "lora",
-            (Self::LoRA(_), Some(_)) => "qlora",
+        match (self, model.is_quantized()) {
+            (Self::LoRA(config), false) if config.use_dora => "dora",
+            (Self::LoRA(config), true) if config.use_dora => "qdora",
+            (Self::LoRA(_), false) => "lora",
+            (Self::LoRA(_), true) => "qlora",
             (Self::Full { .. }, _) => "full",
         }
     }

@@ -163,6 +163,20 @@ impl AffineWeight {
         })
     }
 
+    /// The matrix on another device.
+    ///
+    /// # Errors
+    ///
+    /// When the device fails, for example for lack of memory.
+    pub fn to_device(&self, device: &Device) -> Result<Self> {
+        Ok(Self {
+            codes: self.codes.to_device(device)?,
+            scales: self.scales.to_device(device)?,
+            biases: self.biases.to_device(device)?,
+            ..*self
+        })
+    }
+
     /// The numbers of features: (out, in).
     #[must_use]
     pub fn dims(&self) -> (usize, usize) {
@@ -194,6 +208,21 @@ impl AffineWeight {
     #[must_use]
     pub fn parts(&self) -> (&Tensor, &Tensor, &Tensor) {
         (&self.codes, &self.scales, &self.biases)
+    }
+
+    /// The matrix of the given rows, ids of shape (n) and dtype `u32`.
+    ///
+    /// # Errors
+    ///
+    /// When the device fails, or on the CPU when an id is no row.
+    pub fn rows(&self, ids: &Tensor) -> Result<Self> {
+        let part = |part: &Tensor| part.index_select(ids, 0);
+        Ok(Self {
+            codes: part(&self.codes)?,
+            scales: part(&self.scales)?,
+            biases: part(&self.biases)?,
+            ..self.clone()
+        })
     }
 
     /// The matrix, of shape (out, in), in `dtype`: code · scale + bias in `f32`, rounded once.

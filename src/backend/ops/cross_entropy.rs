@@ -5,6 +5,7 @@
 //! computed for a few rows at a time (the idea of Liger Kernel, Hsu et al., 2024,
 //! <https://arxiv.org/abs/2410.10989>), so that neither ever exists as a whole.
 
+use super::matrix::Matrix;
 use crate::backend::kernels;
 use candle_core::{D, DType, Result, Tensor};
 
@@ -48,12 +49,12 @@ pub(crate) struct LossAndGradient {
 /// When shapes or dtypes do not fit.
 pub(crate) fn negative_log_likelihood(
     hidden: &Tensor,
-    head: &Tensor,
+    head: &Matrix,
     targets: &Tensor,
 ) -> Result<Tensor> {
     let mut losses = vec![];
     for (_, hidden, targets) in chunks(hidden, head, targets)? {
-        let logits = hidden.matmul(&head.t()?)?;
+        let logits = head.forward(&hidden)?;
         losses.push(Chunk::new(&logits, &targets, 0.0)?.losses()?);
     }
     Tensor::cat(&losses, 0)
@@ -66,7 +67,7 @@ pub(crate) fn negative_log_likelihood(
 /// When shapes or dtypes do not fit.
 pub(crate) fn cross_entropy_with_gradient(
     hidden: &Tensor,
-    head: &Tensor,
+    head: &Matrix,
     targets: &Tensor,
     options: LossOptions<'_>,
 ) -> Result<LossAndGradient> {
@@ -76,7 +77,7 @@ pub(crate) fn cross_entropy_with_gradient(
     for (start, hidden, targets) in chunks(hidden, head, targets)? {
         let weights = options.weights;
         let weights = weights.and_then(|w| w.get(start..start + targets.elem_count()));
-        let logits = hidden.matmul(&head.t()?)?;
+        let logits = head.forward(&hidden)?;
         let dlogits = if kernels::takes(&logits) {
             let loss = kernels::softmax_cross_entropy(&logits, &targets, weights, smoothing)?;
             losses.push(loss);
@@ -91,7 +92,7 @@ pub(crate) fn cross_entropy_with_gradient(
             losses.push(weighted(chunk.losses()?.unsqueeze(1)?, weights)?.sum_all()?);
             weighted(chunk.gradient()?, weights)?
         };
-        gradients.push(dlogits.to_dtype(head.dtype())?.matmul(head)?);
+        gradients.push(head.backward(&dlogits.to_dtype(hidden.dtype())?)?);
         if options.trains_head {
             let part = dlogits.to_dtype(DType::F32)?.t()?;
             let part = part.matmul(&hidden.to_dtype(DType::F32)?)?;
@@ -118,11 +119,11 @@ fn weighted(x: Tensor, weights: Option<&Tensor>) -> Result<Tensor> {
 /// A few hidden states and their targets at a time, with the index of the first.
 fn chunks(
     hidden: &Tensor,
-    head: &Tensor,
+    head: &Matrix,
     targets: &Tensor,
 ) -> Result<Vec<(usize, Tensor, Tensor)>> {
     let rows = hidden.dim(0)?;
-    let size = (CHUNK_ELEMENTS / head.dim(0)?).max(CHUNK_ROWS);
+    let size = (CHUNK_ELEMENTS / head.dims()?.0).max(CHUNK_ROWS);
     (0..rows)
         .step_by(size)
         .map(|start| {
@@ -204,6 +205,10 @@ mod tests {
         Tensor::new(ids, &Device::Cpu).unwrap()
     }
 
+    fn dense(head: &Tensor) -> Matrix {
+        Matrix::Dense(head.clone())
+    }
+
     fn scalar(x: &Tensor) -> f32 {
         x.to_scalar().unwrap()
     }
@@ -236,7 +241,8 @@ mod tests {
                     trains_head: true,
                 };
                 let found =
-                    cross_entropy_with_gradient(&hidden, &head, &targets(&IDS), options).unwrap();
+                    cross_entropy_with_gradient(&hidden, &dense(&head), &targets(&IDS), options)
+                        .unwrap();
                 let expected = scalar(&reference(&hidden, &head, options).unwrap());
                 let gap = scalar(&found.loss) - expected;
                 assert!(gap.abs() < 1e-4, "{options:?}: {gap}");
@@ -254,10 +260,11 @@ mod tests {
     #[test]
     fn the_sum_of_the_likelihoods_is_the_loss() {
         let (hidden, head) = (random(&[6, 5], 1), random(&[11, 5], 2));
-        let each = negative_log_likelihood(&hidden, &head, &targets(&IDS)).unwrap();
+        let each = negative_log_likelihood(&hidden, &dense(&head), &targets(&IDS)).unwrap();
         assert_eq!(each.dims(), &[6]);
         let options = LossOptions::default();
-        let sum = cross_entropy_with_gradient(&hidden, &head, &targets(&IDS), options).unwrap();
+        let sum =
+            cross_entropy_with_gradient(&hidden, &dense(&head), &targets(&IDS), options).unwrap();
         assert!(sum.head.is_none());
         assert!((scalar(&each.sum_all().unwrap()) - scalar(&sum.loss)).abs() < 1e-5);
     }
@@ -296,7 +303,7 @@ mod tests {
                 ..LossOptions::default()
             };
             let ids = targets(&ids[from..from + len]);
-            cross_entropy_with_gradient(&hidden, &head, &ids, options).unwrap()
+            cross_entropy_with_gradient(&hidden, &dense(&head), &ids, options).unwrap()
         };
         let whole = run(0, ROWS);
         assert_eq!(whole.hidden.dims(), &[ROWS, 2]);
@@ -322,8 +329,8 @@ mod tests {
             label_smoothing: 0.1,
             ..LossOptions::default()
         };
-        let found =
-            cross_entropy_with_gradient(&hidden, &head, &targets(&[1, 2]), options).unwrap();
+        let found = cross_entropy_with_gradient(&hidden, &dense(&head), &targets(&[1, 2]), options)
+            .unwrap();
         assert!(scalar(&found.loss).is_finite());
         let gradient = found
             .hidden

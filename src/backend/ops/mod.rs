@@ -18,6 +18,7 @@ pub mod cross_entropy;
 pub mod dropout;
 pub mod int8;
 pub mod linear;
+pub mod matrix;
 pub mod rms_norm;
 pub mod rope;
 pub mod swiglu;

@@ -50,7 +50,8 @@ pub fn rms_norm_backward(x: &Tensor, weight: &Tensor, eps: f64, dy: &Tensor) -> 
 pub fn rms_norm_weight_backward(x: &Tensor, eps: f64, dy: &Tensor) -> Result<Tensor> {
     let x = x.to_dtype(DType::F32)?;
     let inverse = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?.recip()?;
-    (x.broadcast_mul(&inverse)? * dy.to_dtype(DType::F32)?)?.sum(0)
+    let products = (x.broadcast_mul(&inverse)? * dy.to_dtype(DType::F32)?)?;
+    products.reshape(((), x.dim(D::Minus1)?))?.sum(0)
 }
 
 #[cfg(test)]

@@ -7,13 +7,13 @@ use super::adapted::Adapted;
 use super::dropout::Dropout;
 use super::gradients::{Gradients, Parameter};
 use super::layer::{Activations, DecoderLayer, merge};
-use super::linear::Matrix;
 use super::{Decoder, Pass, Place};
 use crate::backend::ops::attention::attention_backward;
 use crate::backend::ops::cross_entropy::{
     LossOptions, cross_entropy_with_gradient, negative_log_likelihood,
 };
 use crate::backend::ops::linear::{add_into, low_rank, low_rank_backward};
+use crate::backend::ops::matrix::Matrix;
 use crate::backend::ops::rms_norm::{rms_norm, rms_norm_backward, rms_norm_weight_backward};
 use crate::backend::ops::rope::rope_backward;
 use crate::backend::ops::swiglu::swiglu_backward;
@@ -149,7 +149,7 @@ impl Decoder {
             dx = backward.layer(&activations, &dx)?;
         }
         if gradients.wants(Parameter::Whole(Place::Embedding)) {
-            let table = Tensor::zeros(self.embedding.shape(), DType::F32, &self.device)?;
+            let table = Tensor::zeros(self.embedding.dims()?, DType::F32, &self.device)?;
             let dx = dx.to_dtype(DType::F32)?;
             let gradient = table.index_add(&batch.tokens.flatten_all()?, &dx, 0)?;
             gradients.add(Parameter::Whole(Place::Embedding), gradient)?;
@@ -245,8 +245,16 @@ impl Backward<'_> {
                 &heads.attended,
                 &layer.split(&dcontext, layer.heads, segment)?,
             )?;
-            dqs.push(merge(&rope_backward(&dq, &segment.rotation)?)?);
-            dks.push(merge(&rope_backward(&dk, &segment.rotation)?)?);
+            let mut dq = rope_backward(&dq, &segment.rotation)?;
+            let mut dk = rope_backward(&dk, &segment.rotation)?;
+            if let (Some(norms), Some((q, k))) = (&layer.head_norms, &heads.unnormed) {
+                self.norm(Place::QueryNorm(index), q, &dq)?;
+                self.norm(Place::KeyNorm(index), k, &dk)?;
+                dq = rms_norm_backward(q, &norms.query, layer.eps, &dq)?;
+                dk = rms_norm_backward(k, &norms.key, layer.eps, &dk)?;
+            }
+            dqs.push(merge(&dq)?);
+            dks.push(merge(&dk)?);
             dvs.push(merge(&dv)?);
         }
         let (dq, dk) = (Pass::join(dqs)?, Pass::join(dks)?);

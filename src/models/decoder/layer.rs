@@ -2,9 +2,10 @@
 
 use super::adapted::Adapted;
 use super::linear::Linear;
-use super::{KvCache, Pass, Segment};
+use super::{KvCache, Pass, Place, Segment};
 use crate::backend::ops::attention::attention;
 use crate::backend::ops::linear::add_into;
+use crate::backend::ops::matrix::Matrix;
 use crate::backend::ops::rms_norm::rms_norm;
 use crate::backend::ops::rope::rope;
 use crate::backend::ops::swiglu::swiglu;
@@ -15,6 +16,8 @@ use candle_core::{Result, Tensor};
 pub(super) struct DecoderLayer {
     pub input_norm: Tensor,
     pub post_norm: Tensor,
+    /// Where the heads are normed.
+    pub head_norms: Option<HeadNorms>,
     /// By [`Projection`].
     pub linears: Vec<Linear>,
     pub heads: usize,
@@ -23,6 +26,14 @@ pub(super) struct DecoderLayer {
     pub eps: f64,
     pub window: Option<usize>,
     pub index: usize,
+}
+
+/// The norms of queries and keys, head by head, between projection and rotation, each of `head_dim`
+/// weights (Qwen3, Yang et al., 2025, <https://arxiv.org/abs/2505.09388>).
+#[derive(Debug, Clone)]
+pub(super) struct HeadNorms {
+    pub query: Tensor,
+    pub key: Tensor,
 }
 
 /// What a layer computed: its output, and what its backward needs.
@@ -62,6 +73,8 @@ pub(super) struct Heads {
     pub v: Tensor,
     /// The result of the attention, shaped as the queries.
     pub attended: Tensor,
+    /// Queries and keys before their norms, where they have such.
+    pub unnormed: Option<(Tensor, Tensor)>,
 }
 
 impl DecoderLayer {
@@ -122,15 +135,48 @@ impl DecoderLayer {
         segment: &Segment,
         cache: Option<&mut KvCache>,
     ) -> Result<Heads> {
-        let q = rope(&self.split(q, self.heads, segment)?, &segment.rotation)?;
-        let k = rope(&self.split(k, self.kv_heads, segment)?, &segment.rotation)?;
+        let mut q = self.split(q, self.heads, segment)?;
+        let mut k = self.split(k, self.kv_heads, segment)?;
         let v = self.split(v, self.kv_heads, segment)?;
+        let mut unnormed = None;
+        if let Some(norms) = &self.head_norms {
+            let normed = (
+                rms_norm(&q, &norms.query, self.eps)?,
+                rms_norm(&k, &norms.key, self.eps)?,
+            );
+            unnormed = Some((q, k));
+            (q, k) = normed;
+        }
+        let (q, k) = (rope(&q, &segment.rotation)?, rope(&k, &segment.rotation)?);
         let (all_k, all_v) = match cache {
             Some(cache) => cache.append(self.index, &k, &v)?,
             None => (k.clone(), v.clone()),
         };
         let attended = attention(&q, &all_k, &all_v, segment.plan(self.window)?)?;
-        Ok(Heads { q, k, v, attended })
+        Ok(Heads {
+            q,
+            k,
+            v,
+            attended,
+            unnormed,
+        })
+    }
+
+    /// Puts a weight in its place, which is one of the layer.
+    pub(super) fn set(&mut self, place: Place, weight: Tensor) {
+        match (place, &mut self.head_norms) {
+            (Place::InputNorm(_), _) => self.input_norm = weight,
+            (Place::PostNorm(_), _) => self.post_norm = weight,
+            (Place::QueryNorm(_), Some(norms)) => norms.query = weight,
+            (Place::KeyNorm(_), Some(norms)) => norms.key = weight,
+            (Place::Weight(_, projection), _) => {
+                self.linears[projection as usize].weight = Matrix::Dense(weight);
+            }
+            (Place::Bias(_, projection), _) => {
+                self.linears[projection as usize].bias = Some(weight);
+            }
+            _ => {}
+        }
     }
 
     /// (tokens, heads · d) to (batch, heads, n, d).

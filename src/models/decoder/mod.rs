@@ -14,18 +14,19 @@ pub(crate) use dropout::Dropout;
 pub(crate) use place::Place;
 
 use super::adapter::{LayerAdapter, LoRAAdapter};
-use super::{AdapterMix, KvCache, KvCacheType, ModelConfig, Projection, Quantization, rope};
+use super::{
+    AdapterMix, KvCache, KvCacheType, ModelConfig, Projection, Quantization, WeightSource, rope,
+};
 use crate::backend::device::completed;
 use crate::backend::ops::attention::AttentionPlan;
-use crate::backend::ops::linear::linear;
+use crate::backend::ops::matrix::Matrix;
 use crate::backend::ops::rms_norm::rms_norm;
 use crate::backend::ops::rope::{RopeTable, Rotation};
 use crate::error::Result;
 use adapted::Adapted;
 use candle_core::{DType, Device, Tensor};
-use layer::DecoderLayer;
+use layer::{DecoderLayer, HeadNorms};
 use linear::Linear;
-pub(crate) use linear::Matrix;
 use std::sync::Arc;
 
 /// Token embedding, decoder layers, final norm and output head.
@@ -35,15 +36,14 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub struct Decoder {
     config: ModelConfig,
-    embedding: Tensor,
+    embedding: Matrix,
     layers: Vec<DecoderLayer>,
     norm: Tensor,
     /// The embedding itself where the two are tied.
-    head: Tensor,
+    head: Matrix,
     rope: Arc<RopeTable>,
     dtype: DType,
     device: Device,
-    quantization: Option<Quantization>,
 }
 
 /// What all layers of one forward share: the tokens of one or more segments, one after the other.
@@ -108,35 +108,54 @@ pub(crate) struct Row<'a> {
 }
 
 impl Decoder {
-    /// Builds the decoder from tensors by their Hugging Face names.
+    /// Builds the decoder from its weights, of which one is read at a time; `before` is called first
+    /// and may end the work.
     ///
-    /// `load` is called once for each name that [`ModelConfig::tensors`] lists.
+    /// Linear maps that are not stored in fewer bits are quantised where that is asked for.
     pub(crate) fn new(
         config: ModelConfig,
         dtype: DType,
         device: &Device,
         quantization: Option<Quantization>,
-        mut load: impl FnMut(&str) -> Result<Tensor>,
+        weights: &dyn WeightSource,
+        before: &mut dyn FnMut(Place) -> Result<()>,
     ) -> Result<Self> {
-        let embedding = load("model.embed_tokens.weight")?;
+        let mut read = Reader {
+            weights,
+            before,
+            dtype,
+            device,
+        };
+        let embedding = read.matrix(Place::Embedding)?;
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         for index in 0..config.num_hidden_layers {
-            let prefix = format!("model.layers.{index}");
-            let input_norm = load(&format!("{prefix}.input_layernorm.weight"))?;
-            let post_norm = load(&format!("{prefix}.post_attention_layernorm.weight"))?;
+            let input_norm = read.vector(Place::InputNorm(index))?;
+            let post_norm = read.vector(Place::PostNorm(index))?;
+            let head_norms = if config.qk_norm {
+                Some(HeadNorms {
+                    query: read.vector(Place::QueryNorm(index))?,
+                    key: read.vector(Place::KeyNorm(index))?,
+                })
+            } else {
+                None
+            };
             let mut linears = Vec::with_capacity(Projection::ALL.len());
             for projection in Projection::ALL {
-                let module = format!("{prefix}.{}", projection.path());
-                let weight = Matrix::new(load(&format!("{module}.weight"))?, quantization)?;
+                let weight = read.matrix(Place::Weight(index, projection))?;
+                let weight = match (quantization, weight) {
+                    (Some(quantization), Matrix::Dense(dense)) => quantization.apply(&dense)?,
+                    (_, weight) => weight,
+                };
                 let bias = projection
                     .has_bias(&config)
-                    .then(|| load(&format!("{module}.bias")))
+                    .then(|| read.vector(Place::Bias(index, projection)))
                     .transpose()?;
                 linears.push(Linear { weight, bias });
             }
             layers.push(DecoderLayer {
                 input_norm,
                 post_norm,
+                head_norms,
                 linears,
                 heads: config.num_attention_heads,
                 kv_heads: config.num_key_value_heads,
@@ -146,11 +165,11 @@ impl Decoder {
                 index,
             });
         }
-        let norm = load("model.norm.weight")?;
+        let norm = read.vector(Place::Norm)?;
         let head = if config.tie_word_embeddings {
             embedding.clone()
         } else {
-            load("lm_head.weight")?
+            read.matrix(Place::Head)?
         };
         Ok(Self {
             embedding,
@@ -160,7 +179,6 @@ impl Decoder {
             rope: rope_table(&config, dtype, device),
             dtype,
             device: device.clone(),
-            quantization,
             config,
         })
     }
@@ -177,11 +195,27 @@ impl Decoder {
         self.dtype
     }
 
-    /// How the weights of the linear maps are quantised, or none. A merged map no longer is, nor is a
-    /// decoder all of whose maps are merged.
+    /// How the weights of the linear maps are quantised: as the first of them that is in groups of MLX's
+    /// kind, or none.
     #[must_use]
     pub fn quantization(&self) -> Option<Quantization> {
-        self.quantization
+        let mut linears = self.layers.iter().flat_map(|layer| &layer.linears);
+        linears.find_map(|linear| match &linear.weight {
+            Matrix::Affine(weight) => Some(Quantization {
+                bits: weight.bits(),
+                group_size: weight.group_size(),
+            }),
+            _ => None,
+        })
+    }
+
+    /// Whether a weight is kept in fewer bits than those of a float.
+    #[must_use]
+    pub fn is_quantized(&self) -> bool {
+        let mut linears = self.layers.iter().flat_map(|layer| &layer.linears);
+        self.embedding.is_quantized()
+            || self.head.is_quantized()
+            || linears.any(|linear| linear.weight.is_quantized())
     }
 
     /// The device that holds the weights.
@@ -278,7 +312,8 @@ impl Decoder {
 
     /// [`Decoder::logits`] as a part of a step of work.
     pub(crate) fn logits_here(&self, hidden: &Tensor) -> Result<Tensor> {
-        Ok(linear(&self.normed(hidden)?, &self.head, None)?.to_dtype(DType::F32)?)
+        let normed = self.normed(hidden)?;
+        Ok(self.head.forward(&normed)?.to_dtype(DType::F32)?)
     }
 
     /// Hidden states of shape (n, hidden) after the final norm.
@@ -299,17 +334,13 @@ impl Decoder {
                 }
             }
         }
-        let mut linears = merged.layers.iter().flat_map(|layer| &layer.linears);
-        if !linears.any(|linear| matches!(linear.weight, Matrix::Quantized(_))) {
-            merged.quantization = None;
-        }
         Ok(merged)
     }
 
     /// Embeds tokens of any shape as (number of tokens, hidden).
     fn embed(&self, tokens: &Tensor) -> candle_core::Result<Tensor> {
-        self.embedding
-            .index_select(&tokens.flatten_all()?.contiguous()?, 0)
+        let ids = tokens.flatten_all()?.contiguous()?;
+        self.embedding.rows(&ids, self.dtype)
     }
 
     fn segment(&self, batch: usize, len: usize, offset: usize) -> candle_core::Result<Segment> {
@@ -327,6 +358,27 @@ impl Decoder {
             rotation: self.rope.rotation(offset, len)?,
             plans,
         })
+    }
+}
+
+/// Reads the weights of a decoder.
+struct Reader<'a> {
+    weights: &'a dyn WeightSource,
+    before: &'a mut dyn FnMut(Place) -> Result<()>,
+    dtype: DType,
+    device: &'a Device,
+}
+
+impl Reader<'_> {
+    fn vector(&mut self, place: Place) -> Result<Tensor> {
+        (self.before)(place)?;
+        self.weights.load(&place.name(), self.dtype, self.device)
+    }
+
+    fn matrix(&mut self, place: Place) -> Result<Matrix> {
+        (self.before)(place)?;
+        self.weights
+            .load_matrix(&place.name(), self.dtype, self.device)
     }
 }
 

@@ -10,6 +10,10 @@ pub(crate) enum Place {
     InputNorm(usize),
     /// The norm before the feed-forward block of a layer.
     PostNorm(usize),
+    /// The norm of each query head of a layer.
+    QueryNorm(usize),
+    /// The norm of each key head of a layer.
+    KeyNorm(usize),
     Weight(usize, Projection),
     Bias(usize, Projection),
     /// The norm after the last layer.
@@ -24,6 +28,9 @@ impl Place {
         let mut places = vec![Self::Embedding];
         for layer in 0..config.num_hidden_layers {
             places.extend([Self::InputNorm(layer), Self::PostNorm(layer)]);
+            if config.qk_norm {
+                places.extend([Self::QueryNorm(layer), Self::KeyNorm(layer)]);
+            }
             for projection in Projection::ALL {
                 places.push(Self::Weight(layer, projection));
                 if projection.has_bias(config) {
@@ -43,6 +50,8 @@ impl Place {
         match self {
             Self::InputNorm(layer)
             | Self::PostNorm(layer)
+            | Self::QueryNorm(layer)
+            | Self::KeyNorm(layer)
             | Self::Weight(layer, _)
             | Self::Bias(layer, _) => Some(layer),
             Self::Embedding | Self::Norm | Self::Head => None,
@@ -57,6 +66,8 @@ impl Place {
             Self::PostNorm(layer) => {
                 format!("model.layers.{layer}.post_attention_layernorm.weight")
             }
+            Self::QueryNorm(layer) => format!("model.layers.{layer}.self_attn.q_norm.weight"),
+            Self::KeyNorm(layer) => format!("model.layers.{layer}.self_attn.k_norm.weight"),
             Self::Weight(layer, projection) => format!("{}.weight", projection.module(layer)),
             Self::Bias(layer, projection) => format!("{}.bias", projection.module(layer)),
             Self::Norm => "model.norm.weight".to_owned(),

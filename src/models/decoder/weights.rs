@@ -1,6 +1,7 @@
 //! The weights of a decoder, one after the other.
 
-use super::{Decoder, Linear, Matrix, Place};
+use super::{Decoder, HeadNorms, Linear, Place};
+use crate::backend::ops::matrix::Matrix;
 use crate::error::{Error, Result};
 use crate::models::Projection;
 use candle_core::{DType, Tensor};
@@ -15,8 +16,11 @@ impl Decoder {
     /// The shape of the weight at a place.
     pub(crate) fn shape_at(&self, place: Place) -> Result<Vec<usize>> {
         match self.matrix(place) {
-            Some(matrix) => Ok(matrix.dims()),
-            None => Ok(self.vector_or_table(place)?.dims().to_vec()),
+            Some(matrix) => {
+                let (output, input) = matrix.dims()?;
+                Ok(vec![output, input])
+            }
+            None => Ok(self.vector(place)?.dims().to_vec()),
         }
     }
 
@@ -24,7 +28,7 @@ impl Decoder {
     pub(crate) fn weight_at(&self, place: Place) -> Result<Tensor> {
         match self.matrix(place) {
             Some(matrix) => Ok(matrix.dense(self.dtype)?),
-            None => Ok(self.vector_or_table(place)?.clone()),
+            None => Ok(self.vector(place)?.clone()),
         }
     }
 
@@ -39,24 +43,30 @@ impl Decoder {
         Some(&self.layers.get(layer)?.linears[projection as usize])
     }
 
+    fn head_norms(&self, layer: usize) -> Option<&HeadNorms> {
+        self.layers.get(layer)?.head_norms.as_ref()
+    }
+
     fn matrix(&self, place: Place) -> Option<&Matrix> {
         match place {
+            Place::Embedding => Some(&self.embedding),
+            Place::Head => (!self.config.tie_word_embeddings).then_some(&self.head),
             Place::Weight(layer, projection) => Some(&self.linear(layer, projection)?.weight),
             _ => None,
         }
     }
 
-    fn vector_or_table(&self, place: Place) -> Result<&Tensor> {
+    fn vector(&self, place: Place) -> Result<&Tensor> {
         let found = match place {
-            Place::Embedding => Some(&self.embedding),
             Place::InputNorm(layer) => self.layers.get(layer).map(|layer| &layer.input_norm),
             Place::PostNorm(layer) => self.layers.get(layer).map(|layer| &layer.post_norm),
+            Place::QueryNorm(layer) => self.head_norms(layer).map(|norms| &norms.query),
+            Place::KeyNorm(layer) => self.head_norms(layer).map(|norms| &norms.key),
             Place::Bias(layer, projection) => self
                 .linear(layer, projection)
                 .and_then(|linear| linear.bias.as_ref()),
             Place::Norm => Some(&self.norm),
-            Place::Head => (!self.config.tie_word_embeddings).then_some(&self.head),
-            Place::Weight(..) => None,
+            Place::Embedding | Place::Head | Place::Weight(..) => None,
         };
         found.ok_or_else(|| self.no_such(place))
     }
@@ -70,30 +80,17 @@ impl Decoder {
     pub(crate) fn set(&mut self, place: Place, weight: Tensor) {
         match place {
             Place::Embedding => {
+                self.embedding = Matrix::Dense(weight);
                 if self.config.tie_word_embeddings {
-                    self.head = weight.clone();
+                    self.head = self.embedding.clone();
                 }
-                self.embedding = weight;
             }
             Place::Norm => self.norm = weight,
-            Place::Head => self.head = weight,
-            Place::InputNorm(index)
-            | Place::PostNorm(index)
-            | Place::Weight(index, _)
-            | Place::Bias(index, _) => {
-                let Some(layer) = self.layers.get_mut(index) else {
-                    return;
-                };
-                match place {
-                    Place::InputNorm(_) => layer.input_norm = weight,
-                    Place::PostNorm(_) => layer.post_norm = weight,
-                    Place::Weight(_, projection) => {
-                        layer.linears[projection as usize].weight = Matrix::Dense(weight);
-                    }
-                    Place::Bias(_, projection) => {
-                        layer.linears[projection as usize].bias = Some(weight);
-                    }
-                    Place::Embedding | Place::Norm | Place::Head => {}
+            Place::Head => self.head = Matrix::Dense(weight),
+            _ => {
+                let layer = place.layer().and_then(|index| self.layers.get_mut(index));
+                if let Some(layer) = layer {
+                    layer.set(place, weight);
                 }
             }
         }

@@ -1,6 +1,7 @@
 use super::super::cross_entropy::{
     LossOptions, cross_entropy_with_gradient, negative_log_likelihood,
 };
+use super::super::matrix::Matrix;
 use crate::backend::testing::{Layout, on_both};
 
 /// Rows are narrowed into chunks, so they are contiguous; the decoder's come from its norm.
@@ -20,7 +21,7 @@ fn losses_and_gradients() {
         let name = format!("{rows} rows of {features}, {vocabulary} tokens");
         on_both(&name, &LAYOUTS, |make| {
             let hidden = make.tensor(&[rows, features], 1);
-            let head = make.tensor(&[vocabulary, features], 2);
+            let head = Matrix::Dense(make.tensor(&[vocabulary, features], 2));
             let targets = make.ids(rows, vocabulary);
             let each = negative_log_likelihood(&hidden, &head, &targets)?;
             let plain = LossOptions::default();
@@ -52,7 +53,7 @@ fn losses_and_gradients() {
 fn logits_in_the_hundreds() {
     on_both("3 rows of 33, 37 tokens", &LAYOUTS, |make| {
         let hidden = (make.tensor(&[3, 33], 1) * 64.0)?;
-        let head = (make.tensor(&[37, 33], 2) * 2.0)?;
+        let head = Matrix::Dense((make.tensor(&[37, 33], 2) * 2.0)?);
         let targets = make.ids(3, 37);
         let options = LossOptions::default();
         let found = cross_entropy_with_gradient(&hidden, &head, &targets, options)?;

@@ -8,13 +8,14 @@ use candle_core::Device;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// A model of its own kind each: untied with grouped queries, with sliding windows, tied, and one
-/// without biases.
-const MODELS: [&str; 4] = [
+/// A model of its own kind each: untied with grouped queries, with sliding windows, tied, one
+/// without biases, and one with normed heads.
+const MODELS: [&str; 5] = [
     "qwen2_untied_gqa",
     "qwen2_sliding",
     "qwen2_tied",
     "mistral_sliding",
+    "qwen3",
 ];
 
 fn noise(count: usize, seed: u64) -> Vec<f64> {

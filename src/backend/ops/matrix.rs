@@ -1,0 +1,110 @@
+//! A weight matrix, as it is kept.
+
+use super::affine::AffineWeight;
+use super::linear::linear;
+use candle_core::{DType, Result, Tensor};
+use std::sync::Arc;
+
+/// The weight matrix of a linear map or of an embedding, of shape (out, in).
+///
+/// A quantised matrix is frozen: its product and the gradient of its input are computed, never a
+/// gradient of its own. Cloning is cheap and shares the numbers.
+///
+/// # Example
+///
+/// ```
+/// use metal_candle::backend::ops::matrix::Matrix;
+/// use metal_candle::backend::{DType, Device, Tensor};
+///
+/// let weight = Matrix::Dense(Tensor::ones((2, 3), DType::F32, &Device::Cpu)?);
+/// let x = Tensor::ones((1, 3), DType::F32, &Device::Cpu)?;
+/// assert_eq!(weight.forward(&x)?.to_vec2::<f32>()?, [[3.0, 3.0]]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Matrix {
+    /// In the dtype of the activations.
+    Dense(Tensor),
+    /// In groups that share a scale and a bias, as MLX keeps them.
+    Affine(Arc<AffineWeight>),
+}
+
+impl Matrix {
+    /// The numbers of features: (out, in).
+    ///
+    /// # Errors
+    ///
+    /// When a dense matrix does not have two dimensions.
+    pub fn dims(&self) -> Result<(usize, usize)> {
+        match self {
+            Self::Dense(weight) => weight.dims2(),
+            Self::Affine(weight) => Ok(weight.dims()),
+        }
+    }
+
+    /// Whether the numbers are kept in fewer bits than those of a float.
+    #[must_use]
+    pub fn is_quantized(&self) -> bool {
+        !matches!(self, Self::Dense(_))
+    }
+
+    /// The bytes that the numbers take.
+    #[must_use]
+    pub fn size_in_bytes(&self) -> usize {
+        match self {
+            Self::Dense(weight) => weight.elem_count() * weight.dtype().size_in_bytes(),
+            Self::Affine(weight) => weight.size_in_bytes(),
+        }
+    }
+
+    /// All numbers in one tensor of `dtype`, which is made where there is none.
+    ///
+    /// # Errors
+    ///
+    /// When the device fails, for example for lack of memory.
+    pub fn dense(&self, dtype: DType) -> Result<Tensor> {
+        match self {
+            Self::Dense(weight) => weight.to_dtype(dtype),
+            Self::Affine(weight) => weight.dequantize(dtype),
+        }
+    }
+
+    /// `x Wᵀ`, of shape (n, out), for `x` of shape (n, in), in the dtype of `x`.
+    ///
+    /// # Errors
+    ///
+    /// When shapes, dtypes or devices do not fit.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Dense(weight) => linear(x, weight, None),
+            Self::Affine(weight) => weight.forward(x),
+        }
+    }
+
+    /// The gradient of [`forward`](Self::forward) with respect to `x`: `dy W`, of shape (n, in), for
+    /// `dy` of shape (n, out), in its dtype.
+    ///
+    /// # Errors
+    ///
+    /// When shapes, dtypes or devices do not fit.
+    pub fn backward(&self, dy: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Dense(weight) => dy.matmul(weight),
+            Self::Affine(weight) => weight.backward(dy),
+        }
+    }
+
+    /// The rows of the given ids, (n) of dtype `u32`, as (n, in) in `dtype`: the lookup of an
+    /// embedding.
+    ///
+    /// # Errors
+    ///
+    /// When the device fails, or on the CPU when an id is no row.
+    pub fn rows(&self, ids: &Tensor, dtype: DType) -> Result<Tensor> {
+        match self {
+            Self::Dense(weight) => weight.index_select(ids, 0)?.to_dtype(dtype),
+            Self::Affine(weight) => weight.rows(ids)?.dequantize(dtype),
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Directories of Hugging Face's layout with safetensors, as transformers writes them.
+
+use super::{ModelFormat, StoredModel, directory};
+use crate::error::{Error, Result};
+use crate::models::safetensors::{INDEX_FILE, SINGLE_FILE};
+use crate::models::{SafetensorsCheckpoint, StoredTensor, TensorSpec, WeightSource, json};
+use candle_core::{DType, Device, Tensor};
+use serde_json::Value;
+use std::path::Path;
+
+/// A directory with `config.json` and the weights as `model.safetensors`, or as the shards that
+/// `model.safetensors.index.json` lists, and for text `tokenizer.json` (with `tokenizer_config.json`
+/// and `generation_config.json` where there are such).
+///
+/// The weights are mapped into memory. The files must not be shortened while they are open.
+#[derive(Debug, Clone, Copy)]
+pub struct SafetensorsFormat;
+
+impl ModelFormat for SafetensorsFormat {
+    fn name(&self) -> &'static str {
+        "safetensors"
+    }
+
+    fn detect(&self, path: &Path) -> Result<bool> {
+        Ok(directory::has(path, &[SINGLE_FILE, INDEX_FILE]))
+    }
+
+    fn open(&self, path: &Path) -> Result<StoredModel> {
+        let (config_json, config) = directory::config(path)?;
+        refuse_quantized(&config_json, path)?;
+        let weights = Box::new(SafetensorsCheckpoint::open(path)?);
+        let path = path.to_owned();
+        Ok(StoredModel {
+            config,
+            config_json,
+            weights,
+            text: Box::new(move || directory::text(&path)),
+        })
+    }
+}
+
+/// Refuses weights in the formats of other programs' quantisation.
+pub(super) fn refuse_quantized(config: &Value, path: &Path) -> Result<()> {
+    let settings = config.get("quantization_config");
+    match settings.filter(|settings| !settings.is_null()) {
+        None => Ok(()),
+        Some(settings) => Err(Error::Unsupported {
+            path: path.join("config.json"),
+            what: "weight quantization",
+            found: format!("quantization_config: {}", json::quote(Some(settings))),
+            supported:
+                "float32, float16 and bfloat16 weights, MLX's affine quantization, and GGUF \
+                        files"
+                    .to_owned(),
+        }),
+    }
+}
+
+impl WeightSource for SafetensorsCheckpoint {
+    fn stored(&self, name: &str) -> Option<StoredTensor> {
+        let shape = self.shape(name)?.to_vec();
+        let dtype = self.dtype(name)?;
+        Some(StoredTensor {
+            size_in_bytes: shape.iter().product::<usize>() * dtype.size_in_bytes(),
+            encoding: dtype.as_str().to_uppercase(),
+            shape,
+            dtype,
+            quantized: false,
+        })
+    }
+
+    fn check(&self, name: &str, shape: &[usize]) -> Result<()> {
+        self.validate(&[TensorSpec {
+            name: name.to_owned(),
+            shape: shape.to_vec(),
+        }])
+    }
+
+    fn load(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
+        Self::load(self, name, Some(dtype), device)
+    }
+}
