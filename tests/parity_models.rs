@@ -10,9 +10,10 @@ use metal_candle::inference::FinishReason;
 use metal_candle::{GenerateOptions, Generator};
 use std::ops::ControlFlow;
 
-const MODELS: [&str; 11] = [
+const MODELS: [&str; 12] = [
     "qwen2_tied",
     "qwen2_tied_sharded",
+    "qwen2_tied_pickle",
     "qwen2_untied_gqa",
     "qwen2_sliding",
     "qwen2_yarn",

@@ -19,11 +19,13 @@ mod lora_config;
 mod model;
 mod model_info;
 mod projection;
+mod pytorch;
 mod quantization;
 mod rope;
 mod rope_scaling;
 mod safetensors;
 mod shard_index;
+mod tensor_files;
 mod tensor_spec;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -39,7 +41,9 @@ pub use config::{Architecture, ModelConfig};
 pub use decoder::Decoder;
 pub use fim::FimContext;
 pub use fingerprint::Fingerprint;
-pub use format::{MlxFormat, ModelFormat, ModelText, SafetensorsFormat, StoredModel};
+pub use format::{
+    MlxFormat, ModelFormat, ModelText, PytorchFormat, SafetensorsFormat, StoredModel,
+};
 pub use generation_config::GenerationConfig;
 pub use grammar_vocabulary::GrammarVocabulary;
 pub use kv_cache::{KvCache, KvCacheType};

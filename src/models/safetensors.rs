@@ -1,8 +1,7 @@
 //! Weights in safetensors files.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::{Dtype, Metadata};
@@ -10,8 +9,7 @@ use safetensors::{SafeTensorError, SafeTensors};
 
 use crate::backend::mapped_file::MappedFile;
 use crate::error::{Error, Result};
-use crate::models::json::{self, Object};
-use crate::models::shard_index::{check_inside, shard_names};
+use crate::models::tensor_files::{TensorEntry, TensorFiles};
 use crate::models::tensor_spec::TensorSpec;
 
 /// The name of the weights of a model in one file.
@@ -46,21 +44,8 @@ const GIT_LFS_MAGIC: &[u8] = b"version https://git-lfs";
 /// ```
 #[derive(Debug)]
 pub struct SafetensorsCheckpoint {
-    /// The directory or file that was opened.
-    path: PathBuf,
-    files: Vec<MappedFile>,
-    tensors: BTreeMap<String, TensorEntry>,
+    tensors: TensorFiles,
     metadata: BTreeMap<String, String>,
-}
-
-/// Where a tensor lies.
-#[derive(Debug)]
-struct TensorEntry {
-    file: usize,
-    dtype: Dtype,
-    shape: Vec<usize>,
-    /// The bytes of the tensor, from the start of the file.
-    bytes: Range<usize>,
 }
 
 impl SafetensorsCheckpoint {
@@ -83,7 +68,11 @@ impl SafetensorsCheckpoint {
         if single.exists() {
             Self::open_file(&single)
         } else if index.exists() {
-            Self::open_shards(dir, &index)
+            let mut metadata = BTreeMap::new();
+            let tensors = TensorFiles::open_shards(&index, |tensors, path| {
+                add_file(tensors, &mut metadata, path)
+            })?;
+            Ok(Self { tensors, metadata })
         } else {
             Err(Error::FileNotFound {
                 path: single,
@@ -99,83 +88,26 @@ impl SafetensorsCheckpoint {
     /// [`Error::FileNotFound`] if there is no such file, [`Error::InvalidFormat`] if it is
     /// truncated or not a safetensors file, and [`Error::Io`] if it cannot be read.
     pub fn open_file(path: &Path) -> Result<Self> {
-        let mut checkpoint = Self::empty(path);
-        checkpoint.add_file(path)?;
-        Ok(checkpoint)
+        let mut tensors = TensorFiles::new(path);
+        let mut metadata = BTreeMap::new();
+        add_file(&mut tensors, &mut metadata, path)?;
+        Ok(Self { tensors, metadata })
     }
 
-    fn open_shards(dir: &Path, index: &Path) -> Result<Self> {
-        let value = json::read(index, "the list of the shards of the model")?;
-        let weight_map = shard_names(&Object::new(&value, index)?)?;
-        let mut checkpoint = Self::empty(dir);
-        let shards: BTreeSet<&str> = weight_map.values().copied().collect();
-        let mut file_of_shard = BTreeMap::new();
-        for shard in shards {
-            let path = dir.join(shard);
-            check_inside(dir, &path)?;
-            file_of_shard.insert(shard, checkpoint.files.len());
-            checkpoint.add_file(&path)?;
-        }
-        for (name, shard) in weight_map {
-            let found = checkpoint.tensors.get(name).map(|entry| entry.file);
-            if found != file_of_shard.get(shard).copied() {
-                return Err(Error::MissingTensor {
-                    path: dir.join(shard),
-                    name: name.to_owned(),
-                    expected: Vec::new(),
-                });
-            }
-        }
-        Ok(checkpoint)
-    }
-
-    fn empty(path: &Path) -> Self {
-        Self {
-            path: path.to_owned(),
-            files: Vec::new(),
-            tensors: BTreeMap::new(),
-            metadata: BTreeMap::new(),
-        }
-    }
-
-    /// Maps a file and adds its tensors.
-    fn add_file(&mut self, path: &Path) -> Result<()> {
-        let file = MappedFile::open(path, "a safetensors file")?;
-        let (header_bytes, header) = SafeTensors::read_metadata(file.bytes())
-            .map_err(|error| Error::format(path, describe(&error, file.bytes())))?;
-        let data_start = LENGTH_BYTES + header_bytes;
-        for (name, info) in header.tensors() {
-            if let Some(other) = self.tensors.get(&name) {
-                let other = self.files[other.file].path().display();
-                return Err(Error::format(
-                    path,
-                    format!("tensor `{name}` is also in {other}; expected each tensor once"),
-                ));
-            }
-            let (start, end) = info.data_offsets;
-            let entry = TensorEntry {
-                file: self.files.len(),
-                dtype: info.dtype,
-                shape: info.shape.clone(),
-                bytes: data_start + start..data_start + end,
-            };
-            self.tensors.insert(name, entry);
-        }
-        self.metadata
-            .extend(header.metadata().clone().into_iter().flatten());
-        self.files.push(file);
-        Ok(())
+    /// The tensors, without the metadata.
+    pub(super) fn into_files(self) -> TensorFiles {
+        self.tensors
     }
 
     /// The names of all tensors, in alphabetical order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.tensors.keys().map(String::as_str)
+        self.tensors.names()
     }
 
     /// Whether there is a tensor of this name.
     #[must_use]
     pub fn contains(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+        self.tensors.get(name).is_some()
     }
 
     /// The shape of a tensor, or `None` if there is none of this name.
@@ -188,7 +120,7 @@ impl SafetensorsCheckpoint {
     /// that cannot be loaded.
     #[must_use]
     pub fn dtype(&self, name: &str) -> Option<DType> {
-        loadable_dtype(self.tensors.get(name)?.dtype)
+        self.tensors.get(name)?.dtype
     }
 
     /// The free-form strings in the header of the file; of shards, those of all taken together.
@@ -206,32 +138,7 @@ impl SafetensorsCheckpoint {
     /// [`Error::MissingTensor`] for the first tensor that is absent, [`Error::TensorMismatch`] for
     /// the first with another shape or a dtype other than F32, F16 and BF16.
     pub fn validate(&self, expected: &[TensorSpec]) -> Result<()> {
-        for TensorSpec { name, shape } in expected {
-            let entry = self.entry(name, shape)?;
-            if entry.shape != *shape {
-                return Err(self.mismatch(
-                    name,
-                    entry,
-                    "shape",
-                    format!("{:?}", entry.shape),
-                    format!("{shape:?}"),
-                ));
-            }
-            if !matches!(entry.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
-                return Err(self.mismatch(
-                    name,
-                    entry,
-                    "dtype",
-                    entry.dtype.to_string(),
-                    "F32, F16 or BF16".to_owned(),
-                ));
-            }
-        }
-        let expected: HashSet<&str> = expected.iter().map(|spec| spec.name.as_str()).collect();
-        for name in self.names().filter(|name| !expected.contains(name)) {
-            tracing::debug!(path = %self.path.display(), name, "tensor is not used");
-        }
-        Ok(())
+        self.tensors.validate(expected)
     }
 
     /// Copies a tensor to `device`, converted to `dtype` if one is given.
@@ -243,50 +150,34 @@ impl SafetensorsCheckpoint {
     /// [`Error::MissingTensor`] if there is none of this name, [`Error::TensorMismatch`] if its
     /// stored dtype cannot be loaded, and [`Error::Backend`] if the device is out of memory.
     pub fn load(&self, name: &str, dtype: Option<DType>, device: &Device) -> Result<Tensor> {
-        let entry = self.entry(name, &[])?;
-        let stored = loadable_dtype(entry.dtype).ok_or_else(|| {
-            self.mismatch(
-                name,
-                entry,
-                "dtype",
-                entry.dtype.to_string(),
-                "F32, F16, BF16, F64, U8, U32, I16, I32 or I64".to_owned(),
-            )
-        })?;
-        // In range, since the header was checked against the length of the file when it was opened.
-        let file = &self.files[entry.file];
-        let bytes = &file.bytes()[entry.bytes.clone()];
-        let tensor = Tensor::from_raw_buffer(bytes, stored, &entry.shape, &Device::Cpu)?;
-        // Otherwise the file would stay in memory beside the weights.
-        file.release(entry.bytes.clone());
-        let tensor = tensor.to_dtype(dtype.unwrap_or(stored))?;
-        Ok(tensor.to_device(device)?)
+        self.tensors.read(name, dtype, device)
     }
+}
 
-    fn entry(&self, name: &str, expected: &[usize]) -> Result<&TensorEntry> {
-        self.tensors.get(name).ok_or_else(|| Error::MissingTensor {
-            path: self.path.clone(),
-            name: name.to_owned(),
-            expected: expected.to_vec(),
-        })
-    }
-
-    fn mismatch(
-        &self,
-        name: &str,
-        entry: &TensorEntry,
-        property: &'static str,
-        found: String,
-        expected: String,
-    ) -> Error {
-        Error::TensorMismatch {
-            path: self.files[entry.file].path().to_owned(),
-            name: name.to_owned(),
-            property,
-            found,
-            expected,
-        }
-    }
+/// Maps a file and adds its tensors.
+fn add_file(
+    tensors: &mut TensorFiles,
+    metadata: &mut BTreeMap<String, String>,
+    path: &Path,
+) -> Result<()> {
+    let file = MappedFile::open(path, "a safetensors file")?;
+    let (header_bytes, header) = SafeTensors::read_metadata(file.bytes())
+        .map_err(|error| Error::format(path, describe(&error, file.bytes())))?;
+    let data_start = LENGTH_BYTES + header_bytes;
+    let entries = header.tensors().into_iter().map(|(name, info)| {
+        // In range, since the header was checked against the length of the file.
+        let (start, end) = info.data_offsets;
+        let entry = TensorEntry {
+            encoding: info.dtype.to_string(),
+            dtype: loadable_dtype(info.dtype),
+            shape: info.shape.clone(),
+            bytes: data_start + start..data_start + end,
+        };
+        (name, entry)
+    });
+    tensors.add(file, entries)?;
+    metadata.extend(header.metadata().clone().into_iter().flatten());
+    Ok(())
 }
 
 /// The dtype in candle of a stored one, if candle can compute with it.
@@ -352,6 +243,7 @@ fn expected_length(bytes: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
+    use std::path::PathBuf;
 
     use super::*;
     use crate::models::ModelConfig;

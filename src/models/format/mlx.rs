@@ -7,6 +7,7 @@ use crate::backend::ops::matrix::Matrix;
 use crate::error::{Error, Result};
 use crate::models::json::Object;
 use crate::models::safetensors::{INDEX_FILE, SINGLE_FILE};
+use crate::models::tensor_files::TensorFiles;
 use crate::models::{Quantization, SafetensorsCheckpoint, StoredTensor, WeightSource};
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
@@ -57,7 +58,7 @@ fn settings(config: &Value) -> Option<&Value> {
 /// The weights of such a directory.
 #[derive(Debug)]
 struct MlxWeights {
-    checkpoint: SafetensorsCheckpoint,
+    tensors: TensorFiles,
     path: PathBuf,
     /// Of modules that are not listed.
     default: Quantization,
@@ -81,7 +82,7 @@ impl MlxWeights {
             }
         }
         Ok(Self {
-            checkpoint: SafetensorsCheckpoint::open(directory)?,
+            tensors: SafetensorsCheckpoint::open(directory)?.into_files(),
             default,
             listed,
             path,
@@ -91,12 +92,10 @@ impl MlxWeights {
     /// The quantisation of a matrix, with its name less `.weight`; none where it is dense.
     fn quantization<'a>(&self, name: &'a str) -> Option<(Quantization, &'a str)> {
         let module = name.strip_suffix(".weight")?;
-        self.checkpoint
-            .contains(&format!("{module}.scales"))
-            .then(|| {
-                let quantization = self.listed.get(module).unwrap_or(&self.default);
-                (*quantization, module)
-            })
+        self.tensors.get(&format!("{module}.scales")).map(|_| {
+            let quantization = self.listed.get(module).unwrap_or(&self.default);
+            (*quantization, module)
+        })
     }
 
     fn affine(
@@ -107,7 +106,7 @@ impl MlxWeights {
         device: &Device,
     ) -> Result<AffineWeight> {
         // Words are turned into bytes on the host.
-        let part = |name: &str| self.checkpoint.load(name, None, &Device::Cpu);
+        let part = |name: &str| self.tensors.read(name, None, &Device::Cpu);
         let weight = AffineWeight::from_parts(
             &part(name)?,
             &part(&format!("{module}.scales"))?,
@@ -150,9 +149,9 @@ fn read(settings: &Object) -> Result<Quantization> {
 impl WeightSource for MlxWeights {
     fn stored(&self, name: &str) -> Option<StoredTensor> {
         let Some((quantization, module)) = self.quantization(name) else {
-            return WeightSource::stored(&self.checkpoint, name);
+            return self.tensors.stored(name);
         };
-        let part = |name: &str| WeightSource::stored(&self.checkpoint, name);
+        let part = |name: &str| self.tensors.stored(name);
         let codes = part(name)?;
         let scales = part(&format!("{module}.scales"))?;
         let biases = part(&format!("{module}.biases"))?;
@@ -169,7 +168,7 @@ impl WeightSource for MlxWeights {
 
     fn check(&self, name: &str, shape: &[usize]) -> Result<()> {
         let Some((quantization, module)) = self.quantization(name) else {
-            return WeightSource::check(&self.checkpoint, name, shape);
+            return self.tensors.check(name, shape);
         };
         let Quantization { bits, group_size } = quantization;
         let &[output, input] = shape else {
@@ -190,7 +189,7 @@ impl WeightSource for MlxWeights {
             (format!("{module}.biases"), input / group_size),
         ];
         for (name, columns) in parts {
-            let found = self.checkpoint.shape(&name);
+            let found = self.tensors.get(&name).map(|entry| &entry.shape);
             let expected = [output, columns];
             let Some(found) = found else {
                 return Err(Error::MissingTensor {
@@ -199,12 +198,12 @@ impl WeightSource for MlxWeights {
                     expected: expected.to_vec(),
                 });
             };
-            if found != expected {
+            if *found != expected {
                 let (found, expected) = (format!("{found:?}"), format!("{expected:?}"));
                 return Err(self.mismatch(&name, "shape", &found, &expected));
             }
         }
-        let dtype = |name: &str| self.checkpoint.dtype(name);
+        let dtype = |name: &str| self.tensors.get(name).and_then(|entry| entry.dtype);
         let (codes, scales) = (dtype(name), dtype(&format!("{module}.scales")));
         let biases = dtype(&format!("{module}.biases"));
         let show = |dtype: Option<DType>| {
@@ -230,7 +229,7 @@ impl WeightSource for MlxWeights {
     fn load(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
         match self.quantization(name) {
             Some(_) => Ok(self.load_matrix(name, dtype, device)?.dense(dtype)?),
-            None => WeightSource::load(&self.checkpoint, name, dtype, device),
+            None => self.tensors.load(name, dtype, device),
         }
     }
 
@@ -240,7 +239,7 @@ impl WeightSource for MlxWeights {
                 let weight = self.affine(name, module, quantization, device)?;
                 Ok(Matrix::Affine(Arc::new(weight)))
             }
-            None => self.checkpoint.load_matrix(name, dtype, device),
+            None => self.tensors.load_matrix(name, dtype, device),
         }
     }
 }

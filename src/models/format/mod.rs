@@ -2,9 +2,11 @@
 
 mod directory;
 mod mlx;
+mod pytorch;
 mod safetensors;
 
 pub use mlx::MlxFormat;
+pub use pytorch::PytorchFormat;
 pub use safetensors::SafetensorsFormat;
 
 use super::{ChatTemplate, Model, ModelConfig, ModelInfo, ModelLoader, Tokenizer, WeightSource};
@@ -88,7 +90,7 @@ pub struct ModelText {
 }
 
 /// The formats that the library knows, in the order in which they are asked.
-pub(super) const FORMATS: &[&dyn ModelFormat] = &[&MlxFormat, &SafetensorsFormat];
+pub(super) const FORMATS: &[&dyn ModelFormat] = &[&MlxFormat, &SafetensorsFormat, &PytorchFormat];
 
 /// The format of the model at `path`, one of `further` before the library's own.
 pub(super) fn detect<'a>(
@@ -115,7 +117,8 @@ pub(super) fn detect<'a>(
         directory::check(path)?;
         missing(
             &path.join("model.safetensors"),
-            "the weights of the model: model.safetensors or model.safetensors.index.json",
+            "the weights of the model: model.safetensors, model.safetensors.index.json, \
+             pytorch_model.bin or pytorch_model.bin.index.json",
         )
     } else {
         let reason = "is a file; expected a model directory";

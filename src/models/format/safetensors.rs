@@ -3,8 +3,7 @@
 use super::{ModelFormat, StoredModel, directory};
 use crate::error::{Error, Result};
 use crate::models::safetensors::{INDEX_FILE, SINGLE_FILE};
-use crate::models::{SafetensorsCheckpoint, StoredTensor, TensorSpec, WeightSource, json};
-use candle_core::{DType, Device, Tensor};
+use crate::models::{SafetensorsCheckpoint, json};
 use serde_json::Value;
 use std::path::Path;
 
@@ -28,7 +27,7 @@ impl ModelFormat for SafetensorsFormat {
     fn open(&self, path: &Path) -> Result<StoredModel> {
         let (config_json, config) = directory::config(path)?;
         refuse_quantized(&config_json, path)?;
-        let weights = Box::new(SafetensorsCheckpoint::open(path)?);
+        let weights = Box::new(SafetensorsCheckpoint::open(path)?.into_files());
         let path = path.to_owned();
         Ok(StoredModel {
             config,
@@ -53,30 +52,5 @@ pub(super) fn refuse_quantized(config: &Value, path: &Path) -> Result<()> {
                         files"
                     .to_owned(),
         }),
-    }
-}
-
-impl WeightSource for SafetensorsCheckpoint {
-    fn stored(&self, name: &str) -> Option<StoredTensor> {
-        let shape = self.shape(name)?.to_vec();
-        let dtype = self.dtype(name)?;
-        Some(StoredTensor {
-            size_in_bytes: shape.iter().product::<usize>() * dtype.size_in_bytes(),
-            encoding: dtype.as_str().to_uppercase(),
-            shape,
-            dtype,
-            quantized: false,
-        })
-    }
-
-    fn check(&self, name: &str, shape: &[usize]) -> Result<()> {
-        self.validate(&[TensorSpec {
-            name: name.to_owned(),
-            shape: shape.to_vec(),
-        }])
-    }
-
-    fn load(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
-        Self::load(self, name, Some(dtype), device)
     }
 }
