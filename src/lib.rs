@@ -5,6 +5,9 @@ pub mod cancel;
 pub mod checkpoint;
 pub mod error;
 pub mod ffi;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod inference;
 pub mod models;
 pub mod training;

@@ -1,11 +1,13 @@
 //! Weights in safetensors files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use safetensors::tensor::{Dtype, Metadata};
+use safetensors::tensor::Dtype;
 use safetensors::{SafeTensorError, SafeTensors};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use crate::backend::mapped_file::MappedFile;
 use crate::error::{Error, Result};
@@ -45,8 +47,11 @@ const GIT_LFS_MAGIC: &[u8] = b"version https://git-lfs";
 #[derive(Debug)]
 pub struct SafetensorsCheckpoint {
     tensors: TensorFiles,
-    metadata: BTreeMap<String, String>,
+    metadata: Metadata,
 }
+
+/// The free-form strings of headers.
+type Metadata = BTreeMap<String, String>;
 
 impl SafetensorsCheckpoint {
     /// Opens the weights of a model directory: `model.safetensors`, or else the shards that
@@ -155,15 +160,28 @@ impl SafetensorsCheckpoint {
 }
 
 /// Maps a file and adds its tensors.
-fn add_file(
-    tensors: &mut TensorFiles,
-    metadata: &mut BTreeMap<String, String>,
-    path: &Path,
-) -> Result<()> {
+fn add_file(tensors: &mut TensorFiles, metadata: &mut Metadata, path: &Path) -> Result<()> {
     let file = MappedFile::open(path, "a safetensors file")?;
-    let (header_bytes, header) = SafeTensors::read_metadata(file.bytes())
-        .map_err(|error| Error::format(path, describe(&error, file.bytes())))?;
+    let (entries, further) = entries(file.bytes(), path)?;
+    tensors.add(file, entries)?;
+    metadata.extend(further);
+    Ok(())
+}
+
+/// The tensors and the metadata of a file with these bytes.
+pub(crate) fn entries(bytes: &[u8], path: &Path) -> Result<(Vec<(String, TensorEntry)>, Metadata)> {
+    let (header_bytes, header) = SafeTensors::read_metadata(bytes)
+        .map_err(|error| Error::format(path, describe(&error, bytes)))?;
     let data_start = LENGTH_BYTES + header_bytes;
+    let mut names = HashSet::new();
+    let keys = bytes.get(LENGTH_BYTES..data_start).unwrap_or_default();
+    // The library keeps the last of two.
+    let Keys(keys) = serde_json::from_slice(keys)
+        .map_err(|error| Error::format(path, format!("not a valid safetensors file: {error}")))?;
+    if let Some(twice) = keys.into_iter().find(|name| !names.insert(name.clone())) {
+        let reason = format!("tensor `{twice}` is there twice; expected each tensor once");
+        return Err(Error::format(path, reason));
+    }
     let entries = header.tensors().into_iter().map(|(name, info)| {
         // In range, since the header was checked against the length of the file.
         let (start, end) = info.data_offsets;
@@ -175,9 +193,36 @@ fn add_file(
         };
         (name, entry)
     });
-    tensors.add(file, entries)?;
-    metadata.extend(header.metadata().clone().into_iter().flatten());
-    Ok(())
+    let metadata = header.metadata().clone().into_iter().flatten();
+    Ok((entries.collect(), metadata.collect()))
+}
+
+/// The keys of a JSON object, each as often as it is there.
+struct Keys(Vec<String>);
+
+impl<'de> Deserialize<'de> for Keys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Visit;
+        impl<'de> Visitor<'de> for Visit {
+            type Value = Keys;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> std::result::Result<Keys, A::Error> {
+                let mut keys = vec![];
+                while let Some((key, IgnoredAny)) = map.next_entry()? {
+                    keys.push(key);
+                }
+                Ok(Keys(keys))
+            }
+        }
+        deserializer.deserialize_map(Visit)
+    }
 }
 
 /// The dtype in candle of a stored one, if candle can compute with it.
@@ -233,7 +278,8 @@ fn describe(error: &SafeTensorError, bytes: &[u8]) -> String {
 fn expected_length(bytes: &[u8]) -> Option<usize> {
     let (length, rest) = bytes.split_first_chunk::<LENGTH_BYTES>()?;
     let header_bytes = usize::try_from(u64::from_le_bytes(*length)).ok()?;
-    let header: Metadata = serde_json::from_slice(rest.get(..header_bytes)?).ok()?;
+    let header: safetensors::tensor::Metadata =
+        serde_json::from_slice(rest.get(..header_bytes)?).ok()?;
     header
         .data_len()
         .checked_add(header_bytes)?
@@ -380,6 +426,14 @@ mod tests {
     fn broken_files_are_invalid_formats() {
         let whole = std::fs::read(fixture("qwen2_tied").join(SINGLE_FILE)).unwrap();
         let longer = [&whole[..], b"x"].concat();
+        let tensor = r#""a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}"#;
+        let header = format!("{{{tensor},{tensor}}}");
+        let twice = [
+            &(header.len() as u64).to_le_bytes(),
+            header.as_bytes(),
+            &[0; 4],
+        ]
+        .concat();
         let file = tempfile::NamedTempFile::new().unwrap();
         for (bytes, found) in [
             (&b""[..], "empty"),
@@ -390,6 +444,7 @@ mod tests {
             (&whole[..100], "truncated"),
             (&whole[..whole.len() - 1], "truncated"),
             (&longer, "where its tensors end"),
+            (&twice, "`a` is there twice"),
         ] {
             std::fs::write(file.path(), bytes).unwrap();
             let error = SafetensorsCheckpoint::open_file(file.path()).unwrap_err();

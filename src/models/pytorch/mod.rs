@@ -5,7 +5,7 @@
 //! do nothing but put together names and tensors; what asks for more is refused.
 
 mod archive;
-mod pickle;
+pub(crate) mod pickle;
 
 use super::tensor_files::{TensorEntry, TensorFiles};
 use crate::backend::mapped_file::MappedFile;
@@ -40,7 +40,7 @@ fn add_file(tensors: &mut TensorFiles, path: &Path) -> Result<()> {
 }
 
 /// The tensors of a file with these bytes.
-pub(super) fn entries(bytes: &[u8], path: &Path) -> Result<Vec<(String, TensorEntry)>> {
+pub(crate) fn entries(bytes: &[u8], path: &Path) -> Result<Vec<(String, TensorEntry)>> {
     let archive = Archive::open(bytes, path)?;
     let pickle = archive.pickle()?;
     let tensors = pickle::tensors(&bytes[pickle], path)?;

@@ -28,7 +28,7 @@ const MAX_DIMS: usize = 8;
 
 /// A tensor as a pickle describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct PickledTensor<'a> {
+pub(crate) struct PickledTensor<'a> {
     /// The name of the storage.
     pub storage: &'a str,
     pub dtype: DType,
@@ -40,7 +40,7 @@ pub(super) struct PickledTensor<'a> {
 }
 
 /// The tensors of a pickled dictionary, by name.
-pub(super) fn tensors<'a>(
+pub(crate) fn tensors<'a>(
     bytes: &'a [u8],
     path: &'a Path,
 ) -> Result<Vec<(&'a str, PickledTensor<'a>)>> {
