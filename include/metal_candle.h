@@ -132,6 +132,11 @@ typedef struct mcandle_generator mcandle_generator;
 typedef struct mcandle_model mcandle_model;
 
 /**
+ * What a stored model is, found by its headers without loading its weights.
+ */
+typedef struct mcandle_model_info mcandle_model_info;
+
+/**
  * How a model is loaded.
  */
 typedef struct mcandle_model_options mcandle_model_options;
@@ -282,6 +287,19 @@ typedef int32_t mcandle_cache_type;
  * The number format of weights and activations: one of the MCANDLE_DTYPE_ constants.
  */
 typedef int32_t mcandle_dtype;
+
+/**
+ * Hears how far a model is loaded, on the thread that loads it: before each tensor is read, and at the
+ * end.
+ *
+ * It returns true to go on, and false to end the loading with MCANDLE_CANCELLED. It must not unwind,
+ * jump out or throw.
+ *
+ * @param loaded_bytes The bytes of the weights that were read.
+ * @param total_bytes All bytes of the weights.
+ * @param user_data As it was given with the callback.
+ */
+typedef bool (*mcandle_load_callback)(uint64_t loaded_bytes, uint64_t total_bytes, void *user_data);
 
 /**
  * How the hidden states of the tokens of a text become one vector: one of the MCANDLE_POOLING_
@@ -2408,46 +2426,16 @@ mcandle_status mcandle_generate_options_set_lark(mcandle_generate_options *optio
 void mcandle_generate_options_clear_grammar(mcandle_generate_options *options);
 
 /**
- * Makes options with the defaults: device and dtype chosen automatically.
- *
- * @return Options, to be freed with mcandle_model_options_free().
- */
-mcandle_model_options *mcandle_model_options_new(void);
-
-/**
- * Sets the device. A number that is no device is reported by mcandle_model_load().
- *
- * @param options The options; NULL is allowed and does nothing.
- * @param device One of the MCANDLE_DEVICE_ constants. Default MCANDLE_DEVICE_AUTO.
- */
-void mcandle_model_options_set_device(mcandle_model_options *options, mcandle_device device);
-
-/**
- * Sets the number format. A number that is no format is reported by mcandle_model_load().
- *
- * @param options The options; NULL is allowed and does nothing.
- * @param dtype One of the MCANDLE_DTYPE_ constants. Default MCANDLE_DTYPE_AUTO.
- */
-void mcandle_model_options_set_dtype(mcandle_model_options *options, mcandle_dtype dtype);
-
-/**
- * Frees options.
- *
- * @param options The options; NULL is allowed and does nothing.
- */
-void mcandle_model_options_free(mcandle_model_options *options);
-
-/**
- * Loads a model from a Hugging Face directory: config.json, the weights as model.safetensors or
- * shards, tokenizer.json.
+ * Loads a model from a directory: config.json, tokenizer.json, and the weights in safetensors, as MLX
+ * quantised them, or in PyTorch's own files. The format is found by looking at the files.
  *
  * @param path The directory, NUL-terminated UTF-8.
  * @param options Options, or NULL for the defaults.
  * @param[out] model Receives the model on success, to be freed with mcandle_model_free().
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or what went wrong: MCANDLE_NOT_FOUND, MCANDLE_INVALID_FORMAT,
- * MCANDLE_UNSUPPORTED, MCANDLE_TOKENIZER, MCANDLE_DEVICE, MCANDLE_BACKEND and those of bad
- * arguments.
+ * MCANDLE_UNSUPPORTED, MCANDLE_TOKENIZER, MCANDLE_DEVICE, MCANDLE_BACKEND, MCANDLE_CANCELLED where the
+ * callback of the options ended it, and those of bad arguments.
  */
 mcandle_status mcandle_model_load(const char *path,
                                   const mcandle_model_options *options,
@@ -2472,8 +2460,8 @@ void mcandle_model_free(mcandle_model *model);
  * @param model The model; one that mcandle_model_merge() made has its adapter in the weights.
  * @param path The directory, NUL-terminated UTF-8.
  * @param[out] error Receives an error on failure; may be NULL.
- * @return MCANDLE_OK, or MCANDLE_IO, MCANDLE_NOT_FOUND or MCANDLE_INVALID_FORMAT where the
- * configuration that the model was loaded with is gone, MCANDLE_BACKEND, and those of bad arguments.
+ * @return MCANDLE_OK, or MCANDLE_IO, MCANDLE_INVALID_FORMAT where the path is that of a file,
+ * MCANDLE_BACKEND, and those of bad arguments.
  */
 mcandle_status mcandle_model_save(const mcandle_model *model,
                                   const char *path,
@@ -2532,6 +2520,15 @@ size_t mcandle_model_context_length(const mcandle_model *model);
 size_t mcandle_model_vocab_size(const mcandle_model *model);
 
 /**
+ * Tells whether weights of a model are kept in fewer bits than those of a float, because they are
+ * stored so or were quantised at load.
+ *
+ * @param model The model, or NULL.
+ * @return Whether they are; false for NULL.
+ */
+bool mcandle_model_is_quantized(const mcandle_model *model);
+
+/**
  * Gives the device that a model was loaded to.
  *
  * @param model The model, or NULL.
@@ -2559,6 +2556,171 @@ mcandle_dtype mcandle_model_dtype(const mcandle_model *model);
 mcandle_status mcandle_model_tokenizer(const mcandle_model *model,
                                        mcandle_tokenizer **tokenizer,
                                        mcandle_error **error);
+
+/**
+ * Finds out what a stored model is, without loading its weights.
+ *
+ * @param path The model, as mcandle_model_load() takes it, NUL-terminated UTF-8.
+ * @param[out] info Receives what was found on success, to be freed with mcandle_model_info_free().
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or what went wrong: MCANDLE_NOT_FOUND, MCANDLE_INVALID_FORMAT,
+ * MCANDLE_UNSUPPORTED, MCANDLE_IO and those of bad arguments.
+ */
+mcandle_status mcandle_model_inspect(const char *path,
+                                     mcandle_model_info **info,
+                                     mcandle_error **error);
+
+/**
+ * Frees what was found out about a model.
+ *
+ * @param info The object; NULL is allowed and does nothing.
+ */
+void mcandle_model_info_free(mcandle_model_info *info);
+
+/**
+ * Gives the format in which a model is stored, such as "safetensors", "mlx", "gguf" or "pytorch".
+ *
+ * @param info What was found out, or NULL.
+ * @return A NUL-terminated text that lives as long as the object; empty for NULL.
+ */
+const char *mcandle_model_info_format(const mcandle_model_info *info);
+
+/**
+ * Gives the family of a model, such as "qwen2" or "llama".
+ *
+ * @param info What was found out, or NULL.
+ * @return A NUL-terminated text that lives as long as the object; empty for NULL.
+ */
+const char *mcandle_model_info_architecture(const mcandle_model_info *info);
+
+/**
+ * Gives the encoding of most of the weights that stay quantised, such as "Q4_K".
+ *
+ * @param info What was found out, or NULL.
+ * @return A NUL-terminated text that lives as long as the object; NULL where no weight is quantised,
+ * and for NULL.
+ */
+const char *mcandle_model_info_quantization(const mcandle_model_info *info);
+
+/**
+ * Gives the number of parameters; a tied embedding counts once.
+ *
+ * @param info What was found out, or NULL.
+ * @return The number; 0 for NULL.
+ */
+uint64_t mcandle_model_info_parameter_count(const mcandle_model_info *info);
+
+/**
+ * Gives the most tokens that prompt and generated text can have together.
+ *
+ * @param info What was found out, or NULL.
+ * @return The number; 0 for NULL.
+ */
+size_t mcandle_model_info_context_length(const mcandle_model_info *info);
+
+/**
+ * Gives the memory that the weights take in a number format, of which those that are stored quantised
+ * are not.
+ *
+ * @param info What was found out.
+ * @param dtype One of the MCANDLE_DTYPE_ constants but MCANDLE_DTYPE_AUTO.
+ * @param[out] bytes Receives the bytes on success.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT, MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_model_info_weights_size(const mcandle_model_info *info,
+                                               mcandle_dtype dtype,
+                                               uint64_t *bytes,
+                                               mcandle_error **error);
+
+/**
+ * Gives the memory that keys and values of a conversation take.
+ *
+ * @param info What was found out.
+ * @param tokens The tokens of the conversation.
+ * @param dtype The number format of the model, one of the MCANDLE_DTYPE_ constants but
+ * MCANDLE_DTYPE_AUTO.
+ * @param cache_type One of the MCANDLE_CACHE_ constants.
+ * @param[out] bytes Receives the bytes on success.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT, MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_model_info_cache_size(const mcandle_model_info *info,
+                                             size_t tokens,
+                                             mcandle_dtype dtype,
+                                             mcandle_cache_type cache_type,
+                                             uint64_t *bytes,
+                                             mcandle_error **error);
+
+/**
+ * Gives all that was found out as a JSON object: "format", "architecture", "parameters", "layers",
+ * "hidden_size", "vocab_size", "context_length", "quantization" (or null), "encodings" (tensors,
+ * parameters and bytes by the name of each), and "memory" with the bytes of "weights" and of
+ * "cache_per_1000_tokens" in each number format.
+ *
+ * @param info What was found out.
+ * @param[out] json Receives the text on success, to be freed with mcandle_string_free().
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_model_info_json(const mcandle_model_info *info,
+                                       mcandle_string **json,
+                                       mcandle_error **error);
+
+/**
+ * Makes options with the defaults: device and dtype chosen automatically, weights as they are stored.
+ *
+ * @return Options, to be freed with mcandle_model_options_free().
+ */
+mcandle_model_options *mcandle_model_options_new(void);
+
+/**
+ * Sets the device. A number that is no device is reported by mcandle_model_load().
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param device One of the MCANDLE_DEVICE_ constants. Default MCANDLE_DEVICE_AUTO.
+ */
+void mcandle_model_options_set_device(mcandle_model_options *options, mcandle_device device);
+
+/**
+ * Sets the number format. A number that is no format is reported by mcandle_model_load().
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param dtype One of the MCANDLE_DTYPE_ constants. Default MCANDLE_DTYPE_AUTO.
+ */
+void mcandle_model_options_set_dtype(mcandle_model_options *options, mcandle_dtype dtype);
+
+/**
+ * Keeps the weights of the linear maps in fewer bits: in groups that share a scale and a bias, as MLX
+ * does. Weights that are stored in fewer bits stay as they are.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param bits The bits of a weight, 4 or 8; 0 keeps weights as they are stored, which is the default.
+ * Other numbers are reported by mcandle_model_load().
+ * @param group_size The weights that share a scale: 32, 64 or 128. Without use where bits is 0.
+ */
+void mcandle_model_options_set_quantization(mcandle_model_options *options,
+                                            size_t bits,
+                                            size_t group_size);
+
+/**
+ * Lets a callback hear how far a model is loaded, and end the loading.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ * @param callback The callback, or NULL for none, which is the default.
+ * @param user_data Given to the callback as it is; it must stay valid while a model is loaded with
+ * these options.
+ */
+void mcandle_model_options_set_progress(mcandle_model_options *options,
+                                        mcandle_load_callback callback,
+                                        void *user_data);
+
+/**
+ * Frees options.
+ *
+ * @param options The options; NULL is allowed and does nothing.
+ */
+void mcandle_model_options_free(mcandle_model_options *options);
 
 /**
  * Answers the last message of a conversation, by the chat template of the model, and hands each

@@ -25,7 +25,7 @@ pub const MCANDLE_CACHE_FULL: mcandle_cache_type = 0;
 /// longer, and a few may differ.
 pub const MCANDLE_CACHE_INT8: mcandle_cache_type = 1;
 
-fn cache_type_of(cache_type: mcandle_cache_type) -> Result<KvCacheType> {
+pub(super) fn cache_type_of(cache_type: mcandle_cache_type) -> Result<KvCacheType> {
     match cache_type {
         MCANDLE_CACHE_FULL => Ok(KvCacheType::Full),
         MCANDLE_CACHE_INT8 => Ok(KvCacheType::Int8),

@@ -1,73 +1,15 @@
 //! Models.
 
 use super::adapter::mcandle_adapter;
-use super::device::{
-    device_kind, device_of, dtype_of, dtype_policy, mcandle_device, mcandle_dtype,
-};
+use super::device::{device_of, dtype_of, mcandle_device, mcandle_dtype};
 use super::error::{mcandle_error, mcandle_status};
 use super::handle::{self, Out, borrow};
+use super::model_options::mcandle_model_options;
 use super::panic::guard;
 use super::string::mcandle_string;
 use super::tokenizer::mcandle_tokenizer;
 use crate::models::{Model, ModelLoader};
 use std::ffi::c_char;
-
-/// How a model is loaded.
-#[derive(Debug)]
-pub struct mcandle_model_options {
-    device: mcandle_device,
-    dtype: mcandle_dtype,
-}
-
-/// Makes options with the defaults: device and dtype chosen automatically.
-///
-/// @return Options, to be freed with mcandle_model_options_free().
-#[unsafe(no_mangle)]
-pub extern "C" fn mcandle_model_options_new() -> *mut mcandle_model_options {
-    Box::into_raw(Box::new(mcandle_model_options {
-        device: super::MCANDLE_DEVICE_AUTO,
-        dtype: super::MCANDLE_DTYPE_AUTO,
-    }))
-}
-
-/// Sets the device. A number that is no device is reported by mcandle_model_load().
-///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param device One of the MCANDLE_DEVICE_ constants. Default MCANDLE_DEVICE_AUTO.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_model_options_set_device(
-    options: *mut mcandle_model_options,
-    device: mcandle_device,
-) {
-    // SAFETY: the caller passes NULL or options that nobody else uses now.
-    if let Some(options) = unsafe { options.as_mut() } {
-        options.device = device;
-    }
-}
-
-/// Sets the number format. A number that is no format is reported by mcandle_model_load().
-///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param dtype One of the MCANDLE_DTYPE_ constants. Default MCANDLE_DTYPE_AUTO.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_model_options_set_dtype(
-    options: *mut mcandle_model_options,
-    dtype: mcandle_dtype,
-) {
-    // SAFETY: the caller passes NULL or options that nobody else uses now.
-    if let Some(options) = unsafe { options.as_mut() } {
-        options.dtype = dtype;
-    }
-}
-
-/// Frees options.
-///
-/// @param options The options; NULL is allowed and does nothing.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mcandle_model_options_free(options: *mut mcandle_model_options) {
-    // SAFETY: the caller passes NULL or options that it owns.
-    unsafe { handle::free(options) }
-}
 
 /// A loaded model.
 ///
@@ -78,16 +20,16 @@ pub struct mcandle_model {
     pub(super) inner: Model,
 }
 
-/// Loads a model from a Hugging Face directory: config.json, the weights as model.safetensors or
-/// shards, tokenizer.json.
+/// Loads a model from a directory: config.json, tokenizer.json, and the weights in safetensors, as MLX
+/// quantised them, or in PyTorch's own files. The format is found by looking at the files.
 ///
 /// @param path The directory, NUL-terminated UTF-8.
 /// @param options Options, or NULL for the defaults.
 /// @param[out] model Receives the model on success, to be freed with mcandle_model_free().
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or what went wrong: MCANDLE_NOT_FOUND, MCANDLE_INVALID_FORMAT,
-/// MCANDLE_UNSUPPORTED, MCANDLE_TOKENIZER, MCANDLE_DEVICE, MCANDLE_BACKEND and those of bad
-/// arguments.
+/// MCANDLE_UNSUPPORTED, MCANDLE_TOKENIZER, MCANDLE_DEVICE, MCANDLE_BACKEND, MCANDLE_CANCELLED where the
+/// callback of the options ended it, and those of bad arguments.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_model_load(
     path: *const c_char,
@@ -100,12 +42,10 @@ pub unsafe extern "C" fn mcandle_model_load(
         guard(error, || {
             let path = handle::path(path, "path")?;
             let out = Out::new(model, "model")?;
-            let mut loader = ModelLoader::new();
-            if let Some(options) = options.as_ref() {
-                loader = loader
-                    .with_device(device_kind(options.device)?)
-                    .with_dtype(dtype_policy(options.dtype)?);
-            }
+            let loader = match options.as_ref() {
+                Some(options) => options.loader()?,
+                None => ModelLoader::new(),
+            };
             out.give(mcandle_model {
                 inner: loader.load(path)?,
             });
@@ -133,8 +73,8 @@ pub unsafe extern "C" fn mcandle_model_free(model: *mut mcandle_model) {
 /// @param model The model; one that mcandle_model_merge() made has its adapter in the weights.
 /// @param path The directory, NUL-terminated UTF-8.
 /// @param[out] error Receives an error on failure; may be NULL.
-/// @return MCANDLE_OK, or MCANDLE_IO, MCANDLE_NOT_FOUND or MCANDLE_INVALID_FORMAT where the
-/// configuration that the model was loaded with is gone, MCANDLE_BACKEND, and those of bad arguments.
+/// @return MCANDLE_OK, or MCANDLE_IO, MCANDLE_INVALID_FORMAT where the path is that of a file,
+/// MCANDLE_BACKEND, and those of bad arguments.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_model_save(
     model: *const mcandle_model,
@@ -233,6 +173,17 @@ pub unsafe extern "C" fn mcandle_model_context_length(model: *const mcandle_mode
 pub unsafe extern "C" fn mcandle_model_vocab_size(model: *const mcandle_model) -> usize {
     // SAFETY: the caller passes NULL or a live model.
     unsafe { model.as_ref() }.map_or(0, |model| model.inner.config().vocab_size)
+}
+
+/// Tells whether weights of a model are kept in fewer bits than those of a float, because they are
+/// stored so or were quantised at load.
+///
+/// @param model The model, or NULL.
+/// @return Whether they are; false for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_model_is_quantized(model: *const mcandle_model) -> bool {
+    // SAFETY: the caller passes NULL or a live model.
+    unsafe { model.as_ref() }.is_some_and(|model| model.inner.is_quantized())
 }
 
 /// Gives the device that a model was loaded to.

@@ -11,7 +11,10 @@
 static void setters_and_frees_do_nothing(void) {
     mcandle_model_options_set_device(NULL, MCANDLE_DEVICE_CPU);
     mcandle_model_options_set_dtype(NULL, MCANDLE_DTYPE_F32);
+    mcandle_model_options_set_quantization(NULL, 4, 64);
+    mcandle_model_options_set_progress(NULL, NULL, NULL);
     mcandle_model_options_free(NULL);
+    mcandle_model_info_free(NULL);
     mcandle_dataset_options_set_max_seq_length(NULL, 8);
     mcandle_dataset_options_set_mask(NULL, MCANDLE_LOSS_MASK_NONE);
     mcandle_dataset_options_set_on_bad_row(NULL, MCANDLE_BAD_ROW_SKIP);
@@ -75,6 +78,12 @@ static void accessors_give_the_documented_value(void) {
     CHECK(mcandle_model_parameter_count(NULL) == 0);
     CHECK(mcandle_model_context_length(NULL) == 0);
     CHECK(mcandle_model_vocab_size(NULL) == 0);
+    CHECK(!mcandle_model_is_quantized(NULL));
+    CHECK(strcmp(mcandle_model_info_format(NULL), "") == 0);
+    CHECK(strcmp(mcandle_model_info_architecture(NULL), "") == 0);
+    CHECK(mcandle_model_info_quantization(NULL) == NULL);
+    CHECK(mcandle_model_info_parameter_count(NULL) == 0);
+    CHECK(mcandle_model_info_context_length(NULL) == 0);
     CHECK(mcandle_model_device(NULL) == MCANDLE_DEVICE_AUTO);
     CHECK(mcandle_model_dtype(NULL) == MCANDLE_DTYPE_AUTO);
     CHECK(strcmp(mcandle_string_data(NULL), "") == 0);
@@ -342,6 +351,25 @@ static void adapters_name_the_parameter(const mcandle_model *model,
     CHECK(taken == NULL && list == NULL && merged == NULL);
 }
 
+static void info_functions_name_the_parameter(void) {
+    mcandle_model_info *info = NULL;
+    mcandle_string *json = NULL;
+    uint64_t bytes = 7;
+    NULL_FAILS("path", mcandle_model_inspect(NULL, &info, error));
+    NULL_FAILS("info", mcandle_model_inspect(MODEL_DIR, NULL, error));
+    SUCCEEDS(mcandle_model_inspect(MODEL_DIR, &info, error));
+    NULL_FAILS("info", mcandle_model_info_json(NULL, &json, error));
+    NULL_FAILS("json", mcandle_model_info_json(info, NULL, error));
+    NULL_FAILS("info", mcandle_model_info_weights_size(NULL, MCANDLE_DTYPE_F32, &bytes, error));
+    NULL_FAILS("bytes", mcandle_model_info_weights_size(info, MCANDLE_DTYPE_F32, NULL, error));
+    NULL_FAILS("info", mcandle_model_info_cache_size(NULL, 1, MCANDLE_DTYPE_F32,
+                                                     MCANDLE_CACHE_FULL, &bytes, error));
+    NULL_FAILS("bytes", mcandle_model_info_cache_size(info, 1, MCANDLE_DTYPE_F32,
+                                                      MCANDLE_CACHE_FULL, NULL, error));
+    mcandle_model_info_free(info);
+    CHECK(json == NULL && bytes == 7);
+}
+
 /* One NULL at a time, with everything else as it should be. */
 static void fallible_functions_name_the_parameter(const char *path) {
     mcandle_model *model = NULL, *copy = NULL;
@@ -352,6 +380,7 @@ static void fallible_functions_name_the_parameter(const char *path) {
     mcandle_string *text = NULL;
     mcandle_tokens *tokens = NULL;
 
+    info_functions_name_the_parameter();
     NULL_FAILS("path", mcandle_model_load(NULL, NULL, &model, error));
     NULL_FAILS("model", mcandle_model_load(MODEL_DIR, NULL, NULL, error));
     SUCCEEDS(mcandle_model_load(MODEL_DIR, NULL, &model, error));

@@ -92,6 +92,11 @@ fn adapters() {
 }
 
 #[test]
+fn formats() {
+    Program::build("tests/c/formats.c").run::<&str>(&[]);
+}
+
+#[test]
 fn train() {
     let data = inputs::data();
     let rows = data.path().join("train.jsonl");
