@@ -40,6 +40,14 @@ pub enum Error {
         /// The reason the operating system gives.
         source: std::io::Error,
     },
+    /// A model could not be downloaded.
+    #[error("{url}: {reason}")]
+    Download {
+        /// The address that was asked, on the hub itself; never one with a secret in it.
+        url: String,
+        /// What went wrong and what was expected.
+        reason: String,
+    },
     /// A file is not what its name says: truncated, not JSON, not safetensors.
     #[error("{}: {reason}", path.display())]
     InvalidFormat {
@@ -211,7 +219,7 @@ fn circumstances(rows: &[String], checkpoint: Option<&Path>) -> String {
 pub enum ErrorKind {
     /// A file or directory is missing.
     NotFound,
-    /// Reading or writing failed.
+    /// Reading, writing or downloading failed.
     Io,
     /// A file, configuration, tensor or row is malformed.
     InvalidFormat,
@@ -241,7 +249,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::FileNotFound { .. } => ErrorKind::NotFound,
-            Self::Io { .. } => ErrorKind::Io,
+            Self::Io { .. } | Self::Download { .. } => ErrorKind::Io,
             Self::InvalidFormat { .. }
             | Self::InvalidConfig { .. }
             | Self::MissingTensor { .. }

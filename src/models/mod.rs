@@ -24,7 +24,7 @@ mod quantization;
 mod rope;
 mod rope_scaling;
 pub(crate) mod safetensors;
-mod shard_index;
+pub(crate) mod shard_index;
 mod tensor_files;
 mod tensor_spec;
 #[cfg(test)]
