@@ -129,7 +129,7 @@ impl Client {
             "{}/api/models/{}/revision/{revision}",
             self.endpoint, repo.id
         );
-        let (response, _) = self.send(&Method::GET, &url, 0, true)?;
+        let (response, _) = self.send(&Method::GET, &url, 0)?;
         let mut text = Vec::new();
         let body = response.into_body().into_reader();
         body.take(MAX_JSON_BYTES + 1)
@@ -174,12 +174,9 @@ impl Client {
         file: &str,
     ) -> Attempt<RemoteFile> {
         let url = format!("{}/{}/resolve/{commit}/{file}", self.endpoint, repo.id);
-        let (response, linked) = self.send(&Method::HEAD, &url, 0, false)?;
-        // The headers of a redirect itself describe no file.
-        let direct = |name| {
-            let headers = (!response.status().is_redirection()).then(|| response.headers());
-            headers.and_then(|headers| header(headers, name))
-        };
+        let (response, linked) = self.send(&Method::HEAD, &url, 0)?;
+        // Without such a redirect, the answer's own headers describe the file.
+        let direct = |name| header(response.headers(), name);
         let etag = linked
             .etag
             .or_else(|| direct(ETAG.as_str()))
@@ -192,15 +189,13 @@ impl Client {
             )
         })?;
         let size = linked.size.or_else(|| direct(CONTENT_LENGTH.as_str()));
-        let size = size
-            .as_ref()
-            .and_then(|size| size.parse().ok())
-            .ok_or_else(|| {
-                failed(
-                    &url,
-                    format!("the size is {size:?}; expected a number of bytes"),
-                )
-            })?;
+        let size = size.unwrap_or_else(|| "missing".to_owned());
+        let size = size.parse().map_err(|_| {
+            failed(
+                &url,
+                format!("the size is {size}; expected a number of bytes"),
+            )
+        })?;
         Ok(RemoteFile {
             url,
             checksum,
@@ -210,32 +205,26 @@ impl Client {
 
     /// Asks for the bytes of a file, from byte `from` on.
     pub(super) fn get(&self, file: &RemoteFile, from: u64) -> Attempt<Response<Body>> {
-        let (response, _) = self.send(&Method::GET, &file.url, from, true)?;
+        let (response, _) = self.send(&Method::GET, &file.url, from)?;
         Ok(response)
     }
 
-    /// Sends a request, and again to where the answer points. A redirect to another server is an answer,
-    /// unless `follow`.
+    /// Sends a request, and again to where the answer points. For a `HEAD` a redirect that describes the
+    /// file is the answer.
     ///
-    /// Not left to the HTTP library, because the redirect is what describes a large file, and because the
-    /// token must not go where the hub did not send it itself.
-    fn send(
-        &self,
-        method: &Method,
-        url: &str,
-        from: u64,
-        follow: bool,
-    ) -> Attempt<(Response<Body>, Linked)> {
+    /// Not left to the HTTP library, because only the redirect describes a large file, and because the
+    /// token is for the hub alone.
+    fn send(&self, method: &Method, url: &str, from: u64) -> Attempt<(Response<Body>, Linked)> {
         let invalid = |error: ureq::http::Error| failed(url, error.to_string());
         let mut target: Uri = url.parse().map_err(|_| failed(url, "this is no address"))?;
         let mut linked = Linked::default();
         for _ in 0..=MAX_REDIRECTS {
-            let own = Origin::of(&target).as_ref() == Some(&self.origin);
+            let is_hub = Origin::of(&target).as_ref() == Some(&self.origin);
             let mut request = Request::builder()
                 .method(method)
                 .uri(&target)
                 .header("Accept-Encoding", "identity");
-            if let Some(token) = self.authorization.as_ref().filter(|_| own) {
+            if let Some(token) = self.authorization.as_ref().filter(|_| is_hub) {
                 request = request.header(AUTHORIZATION, token);
             }
             if from > 0 {
@@ -243,26 +232,23 @@ impl Client {
             }
             let response = self.agent.run(request.body(()).map_err(invalid)?);
             let response = response.map_err(|error| failure(url, &error))?;
-            if own {
-                linked.add(response.headers());
-            }
+            linked.add(response.headers());
             if !response.status().is_redirection() {
                 return match self.refusal(url, &response) {
                     Some(refusal) => Err(refusal),
                     None => Ok((response, linked)),
                 };
             }
+            if *method == Method::HEAD && linked.etag.is_some() && linked.size.is_some() {
+                return Ok((response, linked));
+            }
             let location = header(response.headers(), LOCATION.as_str()).unwrap_or_default();
-            let next = redirect(&target, &location).ok_or_else(|| {
+            target = redirect(&target, &location).ok_or_else(|| {
                 failed(
                     url,
                     "it redirects to what is no web address, or from https to http",
                 )
             })?;
-            if !follow && Origin::of(&next).as_ref() != Some(&self.origin) {
-                return Ok((response, linked));
-            }
-            target = next;
         }
         Err(failed(url, format!("more than {MAX_REDIRECTS} redirects")).into())
     }

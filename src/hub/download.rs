@@ -55,7 +55,7 @@ struct Partial<'a> {
 impl<'a> Partial<'a> {
     /// Opens what there is of a blob, and hashes it.
     fn open(blob: &Path, file: &'a RemoteFile, progress: &mut Progress) -> Result<Self> {
-        // The name is Python's, so that each goes on where the other was cut off.
+        // The name that Python's client gives it too, unless it is one that never goes on.
         let path = blob.with_extension("incomplete");
         let failed = |source| Error::io(&path, "a writable cache", source);
         fs::create_dir_all(path.parent().unwrap_or(&path)).map_err(failed)?;

@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(tried.get(), 3);
 
         tried.set(0);
-        let result = with_retries(&mut progress, |_, _| -> Result<(), _> {
+        let result = with_retries(&mut progress, |_, _| -> Attempt<()> {
             tried.set(tried.get() + 1);
             Err(Failure::Final(Error::Cancelled))
         });
@@ -201,10 +201,11 @@ mod tests {
 
     #[test]
     fn bytes_add_up_over_files() {
-        let seen = parking_lot::Mutex::new(Vec::new());
-        let report = |p: &HubProgress| {
+        let seen = std::sync::Arc::new(parking_lot::Mutex::new(Vec::new()));
+        let log = std::sync::Arc::clone(&seen);
+        let report = move |p: &HubProgress| {
             let file = p.file.to_owned();
-            seen.lock()
+            log.lock()
                 .push((file, p.file_bytes, p.file_size, p.bytes, p.size));
             ControlFlow::Continue(())
         };
