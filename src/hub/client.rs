@@ -364,7 +364,8 @@ fn redirect(from: &Uri, location: &str) -> Option<Uri> {
     } else {
         location.parse().ok()?
     };
-    let is_downgrade = Origin::of(from)?.scheme == "https" && Origin::of(&target)?.scheme == "http";
+    let (from, to) = (Origin::of(from)?, Origin::of(&target)?);
+    let is_downgrade = from.scheme == "https" && to.scheme == "http";
     (!is_downgrade).then_some(target)
 }
 
@@ -409,6 +410,9 @@ mod tests {
         let to = |location| redirect(&from, location).map(|uri| uri.to_string());
         assert_eq!(to("/c?d=1").unwrap(), "https://hub.co/c?d=1");
         assert_eq!(to("https://cdn.co/x").unwrap(), "https://cdn.co/x");
+        let plain: Uri = "http://hub.co/a/b".parse().unwrap();
+        assert!(redirect(&plain, "http://cdn.co/x").is_some());
+        assert!(redirect(&plain, "//cdn.co/x").is_none());
         for location in [
             "",
             "c",

@@ -98,7 +98,7 @@ impl<'a> Partial<'a> {
     fn append(&mut self, bytes: &[u8]) -> Result<()> {
         let length = self.length + bytes.len() as u64;
         if length > self.file.size {
-            return Err(self.discard(format!(
+            return Err(self.discard(&format!(
                 "the file has {length} bytes or more; expected {}",
                 self.file.size
             )));
@@ -119,7 +119,7 @@ impl<'a> Partial<'a> {
         if found != checksum.digits() {
             let (algorithm, expected) = (checksum.algorithm(), checksum.digits());
             return Err(self
-                .discard(format!(
+                .discard(&format!(
                     "the {algorithm} of the file is {found}; expected {expected}"
                 ))
                 .into());
@@ -132,7 +132,7 @@ impl<'a> Partial<'a> {
     }
 
     /// Deletes a file that is not what it should be; gives the error.
-    fn discard(&self, reason: String) -> Error {
+    fn discard(&self, reason: &str) -> Error {
         match fs::remove_file(&self.path) {
             Ok(()) => failed(
                 &self.file.url,
@@ -177,7 +177,7 @@ fn transfer(
         .filter(|coming| *coming != missing)
     {
         return Err(partial
-            .discard(format!(
+            .discard(&format!(
                 "the server sends {coming} bytes; expected {missing}"
             ))
             .into());

@@ -1,18 +1,18 @@
 //! All files of a model, from the hub or from the cache alone.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Hub;
 use super::cache::RepoCache;
 use super::client::{Attempt, Client, Failure, Listing, failed};
 use super::download::download;
 use super::files::{candidates, select, shards};
-use super::name::RepoName;
+use super::name::{RepoName, is_file};
 use super::progress::{Progress, with_retries};
 use crate::error::{Error, Result};
 
-/// How many names an error message lists.
+/// How many names an error message lists at most.
 const SHOWN: usize = 8;
 
 /// Downloads what the cache lacks; gives the directory of the model.
@@ -133,23 +133,14 @@ impl Missing<'_> {
     /// The error that the repository does not have a file that is needed.
     fn lacking(&self, file: &str) -> Error {
         let mut reason = format!("the repository has no `{file}`");
-        let all = self.listing.files.iter();
-        let gguf: Vec<_> = all
-            .filter(|file| file.ends_with(".gguf"))
-            .map(String::as_str)
-            .collect();
+        let all = self.listing.files.iter().map(String::as_str);
+        let is_gguf = |file: &&str| {
+            is_file(file) && Path::new(file).extension().is_some_and(|end| end == "gguf")
+        };
+        let gguf: Vec<_> = all.filter(is_gguf).take(SHOWN).collect();
         if !gguf.is_empty() {
-            let shown = gguf
-                .iter()
-                .take(SHOWN)
-                .copied()
-                .collect::<Vec<_>>()
-                .join(", ");
-            reason.push_str(&format!("; it has the GGUF files {shown}"));
-            if gguf.len() > SHOWN {
-                reason.push_str(&format!(" and {} more", gguf.len() - SHOWN));
-            }
-            reason.push_str(", of which `Hub::with_gguf` takes one");
+            reason.push_str("; `Hub::with_gguf` takes one of its GGUF files, such as ");
+            reason.push_str(&gguf.join(", "));
         }
         failed(&self.client.page(self.name), reason)
     }

@@ -19,7 +19,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct HubProgress<'a> {
-    /// The file that is downloaded, by its name in the repository.
+    /// The file that is downloaded, by its name in the repository; empty until it is known what to download.
     pub file: &'a str,
     /// How many bytes of the file are there, those of an earlier, broken transfer included.
     pub file_bytes: u64,
@@ -131,6 +131,7 @@ pub(super) fn with_retries<T>(
 ) -> Attempt<T> {
     let mut attempts = Attempts::default();
     loop {
+        progress.check()?;
         match attempt(progress, &mut attempts) {
             Err(Failure::Passing(error)) if attempts.failed < RETRIES => {
                 tracing::warn!("{error}; trying again");

@@ -355,7 +355,7 @@ fn offline_what_is_missing_is_named() {
     assert!(server.hub.take_requests().is_empty());
 
     let directory = hub.fetch(NAME).unwrap();
-    for name in [WEIGHTS, "config.json"] {
+    for name in ["config.json", WEIGHTS] {
         fs::remove_file(directory.join(name)).unwrap();
         let error = offline.fetch(NAME).unwrap_err();
         assert!(
@@ -365,21 +365,32 @@ fn offline_what_is_missing_is_named() {
     }
 }
 
+/// The address of a hub that is not there.
+fn nowhere() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    // The port is free again when this ends.
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
 #[test]
 fn a_hub_that_cannot_be_reached_leaves_what_the_cache_has() {
     let server = FakeHub::start(Repository::of("qwen2_tied"));
     let cache = tempfile::tempdir().unwrap();
     let hub = server.client(cache.path());
     let directory = hub.fetch(NAME).unwrap();
-    // A port that was free a moment ago.
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let hub = hub.with_endpoint(format!("http://{port}"));
-    assert_eq!(hub.fetch(NAME).unwrap(), directory);
-    let error = hub.fetch("org/other").unwrap_err();
-    assert!(matches!(error, Error::Download { .. }), "{error}");
+    assert_eq!(hub.with_endpoint(nowhere()).fetch(NAME).unwrap(), directory);
+}
+
+#[test]
+fn a_hub_that_cannot_be_reached_is_named() {
+    let server = FakeHub::start(Repository::default());
+    let cache = tempfile::tempdir().unwrap();
+    let (hub, nowhere) = (server.client(cache.path()), nowhere());
+    let error = hub.with_endpoint(&nowhere).fetch(NAME).unwrap_err();
+    assert!(
+        matches!(&error, Error::Download { url, .. } if url.starts_with(&nowhere)),
+        "{error}"
+    );
 }
 
 #[test]
