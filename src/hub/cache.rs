@@ -7,6 +7,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::checksum::Checksum;
@@ -156,10 +157,12 @@ impl RepoCache {
     }
 }
 
-/// A hidden path beside another, for what is not complete.
+/// A hidden path beside another, for what is not complete; no other thread or process has the same.
 fn beside(path: &Path) -> PathBuf {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.partial-{}", std::process::id()))
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    path.with_file_name(format!(".{name}.partial-{}-{number}", std::process::id()))
 }
 
 #[cfg(test)]

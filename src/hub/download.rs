@@ -160,15 +160,25 @@ fn transfer(
         return Ok(());
     }
     let response = client.get(file, partial.length)?;
-    if response.status() != StatusCode::PARTIAL_CONTENT {
+    match response.status() {
+        StatusCode::PARTIAL_CONTENT if first_byte(&response) == Some(partial.length) => (),
+        StatusCode::PARTIAL_CONTENT => {
+            let reason = format!(
+                "the server sends another part than from byte {}",
+                partial.length
+            );
+            return Err(failed(&file.url, reason).into());
+        }
+        StatusCode::RANGE_NOT_SATISFIABLE => {
+            let (found, expected) = (partial.length, file.size);
+            return Err(partial
+                .discard(&format!(
+                    "the file has no more than {found} bytes; expected {expected}"
+                ))
+                .into());
+        }
         // The server sends all of it, whatever was asked for.
-        partial.restart()?;
-    } else if first_byte(&response) != Some(partial.length) {
-        let reason = format!(
-            "the server sends another part than from byte {}",
-            partial.length
-        );
-        return Err(failed(&file.url, reason).into());
+        _ => partial.restart()?,
     }
     let missing = file.size - partial.length;
     if let Some(coming) = response

@@ -12,6 +12,7 @@ mod environment;
 mod fetch;
 mod files;
 mod name;
+mod origin;
 mod progress;
 
 use std::fmt;

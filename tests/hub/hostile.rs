@@ -78,6 +78,30 @@ fn another_size_than_announced_is_refused() {
 }
 
 #[test]
+fn a_size_that_is_not_announced_is_found_out() {
+    let size = std::fs::metadata(fixture("models/qwen2_tied").join(WEIGHTS))
+        .unwrap()
+        .len();
+    let size = usize::try_from(size).unwrap();
+    for (wrong, expected) in [(size - 1, "or more; expected"), (size + 1, "no more than")] {
+        let server = FakeHub::start(Repository::of("qwen2_tied"));
+        let cache = tempfile::tempdir().unwrap();
+        server.repository().hides_lengths = true;
+        server
+            .repository()
+            .wrong_sizes
+            .insert(WEIGHTS.to_owned(), wrong);
+        let message = failure(&server, cache.path());
+        assert!(
+            message.contains(WEIGHTS) && message.contains(expected),
+            "{message}"
+        );
+        assert!(message.contains(&wrong.to_string()), "{message}");
+        assert_recovers(&server, cache.path());
+    }
+}
+
+#[test]
 fn a_part_that_does_not_belong_to_the_file_is_found_out() {
     let server = FakeHub::start(Repository::of("qwen2_tied"));
     let cache = tempfile::tempdir().unwrap();

@@ -34,6 +34,8 @@ pub struct Repository {
     pub refusals: Vec<Reply>,
     /// Answers with the whole file, whatever part is asked for.
     pub ignores_ranges: bool,
+    /// Does not say how many bytes of a large file come.
+    pub hides_lengths: bool,
     /// Where large files are said to be, if not where they are.
     pub location: Option<String>,
 }
@@ -102,6 +104,7 @@ impl Repository {
             ),
         };
         reply.body = bytes[first.unwrap_or(0)..].to_vec();
+        reply.hides_length = self.hides_lengths && is_large(name);
         if request.method == "GET" && !self.cuts.is_empty() && is_large(name) {
             reply.cut = Some(self.cuts.remove(0));
         }

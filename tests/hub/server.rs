@@ -33,6 +33,8 @@ pub struct Reply {
     pub body: Vec<u8>,
     /// The connection ends after so many bytes of the body.
     pub cut: Option<usize>,
+    /// Does not say how long the body is.
+    pub hides_length: bool,
 }
 
 impl Reply {
@@ -54,7 +56,9 @@ impl Reply {
             "HTTP/1.1 {} Status\r\nConnection: close\r\n",
             self.status
         )?;
-        write!(stream, "Content-Length: {}\r\n", self.body.len())?;
+        if !self.hides_length {
+            write!(stream, "Content-Length: {}\r\n", self.body.len())?;
+        }
         for (name, value) in &self.headers {
             write!(stream, "{name}: {value}\r\n")?;
         }
