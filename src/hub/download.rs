@@ -55,13 +55,17 @@ struct Partial<'a> {
 impl<'a> Partial<'a> {
     /// Opens what there is of a blob, and hashes it.
     fn open(blob: &Path, file: &'a RemoteFile, progress: &mut Progress) -> Result<Self> {
-        // The name that Python's client gives it too, unless it is one that never goes on.
+        // As Python's client names it, so that either can go on with what the other left.
         let path = blob.with_extension("incomplete");
         let failed = |source| Error::io(&path, "a writable cache", source);
         fs::create_dir_all(path.parent().unwrap_or(&path)).map_err(failed)?;
-        let options = File::options().read(true).append(true).create(true).clone();
         let mut partial = Self {
-            handle: options.open(&path).map_err(failed)?,
+            handle: File::options()
+                .read(true)
+                .append(true)
+                .create(true)
+                .open(&path)
+                .map_err(failed)?,
             hasher: file.checksum.hasher(file.size),
             length: 0,
             path: path.clone(),
