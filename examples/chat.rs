@@ -1,6 +1,8 @@
 //! A chat in the terminal, with a model that has a chat template.
 //!
-//! `cargo run --release --example chat -- [MODEL_DIR]`
+//! `cargo run --release --example chat -- [MODEL]`
+//!
+//! MODEL is a directory, or a name on the Hugging Face hub such as `Qwen/Qwen2.5-Coder-0.5B-Instruct`.
 
 use metal_candle::models::ChatOptions;
 use metal_candle::{GenerateOptions, Generator, ModelLoader, Result, SamplingOptions};

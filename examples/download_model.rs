@@ -1,6 +1,6 @@
 //! Downloads a model by its name on the Hugging Face hub, and says what it is.
 //!
-//! `cargo run --release --features hub --example download_model -- [OWNER/NAME[@REVISION]]`
+//! `cargo run --release --example download_model -- [OWNER/NAME[@REVISION]]`
 
 use metal_candle::{Hub, ModelLoader, Result};
 use std::io::Write;

@@ -1,6 +1,8 @@
 //! Streams a completion.
 //!
-//! `cargo run --release --example inference -- [PROMPT [MODEL_DIR [ADAPTER_DIR]]]`
+//! `cargo run --release --example inference -- [PROMPT [MODEL [ADAPTER_DIR]]]`
+//!
+//! MODEL is a directory, or a name on the Hugging Face hub such as `Qwen/Qwen2.5-Coder-0.5B-Instruct`.
 
 use metal_candle::{GenerateOptions, Generator, LoRAAdapter, ModelLoader, Result, SamplingOptions};
 use std::io::Write;

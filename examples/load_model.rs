@@ -1,6 +1,8 @@
 //! Loads a model and says what it is.
 //!
-//! `cargo run --release --example load_model -- [MODEL_DIR]`
+//! `cargo run --release --example load_model -- [MODEL]`
+//!
+//! MODEL is a directory, or a name on the Hugging Face hub such as `Qwen/Qwen2.5-Coder-0.5B-Instruct`.
 
 use metal_candle::backend::{device, memory};
 use metal_candle::{ModelLoader, Result};

@@ -1,6 +1,8 @@
 //! Asks a model for JSON that a schema describes, several answers at once.
 //!
-//! `cargo run --release --example structured -- [PROMPT [MODEL_DIR]]`
+//! `cargo run --release --example structured -- [PROMPT [MODEL]]`
+//!
+//! MODEL is a directory, or a name on the Hugging Face hub such as `Qwen/Qwen2.5-Coder-0.5B-Instruct`.
 
 use metal_candle::inference::{BatchGenerator, Grammar};
 use metal_candle::{GenerateOptions, ModelLoader, Result, SamplingOptions};

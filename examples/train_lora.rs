@@ -1,6 +1,8 @@
 //! Fine-tunes a model with LoRA, and goes on where an earlier run was stopped.
 //!
-//! `cargo run --release --example train_lora -- [DATA_DIR [OUTPUT_DIR [MODEL_DIR]]]`
+//! `cargo run --release --example train_lora -- [DATA_DIR [OUTPUT_DIR [MODEL]]]`
+//!
+//! MODEL is a directory, or a name on the Hugging Face hub such as `Qwen/Qwen2.5-Coder-0.5B-Instruct`.
 
 use metal_candle::training::LrSchedule;
 use metal_candle::{

@@ -4,7 +4,10 @@ use super::format::{self, ModelFormat, StoredModel};
 use super::{Decoder, Model, ModelInfo, Quantization, Tokenizer};
 use crate::backend::{DTypePolicy, DeviceKind};
 use crate::error::{Error, Result};
+#[cfg(feature = "hub")]
+use crate::hub::{self, Hub};
 use candle_core::DType;
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -38,6 +41,8 @@ pub struct ModelLoader {
     quantization: Option<Quantization>,
     progress: Option<Progress>,
     formats: Vec<Arc<dyn ModelFormat>>,
+    #[cfg(feature = "hub")]
+    hub: Option<Hub>,
 }
 
 /// How far a model is loaded; given before each tensor is read, and once at the end.
@@ -129,7 +134,21 @@ impl ModelLoader {
         self
     }
 
-    /// Loads the model at `path`.
+    /// Sets the hub that a model is downloaded from where [`load`](Self::load) is given its name there;
+    /// otherwise it is that of the environment.
+    #[cfg(feature = "hub")]
+    #[must_use]
+    pub fn with_hub(mut self, hub: Hub) -> Self {
+        self.hub = Some(hub);
+        self
+    }
+
+    /// Loads the model at `path`, a directory or a file.
+    ///
+    /// With the feature `hub` it may also be the name of a model on the Hugging Face hub, such as
+    /// `Qwen/Qwen2.5-Coder-0.5B-Instruct`, with `@REVISION` behind it where it is not the newest. What is
+    /// not in the cache is downloaded; see the module `hub`. A path that exists is
+    /// never taken for a name.
     ///
     /// # Errors
     ///
@@ -140,8 +159,24 @@ impl ModelLoader {
     /// [`Error::InvalidOption`] for a quantisation that does not fit the model, and
     /// [`Error::Cancelled`].
     pub fn load(&self, path: impl AsRef<Path>) -> Result<Model> {
-        let path = path.as_ref();
-        self.format(path)?.load(path, self)
+        let path = self.locate(path.as_ref())?;
+        self.format(&path)?.load(&path, self)
+    }
+
+    /// Where the model lies, after it was downloaded if need be.
+    #[cfg_attr(
+        not(feature = "hub"),
+        allow(clippy::unused_self, clippy::unnecessary_wraps, reason = "the hub's")
+    )]
+    fn locate<'a>(&self, path: &'a Path) -> Result<Cow<'a, Path>> {
+        #[cfg(feature = "hub")]
+        if !path.exists()
+            && let Some(name) = path.to_str().filter(|name| hub::is_repo_name(name))
+        {
+            let hub = self.hub.clone().unwrap_or_default();
+            return Ok(Cow::Owned(hub.fetch(name)?));
+        }
+        Ok(Cow::Borrowed(path))
     }
 
     /// What the model at `path` is, without loading its weights.

@@ -6,9 +6,9 @@ mod hostile;
 mod repository;
 mod server;
 
-use common::{all_logits, fixture, load_f32, to_f64};
+use common::{TINY_CODER, all_logits, fixture, load_f32, to_f64};
 use metal_candle::hub::is_repo_name;
-use metal_candle::{Error, ErrorKind};
+use metal_candle::{Error, ErrorKind, ModelLoader};
 use repository::{COMMIT, FakeHub, NAME, Repository};
 use server::Reply;
 use std::collections::BTreeSet;
@@ -453,4 +453,23 @@ fn two_that_fetch_at_once_download_once() {
     );
     assert_is_model(&directories[0], "qwen2_tied");
     assert_eq!(server.large_files.take_requests().len(), 1);
+}
+
+#[test]
+fn a_loader_takes_names() {
+    let server = FakeHub::start(Repository::of("qwen2_tied"));
+    let cache = tempfile::tempdir().unwrap();
+    let hub = server.client(cache.path());
+    let model = ModelLoader::new().with_hub(hub).load(NAME).unwrap();
+    assert!(model.path().starts_with(cache.path()));
+    assert_eq!(model.config().vocab_size, 208);
+    // What is there is no name, and inspecting downloads nothing.
+    server.hub.take_requests();
+    let loader = ModelLoader::new().with_hub(server.client(cache.path()));
+    assert!(loader.load(TINY_CODER).is_ok());
+    assert!(matches!(
+        loader.inspect(NAME),
+        Err(Error::FileNotFound { .. })
+    ));
+    assert!(server.hub.take_requests().is_empty());
 }
