@@ -202,6 +202,7 @@ impl ModelConfig {
             bos_token_id: config.token_id("bos_token_id")?,
             pad_token_id: config.token_id("pad_token_id")?,
         };
+        this.rope_scaling.check(config, this.head_dim)?;
         let parameters = this.parameter_count();
         if parameters > MAX_PARAMETERS {
             return Err(config.invalid(

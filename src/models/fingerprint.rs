@@ -121,6 +121,8 @@ fn rotation(scaling: &RopeScaling) -> String {
             high_freq_factor: high,
             original_max_position_embeddings: original,
         } => format!("llama3 {factor} {low} {high} {original}"),
+        RopeScaling::Linear { factor } => format!("linear {factor}"),
+        RopeScaling::Factors { factors } => format!("factors {factors:?}"),
     }
 }
 

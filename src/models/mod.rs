@@ -11,6 +11,7 @@ pub(crate) mod fingerprint;
 mod format;
 pub(crate) mod full_weights;
 mod generation_config;
+mod gguf;
 mod grammar_vocabulary;
 pub(crate) mod json;
 mod kv_cache;
@@ -45,6 +46,7 @@ pub use format::{
     MlxFormat, ModelFormat, ModelText, PytorchFormat, SafetensorsFormat, StoredModel,
 };
 pub use generation_config::GenerationConfig;
+pub use gguf::{GgmlType, GgufCheckpoint};
 pub use grammar_vocabulary::GrammarVocabulary;
 pub use kv_cache::{KvCache, KvCacheType};
 pub use loader::{LoadProgress, ModelLoader};

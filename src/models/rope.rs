@@ -13,6 +13,12 @@ pub(crate) fn frequencies(config: &ModelConfig) -> (Vec<f32>, f64) {
     let plain = (0..config.head_dim / 2).map(|i| config.rope_theta.powf(-2.0 * i as f64 / dim));
     match &config.rope_scaling {
         RopeScaling::None => (plain.map(|f| f as f32).collect(), 1.0),
+        RopeScaling::Linear { factor } => (plain.map(|f| (f / factor) as f32).collect(), 1.0),
+        // As many factors as frequencies, which was checked when the configuration was read.
+        RopeScaling::Factors { factors } => {
+            let scaled = plain.zip(factors).map(|(f, factor)| (f / factor) as f32);
+            (scaled.collect(), 1.0)
+        }
         // YaRN (Peng et al., 2023, https://arxiv.org/abs/2309.00071): frequencies that turn often
         // within the original context stay, those that turn less than once are interpolated, and
         // between the two there is a ramp.

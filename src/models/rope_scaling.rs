@@ -3,14 +3,16 @@
 //! Two spellings exist: older files have `rope_theta` and `rope_scaling` at the top level, newer
 //! ones a single `rope_parameters` object.
 
+use serde_json::Value;
+
 use crate::error::{Error, Result};
-use crate::models::json::Object;
+use crate::models::json::{self, Object};
 
 /// The base of the rotary frequencies where a configuration names none, as in transformers.
 const DEFAULT_ROPE_THETA: f64 = 10_000.0;
 
 /// The rope types that are implemented, for error messages.
-const SUPPORTED_ROPE_TYPES: &str = "default, llama3, yarn";
+const SUPPORTED_ROPE_TYPES: &str = "default, linear, llama3, longrope, yarn";
 
 /// The keys of a yarn section that have an effect here, for error messages.
 const SUPPORTED_YARN_KEYS: &str = "factor, original_max_position_embeddings, beta_fast, beta_slow, attention_factor, truncate: true";
@@ -50,6 +52,17 @@ pub enum RopeScaling {
         /// The context before stretching, in tokens.
         original_max_position_embeddings: usize,
     },
+    /// All frequencies are interpolated alike.
+    Linear {
+        /// How many times longer the context becomes.
+        factor: f64,
+    },
+    /// Each frequency is interpolated by a factor of its own: `longrope` with the same factors for
+    /// short and long texts.
+    Factors {
+        /// What each frequency is divided by, half as many as a head is wide.
+        factors: Vec<f64>,
+    },
 }
 
 impl RopeScaling {
@@ -80,7 +93,11 @@ impl RopeScaling {
                 format!("one of {SUPPORTED_ROPE_TYPES}, because there is a `factor`"),
             )),
             None | Some("default") => Ok(Self::None),
+            Some("linear") => Ok(Self::Linear {
+                factor: required_number(section, "factor")?,
+            }),
             Some("llama3") => Self::llama3(section, max_position_embeddings),
+            Some("longrope") => Self::longrope(section),
             Some("yarn") => Self::yarn(section, max_position_embeddings),
             Some(other) => Err(Error::Unsupported {
                 path: section.path().to_owned(),
@@ -111,18 +128,15 @@ impl RopeScaling {
                 let stretched = (*original as f64 * factor) as usize;
                 max_position_embeddings.max(stretched.min(MAX_POSITIONS))
             }
-            Self::None | Self::Llama3 { .. } => max_position_embeddings,
+            Self::None | Self::Llama3 { .. } | Self::Linear { .. } | Self::Factors { .. } => {
+                max_position_embeddings
+            }
         }
     }
 
     fn llama3(section: &Object, max_position_embeddings: usize) -> Result<Self> {
-        let number = |key: &str| {
-            section
-                .number_above(key, 0.0)?
-                .ok_or_else(|| section.invalid(key, "a number above 0"))
-        };
-        let low_freq_factor = number("low_freq_factor")?;
-        let high_freq_factor = number("high_freq_factor")?;
+        let low_freq_factor = required_number(section, "low_freq_factor")?;
+        let high_freq_factor = required_number(section, "high_freq_factor")?;
         if high_freq_factor <= low_freq_factor {
             return Err(section.invalid(
                 "high_freq_factor",
@@ -130,13 +144,56 @@ impl RopeScaling {
             ));
         }
         Ok(Self::Llama3 {
-            factor: number("factor")?,
+            factor: required_number(section, "factor")?,
             low_freq_factor,
             high_freq_factor,
             original_max_position_embeddings: section
                 .size("original_max_position_embeddings", MAX_POSITIONS)?
                 .unwrap_or(max_position_embeddings),
         })
+    }
+
+    fn longrope(section: &Object) -> Result<Self> {
+        let list = |key: &str| {
+            let factors: Option<Vec<f64>> = section
+                .list(key)?
+                .and_then(|factors| factors.iter().map(factor).collect());
+            factors.ok_or_else(|| section.invalid(key, "a list of numbers above 0"))
+        };
+        let factors = list("short_factor")?;
+        let scale = section.number_above("attention_factor", 0.0)?;
+        let variant = if list("long_factor")? != factors {
+            Some("other factors for long texts than for short ones".to_owned())
+        } else if scale == Some(1.0) {
+            None
+        } else {
+            let scale = section.get("attention_factor");
+            Some(format!("attention_factor: {}", json::quote(scale)))
+        };
+        match variant {
+            None => Ok(Self::Factors { factors }),
+            Some(variant) => Err(Error::Unsupported {
+                path: section.path().to_owned(),
+                what: "longrope setting",
+                found: variant,
+                supported: "short_factor and long_factor that are the same, attention_factor: 1"
+                    .to_owned(),
+            }),
+        }
+    }
+
+    /// Checks what depends on the width of a head.
+    pub(crate) fn check(&self, config: &Object, head_dim: usize) -> Result<()> {
+        match self {
+            Self::Factors { factors } if factors.len() != head_dim / 2 => {
+                let (count, half) = (factors.len(), head_dim / 2);
+                Err(config.invalid(
+                    "head_dim",
+                    format!("twice the number of rope factors, which are {count}, not {half}"),
+                ))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn yarn(section: &Object, max_position_embeddings: usize) -> Result<Self> {
@@ -156,9 +213,7 @@ impl RopeScaling {
                 supported: SUPPORTED_YARN_KEYS.to_owned(),
             });
         }
-        let factor = section
-            .number_above("factor", 0.0)?
-            .ok_or_else(|| section.invalid("factor", "a number above 0"))?;
+        let factor = required_number(section, "factor")?;
         let beta_fast = section.number_above("beta_fast", 0.0)?.unwrap_or(32.0);
         let beta_slow = section.number_above("beta_slow", 0.0)?.unwrap_or(1.0);
         if beta_fast <= beta_slow {
@@ -177,6 +232,18 @@ impl RopeScaling {
             attention_factor: section.number_above("attention_factor", 0.0)?,
         })
     }
+}
+
+fn required_number(section: &Object, key: &str) -> Result<f64> {
+    let number = section.number_above(key, 0.0)?;
+    number.ok_or_else(|| section.invalid(key, "a number above 0"))
+}
+
+/// What a frequency can be divided by.
+fn factor(value: &Value) -> Option<f64> {
+    value
+        .as_f64()
+        .filter(|factor| factor.is_finite() && *factor > 0.0)
 }
 
 /// Reads the base of the rotary frequencies in either spelling.
@@ -259,6 +326,22 @@ mod tests {
     }
 
     #[test]
+    fn interpolation_is_by_one_factor_or_by_one_for_each_frequency() {
+        let text = r#"{"rope_scaling": {"type": "linear", "factor": 4}}"#;
+        assert_eq!(read(text).unwrap().1, RopeScaling::Linear { factor: 4.0 });
+        let text = r#"{"rope_scaling": {"rope_type": "longrope", "attention_factor": 1.0,
+            "short_factor": [1, 2.5], "long_factor": [1.0, 2.5]}}"#;
+        let scaling = read(text).unwrap().1;
+        let factors = vec![1.0, 2.5];
+        assert_eq!(scaling, RopeScaling::Factors { factors });
+        let value = serde_json::json!({"head_dim": 6});
+        let config = Object::new(&value, Path::new("config.json")).unwrap();
+        scaling.check(&config, 4).unwrap();
+        let error = scaling.check(&config, 6).unwrap_err().to_string();
+        assert!(error.contains("`head_dim` is 6; expected twice"), "{error}");
+    }
+
+    #[test]
     fn without_a_type_there_is_no_scaling() {
         for text in [
             "{}",
@@ -284,10 +367,18 @@ mod tests {
     #[test]
     fn other_types_and_variants_are_unsupported() {
         for (text, found) in [
-            (r#"{"rope_scaling": {"rope_type": "longrope"}}"#, "longrope"),
             (
-                r#"{"rope_scaling": {"type": "linear", "factor": 2}}"#,
-                "linear",
+                r#"{"rope_scaling": {"type": "dynamic", "factor": 2}}"#,
+                "dynamic",
+            ),
+            (
+                r#"{"rope_scaling": {"type": "longrope", "attention_factor": 1,
+                    "short_factor": [1], "long_factor": [2]}}"#,
+                "other factors for long texts",
+            ),
+            (
+                r#"{"rope_scaling": {"type": "longrope", "short_factor": [1], "long_factor": [1]}}"#,
+                "attention_factor: missing",
             ),
             (
                 r#"{"rope_scaling": {"type": "yarn", "factor": 2, "mscale": 1}}"#,
@@ -333,6 +424,18 @@ mod tests {
                 r#"{"rope_parameters": {"rope_type": "llama3", "factor": 8, "low_freq_factor": 4,
                     "high_freq_factor": 4}}"#,
                 "`rope_parameters.high_freq_factor`",
+            ),
+            (
+                r#"{"rope_scaling": {"type": "linear"}}"#,
+                "`rope_scaling.factor`",
+            ),
+            (
+                r#"{"rope_scaling": {"type": "longrope", "short_factor": [1, 0]}}"#,
+                "`rope_scaling.short_factor`",
+            ),
+            (
+                r#"{"rope_scaling": {"type": "longrope", "short_factor": [1]}}"#,
+                "`rope_scaling.long_factor`",
             ),
             (
                 r#"{"rope_scaling": {"type": "yarn", "factor": 0}}"#,

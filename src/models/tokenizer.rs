@@ -56,19 +56,7 @@ impl Tokenizer {
                 Err(Error::FileNotFound { .. }) => return Ok(None),
                 Err(error) => return Err(error),
             };
-        let (inner, vocab_size) = no_panic(|| {
-            let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)?;
-            inner.with_padding(None).with_truncation(None)?;
-            let vocab_size = inner.get_vocab_size(true);
-            Ok((inner, vocab_size))
-        })
-        .map_err(|reason| Error::format(&path, format!("not a valid tokenizer: {reason}")))?;
-        let mut tokenizer = Self {
-            inner: Arc::new(inner),
-            token_texts: Arc::new(OnceLock::new()),
-            vocab_size,
-            eos_token_id: None,
-        };
+        let mut tokenizer = Self::from_json(&bytes, &path)?;
         let path = dir.join("tokenizer_config.json");
         if let Some(value) = json::read_if_exists(&path, "the settings of the tokenizer")? {
             let eos_token = eos_token(&Object::new(&value, &path)?)?;
@@ -78,6 +66,35 @@ impl Tokenizer {
             }
         }
         Ok(Some(tokenizer))
+    }
+
+    /// Reads the text of a `tokenizer.json`; `path` is where it is from, for error messages.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidFormat`] if the text is malformed.
+    pub(crate) fn from_json(text: &[u8], path: &Path) -> Result<Self> {
+        let (inner, vocab_size) = no_panic(|| {
+            let mut inner = tokenizers::Tokenizer::from_bytes(text)?;
+            inner.with_padding(None).with_truncation(None)?;
+            let vocab_size = inner.get_vocab_size(true);
+            Ok((inner, vocab_size))
+        })
+        .map_err(|reason| Error::format(path, format!("not a valid tokenizer: {reason}")))?;
+        Ok(Self {
+            inner: Arc::new(inner),
+            token_texts: Arc::new(OnceLock::new()),
+            vocab_size,
+            eos_token_id: None,
+        })
+    }
+
+    /// The same tokenizer with another end-of-text token.
+    pub(crate) fn with_eos_token_id(self, eos_token_id: Option<u32>) -> Self {
+        Self {
+            eos_token_id,
+            ..self
+        }
     }
 
     /// The token ids of a text.

@@ -120,6 +120,23 @@ impl ChatTemplate {
         }))
     }
 
+    /// The template that a model file holds, and the one for conversations with tools where it has one.
+    ///
+    /// As those of a directory they are compiled when they are first rendered.
+    pub(crate) fn from_file(
+        path: &Path,
+        default: &str,
+        tool_use: Option<&str>,
+        special_tokens: Map<String, Value>,
+    ) -> Self {
+        Self {
+            path: Some(path.to_owned()),
+            default: Compiled::new(default),
+            tool_use: tool_use.map(Compiled::new),
+            special_tokens,
+        }
+    }
+
     /// The text of the template, of the one without tools where there are two.
     #[must_use]
     pub fn source(&self) -> &str {
