@@ -200,7 +200,11 @@ impl GgufCheckpoint {
             let expected = format!("{heads} heads of {} rows", self.config.head_dim);
             return Err(self.mismatch(name, "shape", found, expected));
         }
-        Ok(Cow::Owned(pairs_to_halves(bytes, heads, self.config.head_dim)))
+        Ok(Cow::Owned(pairs_to_halves(
+            bytes,
+            heads,
+            self.config.head_dim,
+        )))
     }
 
     /// Copies a tensor of `F32`, `F16` or `BF16` numbers to `device`, converted to `dtype` if one is

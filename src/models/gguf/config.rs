@@ -51,7 +51,12 @@ impl<'a> Keys<'a> {
             return Err(file.invalid(KEY, format!("one of {ARCHITECTURES}")));
         };
         if !ARCHITECTURES.split(", ").any(|name| name == architecture) {
-            return Err(unsupported(file, "architecture", architecture, ARCHITECTURES));
+            return Err(unsupported(
+                file,
+                "architecture",
+                architecture,
+                ARCHITECTURES,
+            ));
         }
         Ok(Self { file, architecture })
     }

@@ -15,7 +15,7 @@ use std::fmt;
 /// let q4_k = GgmlType::from_id(12);
 /// assert_eq!(q4_k.to_string(), "Q4_K");
 /// assert_eq!((q4_k.block_len(), q4_k.block_bytes()), (Some(256), Some(144)));
-/// assert_eq!(GgmlType::from_id(1000).to_string(), "type 1000");
+/// assert_eq!(GgmlType::from_id(1000).to_string(), "number 1000");
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct GgmlType(u32);
@@ -95,7 +95,7 @@ impl fmt::Display for GgmlType {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.known() {
             Some((_, name, ..)) => formatter.write_str(name),
-            None => write!(formatter, "type {}", self.0),
+            None => write!(formatter, "number {}", self.0),
         }
     }
 }

@@ -133,7 +133,10 @@ impl<'a> Value<'a> {
                 None => format!("{text:?}"),
             },
             Self::Array(array) => {
-                format!("a list of {} values of type {:?}", array.count, array.element)
+                format!(
+                    "a list of {} values of type {:?}",
+                    array.count, array.element
+                )
             }
         }
     }

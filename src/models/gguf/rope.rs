@@ -73,7 +73,10 @@ fn yarn(keys: &Keys) -> Result<Value> {
     let original = keys
         .file
         .unsigned(&keys.key("rope.scaling.original_context_length"))?;
-    add("original_max_position_embeddings", original.map(Value::from));
+    add(
+        "original_max_position_embeddings",
+        original.map(Value::from),
+    );
     for name in ["beta_fast", "beta_slow"] {
         let number = keys.float(&format!("rope.scaling.yarn_{name}"))?;
         add(name, number.map(Value::from));

@@ -36,7 +36,10 @@ pub(super) fn bool(value: bool) -> Encoded {
 }
 
 pub(super) fn string(text: &str) -> Encoded {
-    encoded(8, [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat())
+    encoded(
+        8,
+        [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat(),
+    )
 }
 
 /// A list of values of one type.
@@ -113,7 +116,8 @@ impl Writer {
 
     /// Adds a tensor; `shape` is outermost first.
     pub(super) fn add(&mut self, name: &str, shape: &[usize], type_id: u32, bytes: &[u8]) {
-        self.data.resize(self.data.len().next_multiple_of(ALIGNMENT), 0);
+        self.data
+            .resize(self.data.len().next_multiple_of(ALIGNMENT), 0);
         self.tensors.push(Entry {
             name: name.to_owned(),
             dims: shape.iter().rev().map(|&size| size as u64).collect(),
@@ -191,12 +195,18 @@ pub(super) fn fixture(name: &str) -> Writer {
         ("attention.head_count_kv", size(config.num_key_value_heads)),
         ("attention.key_length", size(config.head_dim)),
         ("attention.value_length", size(config.head_dim)),
-        ("attention.layer_norm_rms_epsilon", float(config.rms_norm_eps)),
+        (
+            "attention.layer_norm_rms_epsilon",
+            float(config.rms_norm_eps),
+        ),
         ("rope.freq_base", float(config.rope_theta)),
     ] {
         writer = writer.with(&format!("{architecture}.{key}"), value);
     }
-    for (key, id) in [("bos", config.bos_token_id), ("eos", config.eos_token_ids.first().copied())] {
+    for (key, id) in [
+        ("bos", config.bos_token_id),
+        ("eos", config.eos_token_ids.first().copied()),
+    ] {
         writer = writer.with(&format!("tokenizer.ggml.{key}_token_id"), u32(id.unwrap()));
     }
     let checkpoint = SafetensorsCheckpoint::open(&dir).unwrap();

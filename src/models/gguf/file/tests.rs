@@ -52,7 +52,12 @@ fn every_type_of_value_is_read() {
         assert_eq!(file.unsigned("a.u16").unwrap(), Some(60_000));
         assert_eq!(file.unsigned("a.u32").unwrap(), Some(4_000_000_000));
         assert_eq!(file.unsigned("a.u64").unwrap(), Some(u64::MAX));
-        for (key, number) in [("a.i8", -1), ("a.i16", -3), ("a.i32", -7), ("a.i64", i64::MIN)] {
+        for (key, number) in [
+            ("a.i8", -1),
+            ("a.i16", -3),
+            ("a.i32", -7),
+            ("a.i64", i64::MIN),
+        ] {
             assert!(matches!(file.value(key), Some(Value::Signed(found)) if found == number));
             assert!(file.unsigned(key).is_err(), "{key}");
         }
@@ -106,7 +111,9 @@ fn the_alignment_is_that_of_the_file() {
     for bad in [0, 24] {
         let writer = writer.clone().with("general.alignment", u32(bad));
         let found = message(&writer.bytes());
-        assert!(found.contains(&format!("`general.alignment` is {bad}; expected a power of two")));
+        assert!(found.contains(&format!(
+            "`general.alignment` is {bad}; expected a power of two"
+        )));
     }
     let writer = writer.with("general.alignment", string("8"));
     assert!(message(&writer.bytes()).contains("`general.alignment` is \"8\""));
@@ -140,7 +147,12 @@ fn no_changed_byte_of_the_header_makes_it_panic() {
                 Ok(opened) => {
                     // Every value that was accepted can be read.
                     assert!(opened.values.keys().all(|key| opened.value(key).is_some()));
-                    assert!(opened.tensors.values().all(|t| !opened.tensor_bytes(t).is_empty()));
+                    assert!(
+                        opened
+                            .tensors
+                            .values()
+                            .all(|t| !opened.tensor_bytes(t).is_empty())
+                    );
                     read += 1;
                 }
                 Err(error) => {
@@ -151,7 +163,10 @@ fn no_changed_byte_of_the_header_makes_it_panic() {
             }
         }
     }
-    assert!(refused > header / 2 && read > header / 2, "{refused} {read}");
+    assert!(
+        refused > header / 2 && read > header / 2,
+        "{refused} {read}"
+    );
 }
 
 #[test]
@@ -171,9 +186,8 @@ fn counts_and_lengths_that_lie_are_refused() {
     // More than there are.
     assert!(change(8, 60_000).contains("name of a tensor"));
     let with = |value: Encoded| message(&Writer::new("llama").with("k", value).bytes());
-    let long = |id: u32, count: u64| {
-        encoded(9, [&id.to_le_bytes()[..], &count.to_le_bytes()].concat())
-    };
+    let long =
+        |id: u32, count: u64| encoded(9, [&id.to_le_bytes()[..], &count.to_le_bytes()].concat());
     for id in 0..=12 {
         for count in [u64::MAX, u64::MAX / 8 + 2, 1 << 40] {
             let found = with(long(id, count));
@@ -206,18 +220,35 @@ fn what_is_there_twice_or_overlaps_is_refused() {
     let found = tensor(|entry| entry.offset = 64);
     assert!(found.contains("`first` and `second` overlap"), "{found}");
     let found = tensor(|entry| entry.offset = 3 << 40);
-    assert!(found.contains("truncated: tensor `second` ends at byte"), "{found}");
+    assert!(
+        found.contains("truncated: tensor `second` ends at byte"),
+        "{found}"
+    );
     let found = tensor(|entry| entry.offset = u64::MAX - 31);
     assert!(found.contains("lies beyond any file"), "{found}");
     let found = tensor(|entry| entry.offset += 4);
-    assert!(found.contains("a multiple of the alignment, which is 32"), "{found}");
+    assert!(
+        found.contains("a multiple of the alignment, which is 32"),
+        "{found}"
+    );
     let found = tensor(|entry| entry.name = "n".repeat(300));
-    assert!(found.contains("has 300 bytes; expected 1 to 256"), "{found}");
+    assert!(
+        found.contains("has 300 bytes; expected 1 to 256"),
+        "{found}"
+    );
     let found = tensor(|entry| entry.dims = vec![]);
     assert!(found.contains("has 0 dimensions"), "{found}");
     let found = tensor(|entry| entry.dims = vec![1; 5]);
-    assert!(found.contains("has 5 dimensions; expected 1 to 4"), "{found}");
-    for dims in [vec![0], vec![3, 0], vec![1 << 63, 2], vec![1 << 33, 1 << 33]] {
+    assert!(
+        found.contains("has 5 dimensions; expected 1 to 4"),
+        "{found}"
+    );
+    for dims in [
+        vec![0],
+        vec![3, 0],
+        vec![1 << 63, 2],
+        vec![1 << 33, 1 << 33],
+    ] {
         let mut writer = small();
         writer.tensors[1].dims = dims;
         let found = message(&writer.bytes());
@@ -226,7 +257,10 @@ fn what_is_there_twice_or_overlaps_is_refused() {
     let found = tensor(|entry| entry.dims = vec![1 << 62]);
     assert!(found.contains("as many as memory could hold"), "{found}");
     let found = tensor(|entry| entry.type_id = 8);
-    assert!(found.contains("rows of 3 numbers; expected a multiple of the 32"), "{found}");
+    assert!(
+        found.contains("rows of 3 numbers; expected a multiple of the 32"),
+        "{found}"
+    );
 }
 
 #[test]
@@ -235,7 +269,7 @@ fn types_that_are_not_known_do_not_keep_a_file_from_opening() {
     writer.tensors[1].type_id = 77;
     let file = open(&writer.bytes()).unwrap();
     let entry = file.tensor("second").unwrap();
-    assert_eq!(entry.ggml_type.to_string(), "type 77");
+    assert_eq!(entry.ggml_type.to_string(), "number 77");
     for (id, name) in [(23, "IQ4_XS"), (39, "MXFP4"), (12, "Q4_K")] {
         assert_eq!(GgmlType::from_id(id).to_string(), name);
     }
@@ -250,11 +284,23 @@ fn other_files_are_named() {
     };
     for (found, expected) in [
         (message(b""), "empty"),
-        (message(b"\x08\0\0\0\0\0\0\0{}"), "not a GGUF file: it begins with \"\\x08"),
-        (message(b"version https://git-lfs.github.com/spec/v1\n"), "Git LFS"),
-        (with_version(1), "GGUF version `1` is not supported; supported: 2, 3"),
+        (
+            message(b"\x08\0\0\0\0\0\0\0{}"),
+            "not a GGUF file: it begins with \"\\x08",
+        ),
+        (
+            message(b"version https://git-lfs.github.com/spec/v1\n"),
+            "Git LFS",
+        ),
+        (
+            with_version(1),
+            "GGUF version `1` is not supported; supported: 2, 3",
+        ),
         (with_version(4), "GGUF version `4`"),
-        (with_version(3 << 24), "byte order `big endian` is not supported"),
+        (
+            with_version(3 << 24),
+            "byte order `big endian` is not supported",
+        ),
     ] {
         assert!(found.contains(expected), "{found}");
     }

@@ -54,9 +54,7 @@ pub(super) fn read(vocabulary: &Vocabulary) -> Result<Kind> {
             "use_regex": use_regex,
         })
     };
-    let words = |first: Value, use_regex: bool| {
-        json!({"type": "Sequence", "pretokenizers": [first, bytes(use_regex)]})
-    };
+    let words = |first: Value, use_regex: bool| json!({"type": "Sequence", "pretokenizers": [first, bytes(use_regex)]});
     let isolated = |regex: &str| {
         json!({
             "type": "Split",

@@ -223,9 +223,7 @@ impl<'a> Vocabulary<'a> {
             let token = self.text(key, id)?;
             let entry = json!({"id": token, "ids": [id], "tokens": [token]});
             special.insert(token.to_owned(), entry);
-            Ok(Some(
-                json!({"SpecialToken": {"id": token, "type_id": 0}}),
-            ))
+            Ok(Some(json!({"SpecialToken": {"id": token, "type_id": 0}})))
         };
         let start = part(add_bos, BOS_KEY, bos)?;
         let end = part(add_eos.unwrap_or(false), EOS_KEY, eos)?;
