@@ -13,6 +13,7 @@ use crate::models::gguf::file::{GgufFile, TensorEntry};
 use crate::models::gguf::ggml_type::GgmlType;
 use crate::models::gguf::names::gguf_name;
 use crate::models::gguf::rope::FACTORS_TENSOR;
+use crate::models::gguf::split::open_with_parts;
 use crate::models::gguf::tokenizer::{special_tokens, tokenizer_json};
 use crate::models::{ChatTemplate, ModelConfig, TensorSpec, Tokenizer};
 
@@ -20,9 +21,9 @@ use crate::models::{ChatTemplate, ModelConfig, TensorSpec, Tokenizer};
 /// Hugging Face has for them.
 ///
 /// Versions 2 and 3 of the format are read, of the architectures `qwen2`, `qwen3` and `llama`
-/// (which Mistral models have, too). Opening reads and checks the header only. The file must not be
-/// shortened or overwritten in place while it is open; replacing it by renaming another over it is
-/// safe.
+/// (which Mistral models have, too). Of a model in several files, the first is to be opened, and the
+/// others lie beside it. Opening reads and checks the headers only. The files must not be shortened or
+/// overwritten in place while they are open; replacing one by renaming another over it is safe.
 ///
 /// # Example
 ///
@@ -50,14 +51,12 @@ impl GgufCheckpoint {
     ///
     /// # Errors
     ///
-    /// [`Error::FileNotFound`] and [`Error::Io`] if the file cannot be read; [`Error::InvalidFormat`]
-    /// if it is truncated or inconsistent; [`Error::InvalidConfig`] with the key that is missing or
-    /// makes no sense; [`Error::Unsupported`] for another version, byte order or architecture, for
-    /// models with experts, and for a part of a model in several files;
-    /// [`Error::MissingTensor`] if there is no embedding.
+    /// [`Error::FileNotFound`] and [`Error::Io`] if the file or a part of it cannot be read;
+    /// [`Error::InvalidFormat`] if one is truncated or inconsistent; [`Error::InvalidConfig`] with the
+    /// key that is missing or makes no sense; [`Error::Unsupported`] for another version, byte order
+    /// or architecture, and for models with experts; [`Error::MissingTensor`] if there is no embedding.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = GgufFile::open(path)?;
-        refuse_parts(&file)?;
+        let file = open_with_parts(path)?;
         let config_json = config_json(&file)?;
         let config = ModelConfig::from_value(&config_json, path)?;
         let pairs_rotate_together = Keys::new(&file)?.pairs_rotate_together();
@@ -283,20 +282,6 @@ fn pairs_to_halves(bytes: &[u8], heads: usize, head_dim: usize) -> Vec<u8> {
         }
     }
     ordered
-}
-
-/// Refuses one of several files that make a model together.
-fn refuse_parts(file: &GgufFile) -> Result<()> {
-    const KEY: &str = "split.count";
-    match file.unsigned(KEY)? {
-        None | Some(0 | 1) => Ok(()),
-        Some(parts) => Err(Error::Unsupported {
-            path: file.path().to_owned(),
-            what: "setting",
-            found: format!("{KEY}: {parts}"),
-            supported: "a model in one file, which `llama-gguf-split --merge` makes".to_owned(),
-        }),
-    }
 }
 
 #[cfg(test)]

@@ -229,18 +229,17 @@ fn vocab_size(file: &GgufFile) -> Result<usize> {
 
 /// The width of one head.
 fn head_dim(keys: &Keys, heads: u64) -> Result<u64> {
-    let head_dim = match keys.number("attention.key_length")? {
-        Some(head_dim) => head_dim,
-        None => {
-            let hidden = keys.required("embedding_length")?;
-            let head_dim = hidden.checked_div(heads);
-            let exact = head_dim.filter(|_| hidden.is_multiple_of(heads));
-            exact.ok_or_else(|| {
-                let key = keys.key("attention.head_count");
-                let expected = format!("a divisor of embedding_length, which is {hidden}");
-                keys.file.invalid(&key, expected)
-            })?
-        }
+    let head_dim = if let Some(head_dim) = keys.number("attention.key_length")? {
+        head_dim
+    } else {
+        let hidden = keys.required("embedding_length")?;
+        let head_dim = hidden.checked_div(heads);
+        let exact = head_dim.filter(|_| hidden.is_multiple_of(heads));
+        exact.ok_or_else(|| {
+            let key = keys.key("attention.head_count");
+            let expected = format!("a divisor of embedding_length, which is {hidden}");
+            keys.file.invalid(&key, expected)
+        })?
     };
     for name in ["attention.value_length", "rope.dimension_count"] {
         if let Some(other) = keys.number(name)?.filter(|&other| other != head_dim) {

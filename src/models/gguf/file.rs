@@ -29,10 +29,11 @@ const MAX_NAME_BYTES: usize = 256;
 const ALIGNMENT: &str = "general.alignment";
 const DEFAULT_ALIGNMENT: u64 = 32;
 
-/// An open GGUF file, mapped into memory.
+/// An open GGUF file, mapped into memory, with the tensors of further parts if it has been given such.
 #[derive(Debug)]
 pub(super) struct GgufFile {
     file: MappedFile,
+    parts: Vec<MappedFile>,
     /// Where the type of each value stands, with the value behind it.
     values: BTreeMap<String, usize>,
     tensors: BTreeMap<String, TensorEntry>,
@@ -44,6 +45,8 @@ pub(super) struct TensorEntry {
     /// The size of each dimension, outermost first; files have them innermost first.
     pub(super) shape: Vec<usize>,
     pub(super) ggml_type: GgmlType,
+    /// The part that it lies in, from 1, or 0 for the file itself.
+    part: usize,
     /// Its bytes from the start of the file; of a type of unknown size only the first of them.
     bytes: Range<usize>,
 }
@@ -66,6 +69,7 @@ impl GgufFile {
         let position = reader.position();
         let mut this = Self {
             file,
+            parts: Vec::new(),
             values,
             tensors: BTreeMap::new(),
         };
@@ -99,9 +103,37 @@ impl GgufFile {
 
     /// The bytes of a tensor; of a type of unknown size only the first of them.
     pub(super) fn tensor_bytes(&self, tensor: &TensorEntry) -> &[u8] {
+        let file = match tensor.part {
+            0 => Some(&self.file),
+            part => self.parts.get(part - 1),
+        };
         // In range, since that was checked when the file was opened.
-        let bytes = self.file.bytes().get(tensor.bytes.clone());
+        let bytes = file.and_then(|file| file.bytes().get(tensor.bytes.clone()));
         bytes.unwrap_or_default()
+    }
+
+    /// Adds the tensors of another file; its keys and values are dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidFormat`] if it repeats a tensor.
+    pub(super) fn add_part(&mut self, part: Self) -> Result<()> {
+        let number = self.parts.len() + 1;
+        for (name, tensor) in part.tensors {
+            if self.tensors.contains_key(&name) {
+                return Err(Error::format(
+                    part.file.path(),
+                    format!("tensor `{name}` is in another part, too; expected each tensor once"),
+                ));
+            }
+            let tensor = TensorEntry {
+                part: number,
+                ..tensor
+            };
+            self.tensors.insert(name, tensor);
+        }
+        self.parts.push(part.file);
+        Ok(())
     }
 
     fn read_tensors(
@@ -300,6 +332,7 @@ fn read_tensor(reader: &mut Reader, name: &str) -> Result<(TensorEntry, u64)> {
     let entry = TensorEntry {
         shape,
         ggml_type,
+        part: 0,
         bytes: 0..length,
     };
     Ok((entry, offset))

@@ -157,7 +157,7 @@ impl GgufFile {
 
     /// A string.
     pub(super) fn string(&self, key: &str) -> Result<Option<&str>> {
-        self.typed(key, "a string", |value| value.as_string())
+        self.typed(key, "a string", Value::as_string)
     }
 
     /// `true` or `false`.

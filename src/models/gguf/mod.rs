@@ -1,8 +1,8 @@
 //! Models in GGUF files, as llama.cpp writes them: metadata, tokenizer and weights in one file.
 //!
-//! `file` is the container and knows no model, with `reader` and `metadata` below it; `config`,
-//! `tokenizer` and `names` say in the words of Hugging Face what a file has; `checkpoint` is what
-//! the rest of the library sees.
+//! `file` is the container and knows no model, with `reader` and `metadata` below it and `split` beside
+//! it; `config`, `tokenizer` and `names` say in the words of Hugging Face what a file has;
+//! `checkpoint` is what the rest of the library sees.
 
 mod checkpoint;
 mod config;
@@ -12,6 +12,7 @@ mod metadata;
 mod names;
 mod reader;
 mod rope;
+mod split;
 #[cfg(test)]
 mod testing;
 mod tokenizer;

@@ -27,7 +27,7 @@ pub(super) fn scaling(keys: &Keys, head_dim: u64, context: u64) -> Result<Option
             Some(factor) => json!({"rope_type": "linear", "factor": factor}),
             None => return Ok(None),
         },
-        (None | Some("none"), Some(factors)) if factors.iter().all(|&factor| factor == 1.0) => {
+        (None | Some("none"), Some(factors)) if factors.iter().all(|&factor| is(factor, 1.0)) => {
             return Ok(None);
         }
         (None | Some("none"), Some(factors)) => {
@@ -52,13 +52,18 @@ pub(super) fn scaling(keys: &Keys, head_dim: u64, context: u64) -> Result<Option
     Ok(Some(section))
 }
 
+/// Whether a setting has a value.
+fn is(number: f64, value: f64) -> bool {
+    (number - value).abs() < f64::EPSILON
+}
+
 fn yarn(keys: &Keys) -> Result<Value> {
     let neutral = [
         ("rope.scaling.yarn_ext_factor", 1.0),
         ("rope.scaling.yarn_log_multiplier", 0.0),
     ];
     for (name, neutral) in neutral {
-        if let Some(number) = keys.float(name)?.filter(|&number| number != neutral) {
+        if let Some(number) = keys.float(name)?.filter(|&number| !is(number, neutral)) {
             let found = number.to_string();
             return Err(keys.unsupported(name, &found, &neutral.to_string()));
         }
@@ -87,7 +92,7 @@ fn yarn(keys: &Keys) -> Result<Value> {
         None => keys.float("rope.scaling.attn_factor")?,
     };
     let usual = factor.map(|factor| 0.1 * factor.max(1.0).ln() + 1.0);
-    if let (Some(more), Some(usual)) = (more.filter(|&number| number != 1.0), usual) {
+    if let (Some(more), Some(usual)) = (more.filter(|&number| !is(number, 1.0)), usual) {
         add("attention_factor", Some((more * usual).into()));
     }
     Ok(section)
@@ -137,7 +142,9 @@ fn factors(keys: &Keys, head_dim: u64) -> Result<Option<Vec<f64>>> {
 /// follows from any factor on it.
 #[allow(
     clippy::cast_precision_loss,
-    reason = "half the width of a head is a small number"
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "half the width of a head is small; a context is positive, and too long a one is refused"
 )]
 fn llama3(factors: &[f64], theta: f64) -> Option<Value> {
     let factor = factors.iter().copied().fold(1.0, f64::max);
@@ -166,7 +173,6 @@ fn llama3(factors: &[f64], theta: f64) -> Option<Value> {
             "factor": factor,
             "low_freq_factor": LOW_FREQ_FACTOR,
             "high_freq_factor": HIGH_FREQ_FACTOR,
-            // A whole number that a context can be, or it does not fit.
             "original_max_position_embeddings": original as u64,
         })
     })

@@ -139,7 +139,7 @@ fn validation_names_what_is_missing_different_or_too_much() {
     let found = message(&|writer| {
         writer
             .tensors
-            .retain(|entry| entry.name != "blk.1.ffn_up.weight")
+            .retain(|entry| entry.name != "blk.1.ffn_up.weight");
     });
     assert!(
         found.contains("`blk.1.ffn_up.weight` is missing; expected shape [64, 64]"),

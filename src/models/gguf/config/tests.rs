@@ -145,11 +145,6 @@ fn what_would_be_computed_wrongly_is_unsupported() {
             bool(false),
             "`llama.attention.causal: false`",
         ),
-        (
-            "split.count",
-            encoded(2, 3u16.to_le_bytes()),
-            "`split.count: 3`",
-        ),
     ] {
         let error = with("llama_plain", key, value).unwrap_err();
         assert!(matches!(error, Error::Unsupported { .. }), "{key}: {error}");
@@ -159,7 +154,6 @@ fn what_would_be_computed_wrongly_is_unsupported() {
         ("llama.expert_count", u32(0)),
         ("llama.logit_scale", f32(0.0)),
         ("llama.attention.causal", bool(true)),
-        ("split.count", encoded(2, 1u16.to_le_bytes())),
     ] {
         with("llama_plain", key, value).unwrap();
     }

@@ -12,12 +12,15 @@ use crate::models::gguf::config::BOS_KEY;
 const PRE_KEY: &str = "tokenizer.ggml.pre";
 const MERGES_KEY: &str = "tokenizer.ggml.merges";
 /// The ways of splitting that are read.
-const SUPPORTED: &str = "default, gpt-2, qwen2, llama3, llama-v3, llama-bpe, smollm";
+const SUPPORTED: &str = "default, gpt-2, qwen2, llama3, llama-v3, llama-bpe, smollm, tekken";
 
 /// Words as Qwen2 splits them, each digit by itself.
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// Words as Llama 3 splits them, up to three digits together.
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// Words as Mistral Nemo splits them, also where small letters meet capital ones.
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// How a text is split into words.
 enum Split {
@@ -26,6 +29,7 @@ enum Split {
     Llama3,
     /// As GPT-2, but each digit by itself.
     Smollm,
+    Tekken,
 }
 
 /// Reads the parts that depend on the kind.
@@ -45,7 +49,8 @@ pub(super) fn read(vocabulary: &Vocabulary) -> Result<Kind> {
         let expected = "a list of strings, each two tokens with a space between them";
         file.invalid(MERGES_KEY, expected)
     })?;
-    let is_llama3 = matches!(split, Split::Llama3);
+    // Both have tokens that no merges lead to, and begin every text with a mark.
+    let tiktoken = matches!(split, Split::Llama3 | Split::Tekken);
     let bytes = |use_regex: bool| {
         json!({
             "type": "ByteLevel",
@@ -72,8 +77,7 @@ pub(super) fn read(vocabulary: &Vocabulary) -> Result<Kind> {
             "end_of_word_suffix": null,
             "fuse_unk": false,
             "byte_fallback": false,
-            // Llama 3 has tokens that no merges lead to.
-            "ignore_merges": is_llama3,
+            "ignore_merges": tiktoken,
             "vocab": vocabulary.ids(),
             "merges": merges,
         }),
@@ -85,11 +89,12 @@ pub(super) fn read(vocabulary: &Vocabulary) -> Result<Kind> {
             Split::Gpt2 => bytes(true),
             Split::Qwen2 => words(isolated(QWEN2), false),
             Split::Llama3 => words(isolated(LLAMA3), false),
+            Split::Tekken => words(isolated(TEKKEN), false),
             Split::Smollm => words(json!({"type": "Digits", "individual_digits": true}), true),
         },
         decoder: bytes(false),
         bos: file.token_id(BOS_KEY)?,
-        add_bos: is_llama3,
+        add_bos: tiktoken,
     })
 }
 
@@ -105,6 +110,7 @@ fn split(vocabulary: &Vocabulary) -> Result<Split> {
         Some("qwen2") => Ok(Split::Qwen2),
         Some("llama3" | "llama-v3" | "llama-bpe") => Ok(Split::Llama3),
         Some("smollm") => Ok(Split::Smollm),
+        Some("tekken") => Ok(Split::Tekken),
         Some(other) => Err(Error::Unsupported {
             path: file.path().to_owned(),
             what: "pre-tokenizer",

@@ -210,9 +210,8 @@ impl<'a> Vocabulary<'a> {
     /// What is put around a text: nothing, or the tokens that start and end it.
     fn post_processor(&self, bos: Option<u32>, add_bos: bool) -> Result<Value> {
         const EOS_KEY: &str = "tokenizer.ggml.eos_token_id";
-        let stated = self.file.bool("tokenizer.ggml.add_bos_token")?;
-        let add_bos = stated.unwrap_or(add_bos);
-        let add_eos = self.file.bool("tokenizer.ggml.add_eos_token")?;
+        let starts = self.file.bool("tokenizer.ggml.add_bos_token")?;
+        let ends = self.file.bool("tokenizer.ggml.add_eos_token")?;
         let eos = self.file.token_id(EOS_KEY)?;
         let mut special = Map::new();
         let mut part = |add: bool, key: &str, id: Option<u32>| -> Result<Option<Value>> {
@@ -225,8 +224,8 @@ impl<'a> Vocabulary<'a> {
             special.insert(token.to_owned(), entry);
             Ok(Some(json!({"SpecialToken": {"id": token, "type_id": 0}})))
         };
-        let start = part(add_bos, BOS_KEY, bos)?;
-        let end = part(add_eos.unwrap_or(false), EOS_KEY, eos)?;
+        let start = part(starts.unwrap_or(add_bos), BOS_KEY, bos)?;
+        let end = part(ends.unwrap_or(false), EOS_KEY, eos)?;
         if start.is_none() && end.is_none() {
             return Ok(Value::Null);
         }

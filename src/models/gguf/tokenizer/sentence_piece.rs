@@ -1,7 +1,7 @@
 //! Byte-pair encoding of the characters of a text, with bytes for those that have no token: `llama` in
-//! GGUF files, as SentencePiece has it in Llama 2 and Mistral.
+//! GGUF files, as `SentencePiece` has it in Llama 2 and Mistral.
 //!
-//! SentencePiece joins the two neighbours whose piece has the highest score, and a `tokenizer.json`
+//! `SentencePiece` joins the two neighbours whose piece has the highest score, and a `tokenizer.json`
 //! lists which neighbours to join, the first first. The list follows from the scores.
 
 use std::collections::HashMap;

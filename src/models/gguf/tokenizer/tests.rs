@@ -140,6 +140,7 @@ fn texts_are_split_as_the_family_does() {
         ("qwen2", &["1", "2", "3", "4", "5", "\u{120}a"][..]),
         ("smollm", &["1", "2", "3", "4", "5", "\u{120}a"]),
         ("llama-bpe", &["123", "4", "5", "\u{120}a"]),
+        ("tekken", &["1", "2", "3", "4", "5", "\u{120}a"]),
         ("gpt-2", &["1234", "5", "\u{120}a"]),
         ("default", &["1234", "5", "\u{120}a"]),
     ] {
@@ -148,8 +149,9 @@ fn texts_are_split_as_the_family_does() {
         let tokenizer = tokenizer(&keys);
         assert_eq!(pieces(&tokenizer, "12345 a"), expected, "{pre}");
         let ids = tokenizer.encode("12345 a", true).unwrap();
-        // Llama 3 begins every text with a token.
-        assert_eq!(ids.first() == Some(&11), pre == "llama-bpe", "{pre}");
+        // Llama 3 and Mistral Nemo begin every text with a token.
+        let begins = ["llama-bpe", "tekken"].contains(&pre);
+        assert_eq!(ids.first() == Some(&11), begins, "{pre}");
         assert_eq!(tokenizer.decode(&ids, true).unwrap(), "12345 a");
     }
     // What no merge leads to is found whole by Llama 3.
@@ -214,8 +216,8 @@ fn what_makes_no_tokenizer_is_named() {
         ("model", u32(1), "`tokenizer.ggml.model` is 1"),
         (
             "pre",
-            string("tekken"),
-            "pre-tokenizer `tekken` is not supported; supported: default",
+            string("falcon"),
+            "pre-tokenizer `falcon` is not supported; supported: default",
         ),
         (
             "tokens",
@@ -286,7 +288,7 @@ fn what_makes_no_tokenizer_is_named() {
     );
 }
 
-/// The pieces of a vocabulary as SentencePiece trains it, with their scores.
+/// The pieces of a vocabulary as `SentencePiece` trains it, with their scores.
 fn scored() -> Vec<(String, f32, i32)> {
     let mut pieces: Vec<(String, f32, i32)> = vec![
         ("<unk>".to_owned(), 0.0, 2),
@@ -342,7 +344,7 @@ fn sentence_piece(more: &[(&'static str, Encoded)]) -> Vec<(&'static str, Encode
     keys
 }
 
-/// What SentencePiece makes of a text: again and again the neighbours with the highest score are
+/// What `SentencePiece` makes of a text: again and again the neighbours with the highest score are
 /// joined, the leftmost of several; then bytes stand for what is no piece.
 fn joined_by_score(text: &str) -> Vec<String> {
     let pieces = scored();
@@ -490,4 +492,55 @@ fn the_chat_template_knows_the_special_tokens() {
         error.contains("`tokenizer.ggml.eos_token_id` is 5000"),
         "{error}"
     );
+}
+
+#[test]
+fn no_changed_byte_of_the_header_makes_reading_a_model_panic() {
+    let byte_level = byte_level(&[("bos_token_id", u32(11)), ("add_bos_token", bool(true))]);
+    let mut pieces: Vec<_> = scored();
+    // Without most bytes, to be quick.
+    pieces.drain(10..258);
+    let short = [
+        (
+            "tokens",
+            strings(pieces.iter().map(|(piece, ..)| piece.as_str())),
+        ),
+        ("scores", f32s(pieces.iter().map(|(_, score, _)| *score))),
+        ("token_type", i32s(pieces.iter().map(|(.., kind)| *kind))),
+    ];
+    for keys in [byte_level, sentence_piece(&short)] {
+        let template = string("{{ bos_token }}{{ messages[0].content }}");
+        let mut writer = file(&keys).with("tokenizer.chat_template", template);
+        writer.add("rope_freqs.weight", &[8], 0, &[0x3f; 32]);
+        let (header, whole) = (writer.header().len(), writer.bytes());
+        let path = tempfile::NamedTempFile::new().unwrap();
+        let mut read = [0; 4];
+        for at in 0..header {
+            let mut bytes = whole.clone();
+            bytes[at] ^= if at % 2 == 0 { 0x41 } else { 0x02 };
+            std::fs::write(path.path(), &bytes).unwrap();
+            let Ok(checkpoint) = GgufCheckpoint::open(path.path()) else {
+                read[0] += 1;
+                continue;
+            };
+            read[1] += 1;
+            let specs = checkpoint.config().tensors();
+            // A model of many layers has many.
+            let complete = checkpoint.validate(&specs).is_ok();
+            for spec in specs.iter().take(30) {
+                assert!(checkpoint.bytes(&spec.name).is_ok() || !complete);
+            }
+            if let Ok(Some(tokenizer)) = checkpoint.tokenizer() {
+                read[2] += 1;
+                let _ = tokenizer.encode("12 abc", true);
+                let _ = tokenizer.decode(&[0, 1, 2, 99], false);
+            }
+            if let Ok(Some(template)) = checkpoint.chat_template() {
+                read[3] += 1;
+                let messages = serde_json::json!([{"role": "user", "content": "a"}]);
+                let _ = template.render(&messages, &ChatOptions::default());
+            }
+        }
+        assert!(read.iter().all(|&count| count > 50), "{read:?}");
+    }
 }
