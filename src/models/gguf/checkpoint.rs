@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::models::gguf::config::{Keys, config_json, eos_token_ids};
 use crate::models::gguf::file::{GgufFile, TensorEntry};
-use crate::models::gguf::ggml_type::GgmlType;
+use crate::models::gguf::ggml_type::{GgmlType, LOADABLE};
 use crate::models::gguf::names::gguf_name;
 use crate::models::gguf::rope::FACTORS_TENSOR;
 use crate::models::gguf::split::open_with_parts;
@@ -142,7 +142,8 @@ impl GgufCheckpoint {
         Some(self.find(name)?.ggml_type)
     }
 
-    /// Checks that every expected tensor is there with its shape, and that no other one is.
+    /// Checks that every expected tensor is there with its shape and of a type that can be computed
+    /// with, and that no other one is.
     ///
     /// Nothing is loaded. A tensor beyond the expected ones is an error because a model that has it
     /// computes something else; llama.cpp refuses such files as well.
@@ -150,13 +151,17 @@ impl GgufCheckpoint {
     /// # Errors
     ///
     /// [`Error::MissingTensor`] for the first tensor that is absent, [`Error::TensorMismatch`] for
-    /// the first with another shape, [`Error::Unsupported`] for the first that is not expected.
+    /// the first with another shape or type, [`Error::Unsupported`] for the first that is not expected.
     pub fn validate(&self, expected: &[TensorSpec]) -> Result<()> {
         for TensorSpec { name, shape } in expected {
-            let found = &self.entry(name, shape)?.shape;
-            if found != shape {
-                let found = format!("{found:?}");
+            let entry = self.entry(name, shape)?;
+            if entry.shape != *shape {
+                let found = format!("{:?}", entry.shape);
                 return Err(self.mismatch(name, "shape", found, format!("{shape:?}")));
+            }
+            if !entry.ggml_type.is_loadable() {
+                let found = entry.ggml_type.to_string();
+                return Err(self.mismatch(name, "type", found, LOADABLE.to_owned()));
             }
         }
         let known = expected.iter().filter_map(|spec| gguf_name(&spec.name));

@@ -54,6 +54,10 @@ const TYPES: &[(u32, &str, usize, usize)] = &[
     (39, "MXFP4", 32, 17),
 ];
 
+/// The types that weights may have, for error messages.
+pub(super) const LOADABLE: &str =
+    "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K or Q6_K";
+
 impl GgmlType {
     /// Single precision.
     pub const F32: Self = Self(0);
@@ -86,6 +90,11 @@ impl GgmlType {
         self.known().map(|(_, _, _, bytes)| *bytes)
     }
 
+    /// Whether weights of this type can be computed with.
+    pub(super) fn is_loadable(self) -> bool {
+        matches!(self.0, 0..=3 | 6..=8 | 10..=14 | 30)
+    }
+
     fn known(self) -> Option<&'static (u32, &'static str, usize, usize)> {
         TYPES.iter().find(|(id, ..)| *id == self.0)
     }
@@ -97,5 +106,21 @@ impl fmt::Display for GgmlType {
             Some((_, name, ..)) => formatter.write_str(name),
             None => write!(formatter, "number {}", self.0),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_that_can_be_loaded_are_those_of_the_message() {
+        let loadable = (0..100).map(GgmlType::from_id).filter(|t| t.is_loadable());
+        let mut found: Vec<_> = loadable.map(|t| t.to_string()).collect();
+        let mut named: Vec<_> = LOADABLE.split([',', ' ']).collect();
+        named.retain(|name| !["", "or"].contains(name));
+        found.sort();
+        named.sort_unstable();
+        assert_eq!(found, named);
     }
 }

@@ -154,6 +154,15 @@ fn validation_names_what_is_missing_different_or_too_much() {
         found.contains("has shape [32, 64]; expected [64, 64]"),
         "{found}"
     );
+    for (type_id, name) in [(24, "I8"), (39, "MXFP4"), (77, "number 77")] {
+        let found = message(&|writer| {
+            let mut tensors = writer.tensors.iter_mut();
+            let entry = tensors.find(|entry| entry.name == "blk.1.ffn_up.weight");
+            entry.unwrap().type_id = type_id;
+        });
+        let expected = format!("has type {name}; expected F32, F16, BF16, Q4_0");
+        assert!(found.contains(&expected), "{found}");
+    }
     let found = message(&|writer| writer.add("blk.1.attn_output.bias", &[64], 0, &[0; 256]));
     assert!(
         found.contains("tensor `blk.1.attn_output.bias` is not supported"),
