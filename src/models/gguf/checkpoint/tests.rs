@@ -3,10 +3,28 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use super::super::testing::{Writer, fixture};
 use super::*;
 use crate::backend::{DTypePolicy, DeviceKind};
-use crate::models::{Decoder, SafetensorsCheckpoint, testing};
+use crate::models::{Decoder, SafetensorsCheckpoint, StoredTensor, WeightSource, testing};
 
-const MODELS: [&str; 3] = ["qwen2_tied", "qwen2_untied_gqa", "llama_plain"];
+const MODELS: [&str; 4] = ["qwen2_tied", "qwen2_untied_gqa", "qwen3", "llama_plain"];
 const QUERIES: &str = "model.layers.1.self_attn.q_proj.weight";
+
+/// The weights of a file without blocks.
+#[derive(Debug)]
+struct Dense(GgufCheckpoint);
+
+impl WeightSource for Dense {
+    fn stored(&self, _: &str) -> Option<StoredTensor> {
+        None
+    }
+
+    fn check(&self, name: &str, shape: &[usize]) -> Result<()> {
+        self.0.entry(name, shape).map(drop)
+    }
+
+    fn load(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
+        self.0.load_dense(name, Some(dtype), device)
+    }
+}
 
 fn open(writer: &Writer) -> GgufCheckpoint {
     // Still mapped when its name is gone.
@@ -46,9 +64,9 @@ fn logits_are_those_of_the_original() {
     for name in MODELS {
         let checkpoint = open(&fixture(name));
         let config = checkpoint.config().clone();
-        let decoder = Decoder::new(config, DType::F32, &Device::Cpu, None, |name| {
-            checkpoint.load_dense(name, Some(DType::F32), &Device::Cpu)
-        });
+        let (dtype, device) = (DType::F32, &Device::Cpu);
+        let weights = Dense(checkpoint);
+        let decoder = Decoder::new(config, dtype, device, None, &weights, &mut |_| Ok(()));
         let model = testing::model(name, DeviceKind::Cpu, DTypePolicy::F32);
         let tokens = Tensor::new(&[[3u32, 1, 4, 1, 5, 9, 2, 6]], &Device::Cpu).unwrap();
         let logits = |decoder: &Decoder| {

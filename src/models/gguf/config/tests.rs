@@ -24,6 +24,7 @@ fn configurations_are_those_of_the_originals() {
         ("qwen2_tied", Architecture::Qwen2, vec![]),
         ("qwen2_untied_gqa", Architecture::Qwen2, vec![]),
         ("qwen2_untied_f16", Architecture::Qwen2, vec![]),
+        ("qwen3", Architecture::Qwen3, vec![]),
         ("llama_plain", Architecture::Llama, vec![]),
         (
             "mistral_sliding",
