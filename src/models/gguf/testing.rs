@@ -1,5 +1,7 @@
 //! A writer of small GGUF files, and the models of the fixtures in them.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
@@ -168,6 +170,28 @@ impl Writer {
         let file = file.unwrap();
         std::fs::write(file.path(), self.bytes()).unwrap();
         file
+    }
+}
+
+/// A byte of a file that is another one as long as this lives.
+pub(super) struct Changed<'a> {
+    file: &'a File,
+    at: u64,
+    byte: u8,
+}
+
+impl<'a> Changed<'a> {
+    /// Flips the bits `change` of `byte`, which is the one `at` this place.
+    pub(super) fn new(file: &'a File, at: usize, byte: u8, change: u8) -> Self {
+        let at = at as u64;
+        file.write_all_at(&[byte ^ change], at).unwrap();
+        Self { file, at, byte }
+    }
+}
+
+impl Drop for Changed<'_> {
+    fn drop(&mut self) {
+        self.file.write_all_at(&[self.byte], self.at).unwrap();
     }
 }
 

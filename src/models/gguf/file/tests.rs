@@ -1,6 +1,6 @@
-use std::time::{Duration, Instant};
-
-use super::super::testing::{Encoded, Entry, Writer, bool, encoded, f32, i32, list, string, u32};
+use super::super::testing::{
+    Changed, Encoded, Entry, Writer, bool, encoded, f32, i32, list, string, u32,
+};
 use super::*;
 
 /// A file with every type of value and three tensors.
@@ -123,26 +123,22 @@ fn the_alignment_is_that_of_the_file() {
 fn a_file_that_ends_early_is_an_error_wherever_it_ends() {
     let writer = small();
     let (header, whole) = (writer.header().len(), writer.bytes());
-    let started = Instant::now();
     for length in 0..whole.len() {
         let found = message(&whole[..length]);
         let expected = if length == 0 { "empty" } else { "truncated" };
         assert!(found.contains(expected), "{length} of {header}: {found}");
     }
-    assert!(started.elapsed() < Duration::from_secs(20));
 }
 
 #[test]
 fn no_changed_byte_of_the_header_makes_it_panic() {
     let writer = small();
-    let (header, whole) = (writer.header().len(), writer.bytes());
-    let file = tempfile::NamedTempFile::new().unwrap();
+    let header = writer.header();
+    let file = writer.write();
     let (mut refused, mut read) = (0, 0);
-    for at in 0..header {
+    for (at, byte) in header.iter().copied().enumerate() {
         for change in [0xff, 0x80, 0x01] {
-            let mut bytes = whole.clone();
-            bytes[at] ^= change;
-            std::fs::write(file.path(), &bytes).unwrap();
+            let _changed = Changed::new(file.as_file(), at, byte, change);
             match GgufFile::open(file.path()) {
                 Ok(opened) => {
                     // Every value that was accepted can be read.
@@ -164,7 +160,7 @@ fn no_changed_byte_of_the_header_makes_it_panic() {
         }
     }
     assert!(
-        refused > header / 2 && read > header / 2,
+        refused > header.len() / 2 && read > header.len() / 2,
         "{refused} {read}"
     );
 }

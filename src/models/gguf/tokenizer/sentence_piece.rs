@@ -139,3 +139,6 @@ fn is_piece(token_type: TokenType) -> bool {
         TokenType::Normal | TokenType::UserDefined | TokenType::Unused
     )
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,13 +1,16 @@
 use serde_json::Value;
 
-use super::super::testing::{Encoded, Writer, bool, f32s, fixture, i32s, string, strings, u32};
-use crate::error::{Error, Result};
+use super::super::testing::{
+    Changed, Encoded, Writer, bool, f32s, fixture, i32s, string, strings, u32,
+};
+use super::sentence_piece::tests::{scored, sentence_piece};
+use crate::error::Result;
 use crate::models::{ChatOptions, GgufCheckpoint, Tokenizer};
 
 const PREFIX: &str = "tokenizer.ggml.";
 
 /// A file with a tokenizer, and any model.
-fn file(keys: &[(&str, Encoded)]) -> Writer {
+pub(super) fn file(keys: &[(&str, Encoded)]) -> Writer {
     let mut writer = fixture("llama_plain")
         .without("tokenizer.ggml.bos_token_id")
         .without("tokenizer.ggml.eos_token_id");
@@ -17,7 +20,7 @@ fn file(keys: &[(&str, Encoded)]) -> Writer {
     writer
 }
 
-fn read(writer: &Writer) -> Result<Option<Tokenizer>> {
+pub(super) fn read(writer: &Writer) -> Result<Option<Tokenizer>> {
     let file = writer.write();
     let read = GgufCheckpoint::open(file.path()).unwrap().tokenizer();
     if let Err(error) = &read {
@@ -27,12 +30,12 @@ fn read(writer: &Writer) -> Result<Option<Tokenizer>> {
     read
 }
 
-fn tokenizer(keys: &[(&str, Encoded)]) -> Tokenizer {
+pub(super) fn tokenizer(keys: &[(&str, Encoded)]) -> Tokenizer {
     read(&file(keys)).unwrap().unwrap()
 }
 
 /// What a text becomes, token by token.
-fn pieces(tokenizer: &Tokenizer, text: &str) -> Vec<String> {
+pub(super) fn pieces(tokenizer: &Tokenizer, text: &str) -> Vec<String> {
     let ids = tokenizer.encode(text, false).unwrap();
     let piece = |id: &u32| tokenizer.id_to_token(*id).unwrap();
     ids.iter().map(piece).collect()
@@ -288,173 +291,6 @@ fn what_makes_no_tokenizer_is_named() {
     );
 }
 
-/// The pieces of a vocabulary as `SentencePiece` trains it, with their scores.
-fn scored() -> Vec<(String, f32, i32)> {
-    let mut pieces: Vec<(String, f32, i32)> = vec![
-        ("<unk>".to_owned(), 0.0, 2),
-        ("<s>".to_owned(), 0.0, 3),
-        ("</s>".to_owned(), 0.0, 3),
-    ];
-    pieces.extend((0..=255).map(|byte| (format!("<0x{byte:02X}>"), 0.0, 6)));
-    let joined = [
-        "\u{2581}a",
-        "bc",
-        "ab",
-        "abc",
-        "\u{2581}ab",
-        "ca",
-        "aa",
-        "bb",
-        "\u{2581}\u{2581}",
-        "cab",
-        "\u{2581}abc",
-        "bca",
-        "aaa",
-        "\u{2581}aa",
-        "bcab",
-        "cc",
-        "\u{2581}c",
-    ];
-    let characters = ["\u{2581}", "a", "b", "c", "\u{e9}"];
-    let mut score = 0.0;
-    for piece in joined.into_iter().chain(characters) {
-        pieces.push((piece.to_owned(), score, 1));
-        score -= 1.0;
-    }
-    pieces
-}
-
-fn sentence_piece(more: &[(&'static str, Encoded)]) -> Vec<(&'static str, Encoded)> {
-    let pieces = scored();
-    let mut keys = vec![
-        ("model", string("llama")),
-        (
-            "tokens",
-            strings(pieces.iter().map(|(piece, ..)| piece.as_str())),
-        ),
-        ("scores", f32s(pieces.iter().map(|(_, score, _)| *score))),
-        ("token_type", i32s(pieces.iter().map(|(.., kind)| *kind))),
-        ("bos_token_id", u32(1)),
-        ("eos_token_id", u32(2)),
-    ];
-    for (key, value) in more {
-        keys.retain(|(other, _)| other != key);
-        keys.push((key, value.clone()));
-    }
-    keys
-}
-
-/// What `SentencePiece` makes of a text: again and again the neighbours with the highest score are
-/// joined, the leftmost of several; then bytes stand for what is no piece.
-fn joined_by_score(text: &str) -> Vec<String> {
-    let pieces = scored();
-    let score = |text: &str| {
-        let found = pieces
-            .iter()
-            .find(|(piece, _, kind)| piece == text && *kind == 1);
-        found.map(|(_, score, _)| *score)
-    };
-    let text = format!("\u{2581}{}", text.replace(' ', "\u{2581}"));
-    let mut parts: Vec<String> = text.chars().map(String::from).collect();
-    loop {
-        let pairs = parts.windows(2).map(|pair| score(&pair.concat()));
-        let mut best: Option<(usize, f32)> = None;
-        for (index, score) in pairs.enumerate() {
-            if let Some(score) = score
-                && best.is_none_or(|(_, highest)| score > highest)
-            {
-                best = Some((index, score));
-            }
-        }
-        let Some((index, _)) = best else {
-            break;
-        };
-        let right = parts.remove(index + 1);
-        parts[index] += &right;
-    }
-    let bytes = |part: String| match score(&part) {
-        Some(_) => vec![part],
-        None => part.bytes().map(|byte| format!("<0x{byte:02X}>")).collect(),
-    };
-    parts.into_iter().flat_map(bytes).collect()
-}
-
-#[test]
-fn sentence_piece_joins_by_score() {
-    let tokenizer = tokenizer(&sentence_piece(&[]));
-    assert_eq!(pieces(&tokenizer, "abc"), ["\u{2581}abc"]);
-    assert_eq!(pieces(&tokenizer, "x"), ["\u{2581}", "<0x78>"]);
-    let mut state = 1u32;
-    let mut characters = std::iter::repeat_with(move || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        ['a', 'b', 'c', ' ', 'a', 'b', '\u{e9}', '\u{1F980}'][(state >> 29) as usize]
-    });
-    for length in 1..200 {
-        let text: String = characters.by_ref().take(length).collect();
-        assert_eq!(
-            pieces(&tokenizer, &text),
-            joined_by_score(&text),
-            "{text:?}"
-        );
-        let ids = tokenizer.encode(&text, true).unwrap();
-        assert_eq!(ids[0], 1);
-        assert_eq!(tokenizer.decode(&ids, true).unwrap(), text);
-    }
-    assert!(pieces(&tokenizer, "").is_empty());
-    // Control tokens in a text are found, and are not made of pieces otherwise.
-    assert_eq!(pieces(&tokenizer, "a</s>"), ["\u{2581}a", "</s>"]);
-    let as_text = tokenizer.encode_as_text("</s>").unwrap();
-    assert!(!as_text.contains(&2), "{as_text:?}");
-}
-
-#[test]
-fn a_text_need_not_begin_with_a_space() {
-    let tokenizer = tokenizer(&sentence_piece(&[("add_space_prefix", bool(false))]));
-    assert_eq!(pieces(&tokenizer, "abc a"), ["abc", "\u{2581}a"]);
-    let ids = tokenizer.encode(" abc", true).unwrap();
-    assert_eq!(tokenizer.decode(&ids, true).unwrap(), " abc");
-}
-
-#[test]
-fn pieces_that_make_no_vocabulary_are_named() {
-    let long = "a".repeat(513);
-    let mut tokens: Vec<_> = scored().into_iter().map(|(piece, ..)| piece).collect();
-    let count = tokens.len();
-    *tokens.last_mut().unwrap() = long;
-    let longer = strings(tokens.iter().map(String::as_str));
-    for (key, value, found) in [
-        (
-            "scores",
-            f32s([1.0]),
-            format!("expected a list of {count} finite numbers"),
-        ),
-        (
-            "scores",
-            f32s(vec![f32::NAN; count]),
-            "expected a list".to_owned(),
-        ),
-        (
-            "tokens",
-            longer,
-            "pieces of at most 512 bytes (one has 513)".to_owned(),
-        ),
-        (
-            "unknown_token_id",
-            u32(5000),
-            "`tokenizer.ggml.unknown_token_id` is 5000".to_owned(),
-        ),
-        (
-            "bos_token_id",
-            u32(5000),
-            "`tokenizer.ggml.bos_token_id` is 5000".to_owned(),
-        ),
-    ] {
-        let error = read(&file(&sentence_piece(&[(key, value)]))).unwrap_err();
-        assert!(matches!(error, Error::InvalidConfig { .. }), "{error}");
-        assert!(error.to_string().contains(&found), "{error}");
-    }
-}
-
 #[test]
 fn the_chat_template_knows_the_special_tokens() {
     let open = |writer: &Writer| GgufCheckpoint::open(writer.write().path()).unwrap();
@@ -512,13 +348,11 @@ fn no_changed_byte_of_the_header_makes_reading_a_model_panic() {
         let template = string("{{ bos_token }}{{ messages[0].content }}");
         let mut writer = file(&keys).with("tokenizer.chat_template", template);
         writer.add("rope_freqs.weight", &[8], 0, &[0x3f; 32]);
-        let (header, whole) = (writer.header().len(), writer.bytes());
-        let path = tempfile::NamedTempFile::new().unwrap();
+        let path = writer.write();
         let mut read = [0; 4];
-        for at in 0..header {
-            let mut bytes = whole.clone();
-            bytes[at] ^= if at % 2 == 0 { 0x41 } else { 0x02 };
-            std::fs::write(path.path(), &bytes).unwrap();
+        for (at, byte) in writer.header().into_iter().enumerate() {
+            let change = if at % 2 == 0 { 0x41 } else { 0x02 };
+            let _changed = Changed::new(path.as_file(), at, byte, change);
             let Ok(checkpoint) = GgufCheckpoint::open(path.path()) else {
                 read[0] += 1;
                 continue;
