@@ -14,6 +14,7 @@
 pub(crate) mod adam;
 pub mod affine;
 pub mod attention;
+pub mod blocks;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod int8;

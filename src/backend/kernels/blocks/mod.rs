@@ -1,0 +1,8 @@
+//! Matrices of GGUF's blocks: their numbers, and `x Wᵀ` for a few rows straight from the blocks.
+
+mod decode;
+mod few_rows;
+mod lanes;
+
+pub(in crate::backend) use decode::{decode_all, decode_rows};
+pub(in crate::backend) use few_rows::block_few_rows;
