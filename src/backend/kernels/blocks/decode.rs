@@ -375,3 +375,43 @@ fn f16_to_f32(bytes: [u8; 2]) -> f32 {
     };
     f32::from_bits(sign | magnitude)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device, Tensor};
+
+    #[test]
+    fn every_f16_is_widened_as_always() {
+        let bytes: Vec<[u8; 2]> = (0..=u16::MAX).map(u16::to_le_bytes).collect();
+        let x = Tensor::from_raw_buffer(bytes.as_flattened(), DType::F16, &[65_536], &Device::Cpu);
+        let expected = x.unwrap().to_dtype(DType::F32).unwrap().to_vec1::<f32>();
+        for (bytes, expected) in bytes.into_iter().zip(expected.unwrap()) {
+            let found = f16_to_f32(bytes);
+            assert!(found.is_nan() == expected.is_nan());
+            assert!(
+                found.is_nan() || found.to_bits() == expected.to_bits(),
+                "{bytes:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn both_decoders_of_a_row_agree() {
+        for kind in BlockType::ALL {
+            let blocks: Vec<u8> = (0..kind.row_bytes(1024))
+                .map(|i| (i * 2_654_435_761 >> 7).to_le_bytes()[0])
+                .collect();
+            let (mut chosen, mut portable) = (vec![0f32; 1024], vec![0f32; 1024]);
+            decode_row(kind, &blocks, &mut chosen);
+            decode_row_portable(kind, &blocks, &mut portable);
+            assert!(portable.iter().any(|x| *x != 0.0));
+            for (a, b) in chosen.iter().zip(portable) {
+                assert!(
+                    a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan(),
+                    "{kind:?}"
+                );
+            }
+        }
+    }
+}

@@ -164,3 +164,51 @@ impl<const ROWS: usize> Rows<ROWS> {
         std::array::from_fn(|row| scaled[row].plus(biased[row]).numbers().iter().sum())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::kernels::assert_close;
+    use crate::backend::ops::blocks::BlockWeight;
+    use crate::backend::ops::gradcheck::random;
+    use candle_core::DType;
+
+    #[test]
+    fn a_few_rows_agree_with_the_matrix_product() {
+        // The last goes to several threads.
+        for (output, input) in [(1, 256), (33, 512), (70, 1792)] {
+            for kind in BlockType::ALL {
+                let weight = BlockWeight::quantize(&random(&[output, input], 2), kind).unwrap();
+                let dense = weight.dequantize(DType::F32).unwrap();
+                let blocks = weight.bytes().unwrap();
+                for count in [1, 2, 3, 4, 5, 8, 11] {
+                    // Rows out of more rows.
+                    let x = random(&[count + 1, input], 1).narrow(0, 1, count).unwrap();
+                    let expected = x.matmul(&dense.t().unwrap()).unwrap();
+                    let found = block_few_rows(&x, kind, &blocks).unwrap();
+                    assert_close(&found, &expected, 1e-4);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn both_products_of_a_row_agree() {
+        fn agree<const ROWS: usize>(kind: BlockType, blocks: &[u8]) {
+            let x = random(&[ROWS, 768], 1).flatten_all().unwrap();
+            let x = Rows::<ROWS>::new(&x.to_vec1().unwrap(), 768);
+            for (a, b) in (x.dots(kind, blocks).iter()).zip(x.dots_portable(kind, blocks)) {
+                assert!(
+                    (a - b).abs() < 1e-5 * b.abs().max(10.0),
+                    "{kind:?}: {a} {b}"
+                );
+            }
+        }
+        for kind in BlockType::ALL {
+            let weight = BlockWeight::quantize(&random(&[1, 768], 2), kind).unwrap();
+            let blocks = weight.bytes().unwrap();
+            agree::<1>(kind, &blocks);
+            agree::<4>(kind, &blocks);
+        }
+    }
+}
