@@ -309,7 +309,7 @@ impl BlockWeight {
         let mut missing = vec![true; self.output];
         let each_once = order.iter().all(|&row| {
             let place = missing.get_mut(row);
-            place.is_some_and(|missing| std::mem::take(missing))
+            place.is_some_and(std::mem::take)
         });
         if order.len() != self.output || !each_once {
             bail!(

@@ -3,7 +3,7 @@
 //! The product never sees the numbers of the matrix: with codes q, a scale s and a bias b, the sum over a
 //! group is Σ (q s + b) x = s Σ q x + b Σ x, and Σ x is the same for all outputs.
 
-use super::decode::{Block, with_decoder};
+use super::decode::{Decode, with_decoder};
 #[cfg(target_arch = "x86_64")]
 use super::lanes::Avx2;
 use super::lanes::Lanes;
@@ -108,23 +108,23 @@ impl<const ROWS: usize> Rows<ROWS> {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
     fn dots_avx2(&self, kind: BlockType, blocks: &[u8]) -> [f32; ROWS] {
-        with_decoder!(kind, decode => self.dots_with::<Avx2, _, _, _, _>(decode, blocks))
+        with_decoder!(kind, D => self.dots_with::<Avx2, D, _, _, _, _>(blocks))
     }
 
     fn dots_portable(&self, kind: BlockType, blocks: &[u8]) -> [f32; ROWS] {
-        with_decoder!(kind, decode => self.dots_with::<[f32; 8], _, _, _, _>(decode, blocks))
+        with_decoder!(kind, D => self.dots_with::<[f32; 8], D, _, _, _, _>(blocks))
     }
 
     #[inline(always)]
     fn dots_with<
         L: Lanes,
+        D: Decode<BYTES, EIGHTS, GROUPS, BIASES>,
         const BYTES: usize,
         const EIGHTS: usize,
         const GROUPS: usize,
         const BIASES: usize,
     >(
         &self,
-        decode: impl Fn(&[u8; BYTES]) -> Block<EIGHTS, GROUPS, BIASES>,
         blocks: &[u8],
     ) -> [f32; ROWS] {
         let group = EIGHTS / GROUPS;
@@ -135,7 +135,7 @@ impl<const ROWS: usize> Rows<ROWS> {
         let sums = self.sums.chunks_exact(EIGHTS / 2);
         let blocks = blocks.as_chunks().0.iter();
         for ((block, numbers), sums) in blocks.zip(numbers).zip(sums) {
-            let block = decode(block);
+            let block = D::block(block);
             let codes = block.codes.chunks_exact(group).zip(&block.scales);
             for ((codes, &scale), numbers) in codes.zip(numbers.chunks_exact(group)) {
                 let mut products = [L::repeat(0.0); ROWS];
