@@ -33,9 +33,12 @@ const ROWS_AT_ONCE: usize = 8;
 /// <https://arxiv.org/abs/2305.14314>).
 ///
 /// Activations are not quantised. On the CPU results are those of the dequantised matrix, up to the
-/// rounding of `f32`; on CUDA as well, and in the dtype of the activations. On Metal candle's kernels
-/// decode to 11 bits a number where many rows are multiplied, as llama.cpp does, and in `Q4_K` and
-/// `Q5_K` with an error of some thousandths where scales are below 0.001.
+/// rounding of `f32`. Elsewhere the blocks are on the device, and candle's kernels decode them there; of
+/// many rows the product is in the dtype of the activations. On Metal up to four rows are multiplied
+/// straight from the blocks, in `f32`; for more of them, and for [`rows`](Self::rows) and
+/// [`dequantize`](Self::dequantize), the kernels decode some types by way of `f16`: to 11 bits a number,
+/// and to fewer in `Q4_K` and `Q5_K` where a block's scale is below 0.001. This was run on a Metal device made of
+/// software; on CUDA it was not run.
 ///
 /// # Example
 ///
