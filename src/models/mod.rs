@@ -43,7 +43,7 @@ pub use decoder::Decoder;
 pub use fim::FimContext;
 pub use fingerprint::Fingerprint;
 pub use format::{
-    MlxFormat, ModelFormat, ModelText, PytorchFormat, SafetensorsFormat, StoredModel,
+    GgufFormat, MlxFormat, ModelFormat, ModelText, PytorchFormat, SafetensorsFormat, StoredModel,
 };
 pub use generation_config::GenerationConfig;
 pub use gguf::{GgmlType, GgufCheckpoint};

@@ -1,6 +1,7 @@
 //! A weight matrix, as it is kept.
 
 use super::affine::AffineWeight;
+use super::blocks::BlockWeight;
 use super::linear::linear;
 use candle_core::{DType, Result, Tensor};
 use std::sync::Arc;
@@ -28,6 +29,8 @@ pub enum Matrix {
     Dense(Tensor),
     /// In groups that share a scale and a bias, as MLX keeps them.
     Affine(Arc<AffineWeight>),
+    /// In blocks, as GGUF files keep them.
+    Blocks(BlockWeight),
 }
 
 impl Matrix {
@@ -40,6 +43,7 @@ impl Matrix {
         match self {
             Self::Dense(weight) => weight.dims2(),
             Self::Affine(weight) => Ok(weight.dims()),
+            Self::Blocks(weight) => Ok(weight.dims()),
         }
     }
 
@@ -55,6 +59,7 @@ impl Matrix {
         match self {
             Self::Dense(weight) => weight.elem_count() * weight.dtype().size_in_bytes(),
             Self::Affine(weight) => weight.size_in_bytes(),
+            Self::Blocks(weight) => weight.size_in_bytes(),
         }
     }
 
@@ -67,6 +72,7 @@ impl Matrix {
         match self {
             Self::Dense(weight) => weight.to_dtype(dtype),
             Self::Affine(weight) => weight.dequantize(dtype),
+            Self::Blocks(weight) => weight.dequantize(dtype),
         }
     }
 
@@ -79,6 +85,7 @@ impl Matrix {
         match self {
             Self::Dense(weight) => linear(x, weight, None),
             Self::Affine(weight) => weight.forward(x),
+            Self::Blocks(weight) => weight.forward(x),
         }
     }
 
@@ -92,6 +99,7 @@ impl Matrix {
         match self {
             Self::Dense(weight) => dy.matmul(weight),
             Self::Affine(weight) => weight.backward(dy),
+            Self::Blocks(weight) => weight.backward(dy),
         }
     }
 
@@ -105,6 +113,7 @@ impl Matrix {
         match self {
             Self::Dense(weight) => weight.index_select(ids, 0)?.to_dtype(dtype),
             Self::Affine(weight) => weight.rows(ids)?.dequantize(dtype),
+            Self::Blocks(weight) => weight.rows(ids)?.to_dtype(dtype),
         }
     }
 }

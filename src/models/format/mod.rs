@@ -1,10 +1,12 @@
 //! The ways in which models are stored, one file each, and how they are told apart.
 
 mod directory;
+mod gguf;
 mod mlx;
 mod pytorch;
 mod safetensors;
 
+pub use gguf::GgufFormat;
 pub use mlx::MlxFormat;
 pub use pytorch::PytorchFormat;
 pub use safetensors::SafetensorsFormat;
@@ -90,7 +92,8 @@ pub struct ModelText {
 }
 
 /// The formats that the library knows, in the order in which they are asked.
-pub(super) const FORMATS: &[&dyn ModelFormat] = &[&MlxFormat, &SafetensorsFormat, &PytorchFormat];
+pub(super) const FORMATS: &[&dyn ModelFormat] = 
+    &[&MlxFormat, &SafetensorsFormat, &PytorchFormat, &GgufFormat];
 
 /// The format of the model at `path`, one of `further` before the library's own.
 pub(super) fn detect<'a>(
@@ -111,17 +114,17 @@ pub(super) fn detect<'a>(
     if !path.exists() {
         missing(
             path,
-            "a model directory with config.json and model.safetensors",
+            "a model directory with config.json and model.safetensors, or a GGUF file",
         )
     } else if path.is_dir() {
         directory::check(path)?;
         missing(
             &path.join("model.safetensors"),
             "the weights of the model: model.safetensors, model.safetensors.index.json, \
-             pytorch_model.bin or pytorch_model.bin.index.json",
+             pytorch_model.bin, pytorch_model.bin.index.json or a GGUF file",
         )
     } else {
-        let reason = "is a file; expected a model directory";
+        let reason = "is a file; expected a model directory, or a GGUF file";
         Err(Error::format(path, reason))
     }
 }

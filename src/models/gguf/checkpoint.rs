@@ -153,16 +153,8 @@ impl GgufCheckpoint {
     /// [`Error::MissingTensor`] for the first tensor that is absent, [`Error::TensorMismatch`] for
     /// the first with another shape or type, [`Error::Unsupported`] for the first that is not expected.
     pub fn validate(&self, expected: &[TensorSpec]) -> Result<()> {
-        for TensorSpec { name, shape } in expected {
-            let entry = self.entry(name, shape)?;
-            if entry.shape != *shape {
-                let found = format!("{:?}", entry.shape);
-                return Err(self.mismatch(name, "shape", found, format!("{shape:?}")));
-            }
-            if !entry.ggml_type.is_loadable() {
-                let found = entry.ggml_type.to_string();
-                return Err(self.mismatch(name, "type", found, LOADABLE.to_owned()));
-            }
+        for spec in expected {
+            self.check(spec)?;
         }
         let known = expected.iter().filter_map(|spec| gguf_name(&spec.name));
         let known: HashSet<String> = known.chain([FACTORS_TENSOR.to_owned()]).collect();
@@ -177,6 +169,32 @@ impl GgufCheckpoint {
                     self.config.architecture.model_type()
                 ),
             }),
+        }
+    }
+
+    /// Checks one tensor as [`validate`](Self::validate) does.
+    pub(crate) fn check(&self, TensorSpec { name, shape }: &TensorSpec) -> Result<()> {
+        let entry = self.entry(name, shape)?;
+        if entry.shape != *shape {
+            let found = format!("{:?}", entry.shape);
+            return Err(self.mismatch(name, "shape", found, format!("{shape:?}")));
+        }
+        if !entry.ggml_type.is_loadable() {
+            let found = entry.ggml_type.to_string();
+            return Err(self.mismatch(name, "type", found, LOADABLE.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// The bytes that a tensor takes in the file.
+    pub(crate) fn size_in_bytes(&self, name: &str) -> Option<usize> {
+        Some(self.file.tensor_bytes(self.find(name)?).len())
+    }
+
+    /// Lets go of the memory that holds the bytes of a tensor, which was loaded.
+    pub(crate) fn release(&self, name: &str) {
+        if let Some(entry) = self.find(name) {
+            self.file.release(entry);
         }
     }
 
@@ -231,6 +249,7 @@ impl GgufCheckpoint {
         };
         let bytes = self.bytes(name)?;
         let tensor = Tensor::from_raw_buffer(&bytes, stored, &entry.shape, &Device::Cpu)?;
+        self.file.release(entry);
         let tensor = tensor.to_dtype(dtype.unwrap_or(stored))?;
         Ok(tensor.to_device(device)?)
     }

@@ -4,17 +4,18 @@
 //! that it has when it is opened; what is kept in memory is no longer than the header.
 
 use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read};
 use std::ops::Range;
 use std::path::Path;
 
-use crate::backend::mapped_file::MappedFile;
+use crate::backend::mapped_file::{MappedFile, open_regular_file};
 use crate::error::{Error, Result};
 use crate::models::gguf::ggml_type::GgmlType;
 use crate::models::gguf::metadata::Value;
 use crate::models::gguf::reader::Reader;
 
 /// What files begin with.
-const MAGIC: &[u8] = b"GGUF";
+const MAGIC: [u8; 4] = *b"GGUF";
 /// How text files begin that stand for a file kept in Git LFS.
 const GIT_LFS_MAGIC: &[u8] = b"version https://git-lfs";
 /// The largest number of keys that is believed. Known files have dozens.
@@ -49,6 +50,20 @@ pub(super) struct TensorEntry {
     part: usize,
     /// Its bytes from the start of the file; of a type of unknown size only the first of them.
     bytes: Range<usize>,
+}
+
+/// Whether there is a GGUF file at `path`, which its first bytes tell.
+pub(crate) fn is_gguf(path: &Path) -> Result<bool> {
+    if !path.is_file() {
+        return Ok(false);
+    }
+    let mut magic = [0; MAGIC.len()];
+    let file = open_regular_file(path, "a GGUF file")?;
+    match (&file).read_exact(&mut magic) {
+        Ok(()) => Ok(magic == MAGIC),
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(Error::io(path, "a GGUF file", error)),
+    }
 }
 
 impl GgufFile {
@@ -103,13 +118,24 @@ impl GgufFile {
 
     /// The bytes of a tensor; of a type of unknown size only the first of them.
     pub(super) fn tensor_bytes(&self, tensor: &TensorEntry) -> &[u8] {
-        let file = match tensor.part {
-            0 => Some(&self.file),
-            part => self.parts.get(part - 1),
-        };
         // In range, since that was checked when the file was opened.
+        let file = self.part(tensor);
         let bytes = file.and_then(|file| file.bytes().get(tensor.bytes.clone()));
         bytes.unwrap_or_default()
+    }
+
+    /// Lets go of the memory that holds the bytes of a tensor.
+    pub(super) fn release(&self, tensor: &TensorEntry) {
+        if let Some(file) = self.part(tensor) {
+            file.release(tensor.bytes.clone());
+        }
+    }
+
+    fn part(&self, tensor: &TensorEntry) -> Option<&MappedFile> {
+        match tensor.part {
+            0 => Some(&self.file),
+            part => self.parts.get(part - 1),
+        }
     }
 
     /// Adds the tensors of another file; its keys and values are dropped.

@@ -18,4 +18,6 @@ mod testing;
 mod tokenizer;
 
 pub use checkpoint::GgufCheckpoint;
+pub(crate) use file::is_gguf;
 pub use ggml_type::GgmlType;
+pub(crate) use split::is_later_part;

@@ -37,6 +37,18 @@ pub(super) fn open_with_parts(path: &Path) -> Result<GgufFile> {
     Ok(first)
 }
 
+/// Whether the name of a file is that of a part of a model, but not of the first.
+pub(crate) fn is_later_part(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let number = name.and_then(|name| {
+        let (stem, count) = name.strip_suffix(".gguf")?.rsplit_once("-of-")?;
+        let (_, number) = stem.rsplit_once('-')?;
+        count.parse::<u32>().ok()?;
+        number.parse::<u32>().ok()
+    });
+    number.is_some_and(|number| number > 1)
+}
+
 /// Checks that the value of a key is what follows from other things.
 fn check(file: &GgufFile, key: &str, expected: u64, why: &str) -> Result<()> {
     if file.unsigned(key)? == Some(expected) {

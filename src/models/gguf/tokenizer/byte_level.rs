@@ -12,7 +12,8 @@ use crate::models::gguf::config::BOS_KEY;
 const PRE_KEY: &str = "tokenizer.ggml.pre";
 const MERGES_KEY: &str = "tokenizer.ggml.merges";
 /// The ways of splitting that are read.
-const SUPPORTED: &str = "default, gpt-2, qwen2, llama3, llama-v3, llama-bpe, smollm, tekken";
+const SUPPORTED: &str = "default, gpt-2, qwen2, llama3, llama-v3, llama-bpe, smaug-bpe, smollm, \
+                         tekken";
 
 /// Words as Qwen2 splits them, each digit by itself.
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -27,6 +28,8 @@ enum Split {
     Gpt2,
     Qwen2,
     Llama3,
+    /// As Llama 3, but a word that is a token is put together by merges like any other.
+    Smaug,
     /// As GPT-2, but each digit by itself.
     Smollm,
     Tekken,
@@ -88,7 +91,7 @@ pub(super) fn read(vocabulary: &Vocabulary) -> Result<Kind> {
         pre_tokenizer: match split {
             Split::Gpt2 => bytes(true),
             Split::Qwen2 => words(isolated(QWEN2), false),
-            Split::Llama3 => words(isolated(LLAMA3), false),
+            Split::Llama3 | Split::Smaug => words(isolated(LLAMA3), false),
             Split::Tekken => words(isolated(TEKKEN), false),
             Split::Smollm => words(json!({"type": "Digits", "individual_digits": true}), true),
         },
@@ -109,6 +112,7 @@ fn split(vocabulary: &Vocabulary) -> Result<Split> {
         None | Some("default" | "gpt-2") => Ok(Split::Gpt2),
         Some("qwen2") => Ok(Split::Qwen2),
         Some("llama3" | "llama-v3" | "llama-bpe") => Ok(Split::Llama3),
+        Some("smaug-bpe") => Ok(Split::Smaug),
         Some("smollm") => Ok(Split::Smollm),
         Some("tekken") => Ok(Split::Tekken),
         Some(other) => Err(Error::Unsupported {
