@@ -2,6 +2,7 @@
 
 mod adapter_directory;
 mod atomic;
+mod gguf;
 mod mlx;
 mod model_directory;
 mod peft;
@@ -12,6 +13,7 @@ mod tensor_file;
 
 pub use adapter_directory::AdapterFormat;
 pub(crate) use atomic::replace_file;
+pub use gguf::GgufType;
 pub(crate) use retention::clear_unfinished;
 pub use retention::{
     BestCheckpoint, best, checkpoint_path, checkpoints, latest, prune, record_best,

@@ -22,7 +22,7 @@ mod model_info;
 mod projection;
 pub(crate) mod pytorch;
 mod quantization;
-mod rope;
+pub(crate) mod rope;
 mod rope_scaling;
 pub(crate) mod safetensors;
 pub(crate) mod shard_index;

@@ -156,6 +156,11 @@ impl Model {
         Ok(template)
     }
 
+    /// The chat template as it is, be it one that can be compiled or not.
+    pub(crate) fn uncompiled_chat_template(&self) -> Option<&ChatTemplate> {
+        self.inner.chat_template.as_deref()
+    }
+
     /// The device that holds the weights.
     #[must_use]
     pub fn device(&self) -> &Device {

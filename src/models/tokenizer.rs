@@ -264,6 +264,13 @@ impl Tokenizer {
         &self.inner
     }
 
+    /// The contents of a `tokenizer.json` that is this tokenizer.
+    pub(crate) fn to_json(&self) -> Result<Value> {
+        serde_json::to_value(&*self.inner).map_err(|error| Error::Tokenizer {
+            reason: error.to_string(),
+        })
+    }
+
     /// The id of the end-of-text token that `tokenizer_config.json` names, if it names a known one.
     #[must_use]
     pub fn eos_token_id(&self) -> Option<u32> {
