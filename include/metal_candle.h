@@ -284,6 +284,15 @@ typedef int32_t mcandle_finish_reason;
 typedef int32_t mcandle_cache_type;
 
 /**
+ * The number format of the weights in a GGUF file: one of the MCANDLE_GGUF_ constants.
+ *
+ * Norms and biases are 32-bit floats in each of them. With formats of fewer bits than 8 the output
+ * head has 6. Rows whose length is no multiple of 256 fall back from Q6_K to Q8_0 and from Q4_K to
+ * Q5_0, and those whose length is no multiple of 32 to 16-bit floats.
+ */
+typedef int32_t mcandle_gguf_type;
+
+/**
  * The number format of weights and activations: one of the MCANDLE_DTYPE_ constants.
  */
 typedef int32_t mcandle_dtype;
@@ -569,6 +578,36 @@ typedef bool (*mcandle_train_callback)(const mcandle_train_event *event, void *u
  * longer, and a few may differ.
  */
 #define MCANDLE_CACHE_INT8 1
+
+/**
+ * 16-bit floats of IEEE 754.
+ */
+#define MCANDLE_GGUF_F16 0
+
+/**
+ * 16-bit brain floats.
+ */
+#define MCANDLE_GGUF_BF16 1
+
+/**
+ * 8.5 bits a weight; hardly to be told from 16 bits.
+ */
+#define MCANDLE_GGUF_Q8_0 2
+
+/**
+ * 6.6 bits a weight.
+ */
+#define MCANDLE_GGUF_Q6_K 3
+
+/**
+ * About 4.8 bits a weight, of the mix also called Q4_K_M; the usual choice where memory is scarce.
+ */
+#define MCANDLE_GGUF_Q4_K 4
+
+/**
+ * 4.5 bits a weight; the fastest on many CPUs, and the least accurate.
+ */
+#define MCANDLE_GGUF_Q4_0 5
 
 /**
  * Their mean.
@@ -2352,6 +2391,25 @@ void mcandle_generator_cancel(const mcandle_generator *generator);
  * @param generator The generator; NULL is allowed and does nothing.
  */
 void mcandle_generator_free(mcandle_generator *generator);
+
+/**
+ * Saves a model as a GGUF file, which llama.cpp and the programs built on it run: the weights, the
+ * configuration, the tokenizer and the chat template.
+ *
+ * The file appears whole or not at all; where it exists, it is replaced.
+ *
+ * @param model The model; one that mcandle_model_merge() made has its adapter in the weights.
+ * @param path The file, NUL-terminated UTF-8.
+ * @param type One of the MCANDLE_GGUF_ constants.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_TOKENIZER where the model has no tokenizer, MCANDLE_UNSUPPORTED
+ * where llama.cpp has no counterpart of the tokenizer or of a setting of the model, MCANDLE_IO,
+ * MCANDLE_INVALID_FORMAT where the path is a directory, MCANDLE_BACKEND, and those of bad arguments.
+ */
+mcandle_status mcandle_model_save_gguf(const mcandle_model *model,
+                                       const char *path,
+                                       mcandle_gguf_type type,
+                                       mcandle_error **error);
 
 /**
  * Sets a JSON schema that the text must meet. It replaces an earlier schema, expression or grammar.

@@ -5,6 +5,7 @@
 #define _POSIX_C_SOURCE 200809L
 #include "test.h"
 
+#include <limits.h>
 #include <math.h>
 #include <pthread.h>
 
@@ -252,6 +253,35 @@ static void a_merged_model_is_saved(void) {
     mcandle_adapter_free(style);
 }
 
+static void a_model_is_saved_for_llama_cpp(void) {
+    static const mcandle_gguf_type types[] = {MCANDLE_GGUF_F16,  MCANDLE_GGUF_BF16,
+                                              MCANDLE_GGUF_Q8_0, MCANDLE_GGUF_Q6_K,
+                                              MCANDLE_GGUF_Q4_K, MCANDLE_GGUF_Q4_0};
+    mcandle_model *other = NULL;
+    char magic[4];
+    long size, larger = LONG_MAX;
+    size_t i;
+    FILE *file;
+    for (i = 0; i < sizeof types / sizeof types[0]; i++) {
+        SUCCEEDS(mcandle_model_save_gguf(model, in("model.gguf"), types[i], error));
+        CHECK((file = fopen(in("model.gguf"), "rb")) != NULL);
+        CHECK(fread(magic, 1, 4, file) == 4 && memcmp(magic, "GGUF", 4) == 0);
+        CHECK(fseek(file, 0, SEEK_END) == 0 && (size = ftell(file)) > 0);
+        /* From the most bits to the fewest; the first two have as many. */
+        CHECK(i == 1 ? size == larger : size < larger);
+        larger = size;
+        fclose(file);
+    }
+    FAILS(mcandle_model_save_gguf(model, in("model.gguf"), 99, error), MCANDLE_INVALID_ARGUMENT,
+          "`gguf_type` is 99", "MCANDLE_GGUF_");
+    FAILS(mcandle_model_save_gguf(model, folder, MCANDLE_GGUF_F16, error), MCANDLE_INVALID_FORMAT,
+          "is a directory");
+    SUCCEEDS(mcandle_model_load("tests/fixtures/models/qwen2_tied", NULL, &other, error));
+    FAILS(mcandle_model_save_gguf(other, in("other.gguf"), MCANDLE_GGUF_F16, error),
+          MCANDLE_TOKENIZER, "no tokenizer.json");
+    mcandle_model_free(other);
+}
+
 int main(int argc, char **argv) {
     CHECK(argc == 2);
     folder = argv[1];
@@ -270,6 +300,7 @@ int main(int argc, char **argv) {
     use_set(0);
     adapters_are_converted();
     a_merged_model_is_saved();
+    a_model_is_saved_for_llama_cpp();
     mcandle_model_free(model);
     mcandle_generate_options_free(options);
     return 0;

@@ -346,6 +346,8 @@ static void adapters_name_the_parameter(const mcandle_model *model,
     NULL_FAILS("merged", mcandle_model_merge(model, adapter, NULL, error));
     NULL_FAILS("model", mcandle_model_save(NULL, "x", error));
     NULL_FAILS("path", mcandle_model_save(model, NULL, error));
+    NULL_FAILS("model", mcandle_model_save_gguf(NULL, "x", MCANDLE_GGUF_F16, error));
+    NULL_FAILS("path", mcandle_model_save_gguf(model, NULL, MCANDLE_GGUF_F16, error));
     NULL_FAILS("adapter", mcandle_adapter_save_as(NULL, "x", MCANDLE_ADAPTER_FORMAT_MLX, error));
     NULL_FAILS("path", mcandle_adapter_save_as(adapter, NULL, MCANDLE_ADAPTER_FORMAT_MLX, error));
     CHECK(taken == NULL && list == NULL && merged == NULL);

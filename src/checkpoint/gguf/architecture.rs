@@ -59,10 +59,7 @@ pub(super) fn metadata(model: &Model) -> Result<Metadata> {
     {
         set("rope.scaling.type", "yarn".into());
         set("rope.scaling.factor", (*factor).into());
-        set(
-            "rope.scaling.original_context_length",
-            (*original).into(),
-        );
+        set("rope.scaling.original_context_length", (*original).into());
         set("rope.scaling.yarn_beta_fast", (*beta_fast).into());
         set("rope.scaling.yarn_beta_slow", (*beta_slow).into());
         // On top of what YaRN says, which llama.cpp applies by itself.
@@ -89,7 +86,10 @@ pub(super) fn rope_factors(config: &ModelConfig) -> Option<Vec<f32>> {
         ..config.clone()
     };
     let ((plain, _), (scaled, _)) = (rope::frequencies(&plain), rope::frequencies(config));
-    let factors = plain.iter().zip(scaled).map(|(plain, scaled)| plain / scaled);
+    let factors = plain
+        .iter()
+        .zip(scaled)
+        .map(|(plain, scaled)| plain / scaled);
     Some(factors.collect())
 }
 
@@ -149,8 +149,11 @@ mod tests {
         let (_, metadata) = read("qwen2_yarn");
         let text = value(&metadata, "qwen2.rope.scaling.type");
         assert_eq!(text, Some(&Value::Text("yarn".to_owned())));
-        for (key, expected) in [("factor", 4.0), ("yarn_beta_fast", 32.0), ("yarn_beta_slow", 1.0)]
-        {
+        for (key, expected) in [
+            ("factor", 4.0),
+            ("yarn_beta_fast", 32.0),
+            ("yarn_beta_slow", 1.0),
+        ] {
             let found = value(&metadata, &format!("qwen2.rope.scaling.{key}"));
             assert_eq!(found, Some(&Value::F32(expected)), "{key}");
         }

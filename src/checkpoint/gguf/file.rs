@@ -224,7 +224,10 @@ mod tests {
             ("d".to_owned(), Value::from("größe")),
             ("e".to_owned(), Value::I32s(vec![-1, 2])),
             ("f".to_owned(), Value::F32s(vec![-0.5])),
-            ("g".to_owned(), Value::Texts(vec![String::new(), "x".into()])),
+            (
+                "g".to_owned(),
+                Value::Texts(vec![String::new(), "x".into()]),
+            ),
         ];
         // Longer than a round, and so that its end is no multiple of the alignment.
         let count = CHUNK * (rayon::current_num_threads() + 1) + 3;
@@ -270,15 +273,15 @@ mod tests {
             let tensor = content.tensor(&mut file, name, &Device::Cpu).unwrap();
             tensor.dequantize(&Device::Cpu).unwrap()
         };
-        let numbers = |tensor: &Tensor| -> Vec<f32> {
-            tensor.flatten_all().unwrap().to_vec1().unwrap()
-        };
+        let numbers =
+            |tensor: &Tensor| -> Vec<f32> { tensor.flatten_all().unwrap().to_vec1().unwrap() };
         assert_eq!(numbers(&read("long")), numbers(&long));
         let read_turned = read("turned");
         assert_eq!(read_turned.dims(), [64, 2]);
         assert_eq!(numbers(&read_turned), numbers(&turned));
         for (found, expected) in numbers(&read("rows")).iter().zip(numbers(&rows)) {
-            assert!((found - expected).abs() <= 132.0 / 254.0 * 1.01, "{found}");
+            // Half a step, and the rounding of its size to 16 bits.
+            assert!((found - expected).abs() <= 132.0 / 254.0 + 0.07, "{found}");
         }
     }
 

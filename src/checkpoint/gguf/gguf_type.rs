@@ -152,7 +152,10 @@ mod tests {
             assert_eq!(GgufType::from_name(kind.name()).unwrap(), *kind);
         }
         let error = GgufType::from_name("q4_k").unwrap_err().to_string();
-        assert!(error.contains("`q4_k`") && error.contains("Q4_K"), "{error}");
+        assert!(
+            error.contains("`q4_k`") && error.contains("Q4_K"),
+            "{error}"
+        );
     }
 
     #[test]

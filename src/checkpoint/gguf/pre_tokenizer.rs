@@ -47,9 +47,9 @@ const KNOWN: [Known; 6] = [
 pub(super) fn name(tokenizer: &Value) -> Option<&'static str> {
     let steps = steps(&tokenizer["pre_tokenizer"])?;
     let ignores_merges = tokenizer["model"]["ignore_merges"] == true;
-    let known = KNOWN.iter().find(|(_, known, ignores)| {
-        *known == steps.as_slice() && *ignores == ignores_merges
-    });
+    let known = KNOWN
+        .iter()
+        .find(|(_, known, ignores)| *known == steps.as_slice() && *ignores == ignores_merges);
     known.map(|(name, ..)| *name)
 }
 

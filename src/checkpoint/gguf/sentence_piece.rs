@@ -88,7 +88,10 @@ pub(super) fn scores(
     let pieces: HashSet<_> = pieces.map(|(token, _)| token.as_str()).collect();
     let is_piece = |part: &str| pieces.contains(part);
     for token in &pieces {
-        let cuts = token.char_indices().skip(1).map(|(at, _)| token.split_at(at));
+        let cuts = token
+            .char_indices()
+            .skip(1)
+            .map(|(at, _)| token.split_at(at));
         let mut ways = cuts.filter(|(left, right)| is_piece(left) && is_piece(right));
         if let Some((left, right)) = ways.find(|way| !listed.contains(way)) {
             return Err(refused(format!("`{token}` without `{left}` + `{right}`")));

@@ -112,11 +112,19 @@ fn merges<'a>(model: &Model, tokenizer: &'a Json) -> Result<Vec<(&'a str, &'a st
     let list = list.and_then(|list| list.iter().map(pair).collect::<Option<Vec<_>>>());
     let list = list.ok_or_else(|| unsupported(model, "merge list", "none", "pairs of tokens"))?;
     // A file has a pair as two words.
-    match list.iter().find(|(a, b)| a.contains(' ') || b.contains(' ')) {
+    match list
+        .iter()
+        .find(|(a, b)| a.contains(' ') || b.contains(' '))
+    {
         None => Ok(list),
         Some((a, b)) => {
             let expected = "tokens without spaces";
-            Err(unsupported(model, "merge", &format!("{a}` + `{b}"), expected))
+            Err(unsupported(
+                model,
+                "merge",
+                &format!("{a}` + `{b}"),
+                expected,
+            ))
         }
     }
 }
@@ -157,10 +165,7 @@ fn looks_special(token: &str) -> bool {
 }
 
 /// The tokens that begin and end texts.
-fn special_tokens(
-    model: &Model,
-    tokenizer: &Tokenizer,
-) -> Result<Vec<(&'static str, Value)>> {
+fn special_tokens(model: &Model, tokenizer: &Tokenizer) -> Result<Vec<(&'static str, Value)>> {
     let vocab_size = model.config().vocab_size;
     let is_known = |id: &u32| (*id as usize) < vocab_size;
     let (before, after) = around_text(model, tokenizer)?;
@@ -185,7 +190,9 @@ fn special_tokens(
         ("eom_token_id", ends.get(2).copied()),
         ("padding_token_id", pad),
     ];
-    let ids = ids.into_iter().filter_map(|(key, id)| Some((key, Value::U32(id?))));
+    let ids = ids
+        .into_iter()
+        .filter_map(|(key, id)| Some((key, Value::U32(id?))));
     let flags = [
         ("add_bos_token", Value::Bool(before.is_some())),
         ("add_eos_token", Value::Bool(after.is_some())),
@@ -198,7 +205,9 @@ fn around_text(model: &Model, tokenizer: &Tokenizer) -> Result<(Option<u32>, Opt
     let text = "a";
     let plain = tokenizer.encode(text, false)?;
     let whole = tokenizer.encode(text, true)?;
-    let at = whole.windows(plain.len().max(1)).position(|part| part == plain);
+    let at = whole
+        .windows(plain.len().max(1))
+        .position(|part| part == plain);
     let parts = at.map(|at| (&whole[..at], &whole[at + plain.len()..]));
     match parts {
         Some((before @ ([] | [_]), after @ ([] | [_]))) => {

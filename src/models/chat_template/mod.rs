@@ -145,7 +145,9 @@ impl ChatTemplate {
 
     /// The text of the template for conversations with tools, where there are two.
     pub(crate) fn tool_use_source(&self) -> Option<&str> {
-        self.tool_use.as_ref().map(|template| template.source.as_str())
+        self.tool_use
+            .as_ref()
+            .map(|template| template.source.as_str())
     }
 
     /// Compiles the template, which rendering does where it has not been done.
