@@ -204,8 +204,16 @@ fn encode(numbers: &Tensor, format: GgmlDType) -> candle_core::Result<Vec<u8>> {
     // it the tensor is.
     let numbers: Vec<f32> = numbers.to_dtype(DType::F32)?.to_vec1()?;
     let count = numbers.len();
-    let numbers = Tensor::from_vec(numbers, count, &Device::Cpu)?;
-    Ok(QTensor::quantize(&numbers, format)?.data()?.into_owned())
+    let block = format.block_size();
+    let numbers = Tensor::from_vec(numbers, (count / block, block), &Device::Cpu)?;
+    let blocks = match format {
+        // Of candle's two quantisers the one for weighted errors searches better, be all weights one.
+        GgmlDType::Q4K | GgmlDType::Q6K => {
+            QTensor::quantize_imatrix(&numbers, &vec![1.0; block], format)?
+        }
+        _ => QTensor::quantize(&numbers, format)?,
+    };
+    Ok(blocks.data()?.into_owned())
 }
 
 #[cfg(test)]
