@@ -12,7 +12,8 @@ and loaded by llama.cpp. Then
 - both rate the tokens that this library generates greedily from the prompts: printed are how many of
   them are llama.cpp's first choice too, and by how much the log-probabilities differ.
 
-It fails where texts have other tokens, or where F16 or BF16 choose another token than the library by
+It fails where texts have other tokens (which is so for text that begins with a space where the
+tokenizer is one with byte fallback and a Metaspace; see Model::save_gguf), or where F16 or BF16 choose another token than the library by
 more than the rounding of 16 bits explains.
 """
 
@@ -34,8 +35,9 @@ PROMPTS = [
     "for (int i = 0; i < 10; i++) {",
     "import json\n\nclass ",
 ]
-# The most by which a first choice may be behind another for the rounding of 16 bits, in nats.
-ROUNDING = 0.05
+# The most by which a first choice may be behind another for the rounding of 16 bits, in nats; about
+# twice what random weights give, whose logits lie close together.
+ROUNDING = {"F16": 0.03, "BF16": 0.12}
 
 
 class Library:
@@ -70,10 +72,10 @@ class Model:
         self.tokenizer = library.make("mcandle_model_tokenizer", self.model)
         self.generator = library.make("mcandle_generator_new", self.model)
 
-    def save(self, path, format):
+    def save(self, path, kind):
         # In the order of the MCANDLE_GGUF_ constants.
-        kind = ctypes.c_int32(FORMATS.index(format))
-        self.library.call("mcandle_model_save_gguf", self.model, path.encode(), kind)
+        number = ctypes.c_int32(FORMATS.index(kind))
+        self.library.call("mcandle_model_save_gguf", self.model, path.encode(), number)
 
     def tokens(self, text):
         text = text.encode()
@@ -81,8 +83,8 @@ class Model:
         tokens = self.library.make(
             "mcandle_tokenizer_encode", self.tokenizer, text, length, special
         )
-        data, count = self.library.c.mcandle_tokens_data(tokens), self.library.c.mcandle_tokens_length(tokens)
-        ids = data[:count]
+        count = self.library.c.mcandle_tokens_length(tokens)
+        ids = self.library.c.mcandle_tokens_data(tokens)[:count]
         self.library.c.mcandle_tokens_free(tokens)
         return ids
 
@@ -125,12 +127,13 @@ def compare_tokens(model, llama, texts):
     """The number of texts that have other tokens in llama.cpp."""
     differences = 0
     for text in texts:
-        ours, theirs = model.tokens(text), llama.tokenize(text.encode(), add_bos=True, special=True)
+        ours = model.tokens(text)
+        theirs = llama.tokenize(text.encode(), add_bos=True, special=True)
         if ours != theirs:
             differences += 1
             at = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), None)
             if differences <= 3:
-                print(f"  other tokens for {text[:60]!r} from token {at}: {ours[at:][:8]}, {theirs[at:][:8]}")
+                print(f"  {text[:60]!r} from token {at}: {ours[at:][:8]}, {theirs[at:][:8]}")
     return differences
 
 
@@ -157,22 +160,22 @@ def check(library, path, texts, count):
     model = Model(library, path)
     failures = 0
     with tempfile.TemporaryDirectory() as folder:
-        for format in FORMATS:
-            file = os.path.join(folder, f"{format}.gguf")
-            model.save(file, format)
+        for kind in FORMATS:
+            file = os.path.join(folder, f"{kind}.gguf")
+            model.save(file, kind)
             # Keys and values in f32, so that what differs is the weights.
             settings = dict(type_k=0, type_v=0, flash_attn=False, n_ctx=512, n_batch=512)
             llama = llama_cpp.Llama(file, logits_all=True, verbose=False, **settings)
-            other = compare_tokens(model, llama, texts) if format == FORMATS[0] else 0
-            if format == FORMATS[0]:
+            other = compare_tokens(model, llama, texts) if kind == FORMATS[0] else 0
+            if kind == FORMATS[0]:
                 print(f"{path}: {len(texts) - other} of {len(texts)} texts have the same tokens")
             total, same, lead, difference = compare_choices(model, llama, count)
             size = os.path.getsize(file) / 1e6
             print(
-                f"  {format:5} {size:8.2f} MB: {same} of {total} tokens chosen by both, "
+                f"  {kind:5} {size:8.2f} MB: {same} of {total} tokens chosen by both, "
                 f"lead of others {lead:.4f}, log-probabilities differ by {difference:.4f}"
             )
-            failures += other + int(format in ("F16", "BF16") and lead > ROUNDING)
+            failures += other + int(lead > ROUNDING.get(kind, lead))
             llama.close()
     return failures
 

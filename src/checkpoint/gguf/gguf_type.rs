@@ -46,7 +46,7 @@ pub enum GgufType {
 pub(super) enum Role {
     /// The matrix that gives the logits.
     Head,
-    /// A value or feed-forward output projection of a layer, which Q4_K stores better in some layers.
+    /// A value or feed-forward output projection of a layer, which `Q4_K` stores better in some layers.
     Sensitive {
         /// Its layer.
         layer: usize,
@@ -116,8 +116,7 @@ impl GgufType {
             (Self::F16, _) => GgmlDType::F16,
             (Self::Bf16, _) => GgmlDType::BF16,
             (Self::Q8_0, _) => GgmlDType::Q8_0,
-            (Self::Q6K, _) => GgmlDType::Q6K,
-            (Self::Q4_0 | Self::Q4K, Role::Head) => GgmlDType::Q6K,
+            (Self::Q6K, _) | (Self::Q4_0 | Self::Q4K, Role::Head) => GgmlDType::Q6K,
             (Self::Q4K, Role::Sensitive { layer, layers }) if gets_more_bits(layer, layers) => {
                 GgmlDType::Q6K
             }

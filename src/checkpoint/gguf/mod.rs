@@ -20,9 +20,8 @@ use std::path::Path;
 const QUANTIZATION_VERSION: u32 = 2;
 
 impl Model {
-    /// Saves the model as a GGUF file, which llama.cpp and the programs built on it run, and
-    /// [`ModelLoader`](crate::ModelLoader) does as well; [`merge`](Model::merge) an adapter before,
-    /// and it is in the weights.
+    /// Saves the model as a GGUF file, which llama.cpp and the programs built on it run;
+    /// [`merge`](Model::merge) an adapter before, and it is in the weights.
     ///
     /// The file has the weights in the format `kind`, the configuration, the tokenizer and the chat
     /// template. Rows of the embedding beyond the vocabulary have unused tokens `[PAD151936]` and so
@@ -34,8 +33,10 @@ impl Model {
     /// # What llama.cpp does otherwise
     ///
     /// Of a tokenizer it leaves out the NFC normalisation that Qwen's has, so text that is not in
-    /// that form has other tokens. Sliding windows are written, but for these architectures it looks
-    /// at all tokens: texts that are longer than the window give other results.
+    /// that form has other tokens. With a tokenizer that has byte fallback it puts a space before every
+    /// text, where newer ones of Hugging Face's leave it out if the text begins with one. Sliding
+    /// windows are written, but for these architectures it looks at all tokens: texts that are longer
+    /// than the window give other results.
     ///
     /// # Errors
     ///
@@ -74,7 +75,14 @@ impl Model {
 
 /// What the file says about itself.
 fn general(model: &Model, kind: GgufType) -> Metadata {
-    let name = model.path().file_stem().unwrap_or_default();
+    let path = model.path();
+    // The name of a directory has no extension, whatever dots are in it.
+    let name = if path.is_dir() {
+        path.file_name()
+    } else {
+        path.file_stem()
+    };
+    let name = name.unwrap_or_default();
     let mut metadata = Metadata::new();
     let mut set = |key: &str, value| metadata.push((format!("general.{key}"), value));
     set("architecture", architecture::name(model.config()).into());

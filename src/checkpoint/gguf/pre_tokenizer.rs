@@ -60,17 +60,17 @@ pub(super) fn known() -> String {
 
 /// The steps of a byte-level pre-tokenizer; none for one of another kind.
 fn steps(pre_tokenizer: &Value) -> Option<Vec<Step<'_>>> {
-    let list = match pre_tokenizer["pretokenizers"].as_array() {
+    let all = match pre_tokenizer["pretokenizers"].as_array() {
         Some(list) if pre_tokenizer["type"] == "Sequence" => list.as_slice(),
         _ => std::slice::from_ref(pre_tokenizer),
     };
-    let (last, before) = list.split_last()?;
-    let mut steps = before.iter().map(step).collect::<Option<Vec<_>>>()?;
     // The last step writes bytes as characters, and may split into words before.
-    if last["type"] != "ByteLevel" || last["add_prefix_space"] != false {
+    let (bytes, before) = all.split_last()?;
+    let mut steps = before.iter().map(step).collect::<Option<Vec<_>>>()?;
+    if bytes["type"] != "ByteLevel" || bytes["add_prefix_space"] != false {
         return None;
     }
-    if last["use_regex"] != false {
+    if bytes["use_regex"] != false {
         steps.push(Step::Words);
     }
     Some(steps)

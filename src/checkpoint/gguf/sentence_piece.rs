@@ -1,6 +1,6 @@
-//! Tokenizers that were SentencePiece's: merges of a vocabulary with bytes to fall back to.
+//! Tokenizers that were `SentencePiece`'s: merges of a vocabulary with bytes to fall back to.
 //!
-//! SentencePiece joins the two neighbours that make the token of the highest score, so scores stand
+//! `SentencePiece` joins the two neighbours that make the token of the highest score, so scores stand
 //! for the list of merges. Where the list has every way to make a token, one after the other, the two
 //! are the same but for the order among the ways to make one token.
 
@@ -72,15 +72,15 @@ pub(super) fn scores(
         )
     };
     let mut scores = HashMap::<String, f32>::new();
-    let (mut last, mut score) = (String::new(), 0.0);
+    let (mut previous, mut score) = (String::new(), 0.0);
     for (left, right) in merges {
         let made = format!("{left}{right}");
-        if made != last {
+        if made != previous {
             score -= 1.0;
             if scores.insert(made.clone(), score).is_some() {
                 return Err(refused(format!("`{made}` at two places of the list")));
             }
-            last = made;
+            previous = made;
         }
     }
     let listed: HashSet<_> = merges.iter().copied().collect();

@@ -10,21 +10,6 @@ use crate::models::{Model, ModelConfig, Projection};
 use candle_core::quantized::GgmlDType;
 use candle_core::{Device, Tensor};
 
-/// The names of a layer's parts, as Hugging Face's and llama.cpp's checkpoints have them.
-const PARTS: [(&str, &str); 11] = [
-    ("input_layernorm", "attn_norm"),
-    ("self_attn.q_proj", "attn_q"),
-    ("self_attn.k_proj", "attn_k"),
-    ("self_attn.v_proj", "attn_v"),
-    ("self_attn.o_proj", "attn_output"),
-    ("self_attn.q_norm", "attn_q_norm"),
-    ("self_attn.k_norm", "attn_k_norm"),
-    ("post_attention_layernorm", "ffn_norm"),
-    ("mlp.gate_proj", "ffn_gate"),
-    ("mlp.up_proj", "ffn_up"),
-    ("mlp.down_proj", "ffn_down"),
-];
-
 /// All tensors of a file.
 pub(super) fn tensors(model: &Model, kind: GgufType) -> Result<Vec<Stored<'_>>> {
     let decoder = model.decoder();
@@ -59,20 +44,28 @@ pub(super) fn tensors(model: &Model, kind: GgufType) -> Result<Vec<Stored<'_>>> 
 
 /// llama.cpp's name of a weight.
 fn name(place: Place) -> String {
-    let name = place.name();
-    match place.layer() {
-        Some(layer) => {
-            let part = name.trim_start_matches(&format!("model.layers.{layer}."));
-            let known = PARTS.iter().find_map(|(from, to)| {
-                let kind = part.strip_prefix(from)?;
-                kind.starts_with('.').then(|| format!("{to}{kind}"))
-            });
-            format!("blk.{layer}.{}", known.unwrap_or_else(|| part.to_owned()))
-        }
-        None => name
-            .replace("model.embed_tokens", "token_embd")
-            .replace("model.norm", "output_norm")
-            .replace("lm_head", "output"),
+    match place {
+        Place::Embedding => "token_embd.weight".to_owned(),
+        Place::Norm => "output_norm.weight".to_owned(),
+        Place::Head => "output.weight".to_owned(),
+        Place::InputNorm(layer) => format!("blk.{layer}.attn_norm.weight"),
+        Place::PostNorm(layer) => format!("blk.{layer}.ffn_norm.weight"),
+        Place::QueryNorm(layer) => format!("blk.{layer}.attn_q_norm.weight"),
+        Place::KeyNorm(layer) => format!("blk.{layer}.attn_k_norm.weight"),
+        Place::Weight(layer, map) => format!("blk.{layer}.{}.weight", map_name(map)),
+        Place::Bias(layer, map) => format!("blk.{layer}.{}.bias", map_name(map)),
+    }
+}
+
+fn map_name(projection: Projection) -> &'static str {
+    match projection {
+        Projection::Query => "attn_q",
+        Projection::Key => "attn_k",
+        Projection::Value => "attn_v",
+        Projection::Output => "attn_output",
+        Projection::Gate => "ffn_gate",
+        Projection::Up => "ffn_up",
+        Projection::Down => "ffn_down",
     }
 }
 

@@ -54,7 +54,7 @@ fn byte_level() -> Json {
     })
 }
 
-/// A tokenizer as SentencePiece's, of `<unk>`, `<s>`, `</s>`, the bytes and these pieces.
+/// A tokenizer as `SentencePiece`'s, of `<unk>`, `<s>`, `</s>`, the bytes and these pieces.
 fn sentence_piece(pieces: &[&str], merges: &Json) -> Json {
     let mut tokenizer = byte_level();
     let special = |id: u32, content: &str| {
@@ -285,6 +285,34 @@ fn llama_has_its_rows_interleaved_and_its_factors() {
             assert_eq!(Some(found), architecture::rope_factors(config));
         }
     }
+}
+
+#[test]
+fn qwen3_has_norms_of_its_heads() {
+    let directory = format!("{FIXTURES}/qwen3");
+    let model = with_tokenizer(&directory, &byte_level(), &json!({}));
+    let mut file = written(&model, GgufType::Q6K);
+    assert_eq!(file.text("general.architecture"), "qwen3");
+    assert_eq!(file.number("qwen3.attention.key_length"), 24);
+    for (part, path) in [("attn_q_norm", "q_norm"), ("attn_k_norm", "k_norm")] {
+        let place = format!("model.layers.1.self_attn.{path}.weight");
+        let mut places = model.decoder().places().into_iter();
+        let place = places.find(|found| found.name() == place).unwrap();
+        let weight = model.decoder().weight_at(place).unwrap();
+        let name = format!("blk.1.{part}.weight");
+        assert_eq!(file.format(&name), GgmlDType::F32);
+        assert_close(&name, GgmlDType::F32, &file.tensor(&name), &weight);
+    }
+    // Rows of 96 numbers, and not interleaved.
+    assert_eq!(file.format("blk.0.attn_output.weight"), GgmlDType::Q8_0);
+    let query = crate::models::Projection::Query;
+    let weight = model.decoder().weight(0, query).unwrap();
+    assert_close(
+        "q",
+        GgmlDType::Q8_0,
+        &file.tensor("blk.0.attn_q.weight"),
+        &weight,
+    );
 }
 
 #[test]
