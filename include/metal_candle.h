@@ -2400,7 +2400,7 @@ void mcandle_generator_free(mcandle_generator *generator);
  *
  * @param model The model; one that mcandle_model_merge() made has its adapter in the weights.
  * @param path The file, NUL-terminated UTF-8.
- * @param type One of the MCANDLE_GGUF_ constants.
+ * @param gguf_type One of the MCANDLE_GGUF_ constants.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_TOKENIZER where the model has no tokenizer, MCANDLE_UNSUPPORTED
  * where llama.cpp has no counterpart of the tokenizer or of a setting of the model, MCANDLE_IO,
@@ -2408,7 +2408,7 @@ void mcandle_generator_free(mcandle_generator *generator);
  */
 mcandle_status mcandle_model_save_gguf(const mcandle_model *model,
                                        const char *path,
-                                       mcandle_gguf_type type,
+                                       mcandle_gguf_type gguf_type,
                                        mcandle_error **error);
 
 /**
