@@ -169,8 +169,8 @@ fn special_tokens(model: &Model, tokenizer: &Tokenizer) -> Result<Vec<(&'static 
     let vocab_size = model.config().vocab_size;
     let is_known = |id: &u32| (*id as usize) < vocab_size;
     let (before, after) = around_text(model, tokenizer)?;
-    let mut ends = model.eos_token_ids().iter().copied().filter(is_known);
-    let mut ends: Vec<_> = ends.by_ref().collect();
+    let ends = model.eos_token_ids().iter().copied();
+    let mut ends: Vec<_> = ends.filter(is_known).collect();
     // The tokenizer's own is the one that ends a turn, where there are several.
     ends.sort_by_key(|id| Some(*id) != after.or(tokenizer.eos_token_id()));
     if after.is_some() && ends.first() != after.as_ref() {
