@@ -92,7 +92,7 @@ pub struct ModelText {
 }
 
 /// The formats that the library knows, in the order in which they are asked.
-pub(super) const FORMATS: &[&dyn ModelFormat] = 
+pub(super) const FORMATS: &[&dyn ModelFormat] =
     &[&MlxFormat, &SafetensorsFormat, &PytorchFormat, &GgufFormat];
 
 /// The format of the model at `path`, one of `further` before the library's own.
