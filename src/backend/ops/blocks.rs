@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 /// Rows of `x` up to which the blocks are read once for every four of them, and no number of the matrix
 /// is written anywhere.
-const FEW_ROWS: usize = 16;
+const FEW_ROWS: usize = 12;
 
 /// Numbers of the matrix that exist at once while many rows are multiplied: little more than a processor's
 /// cache, and enough to keep a GPU busy.
@@ -214,15 +214,23 @@ impl BlockWeight {
                     .contiguous()?
                     .to_dtype(x.dtype())
             }
-            _ => {
-                let computed = self.computed(x.dtype());
-                let wide = x.to_dtype(computed)?;
+            Blocks::Host(_) => {
+                // Transposed, because candle's product is slower where its right side is the longer one.
+                let turned = x.to_dtype(DType::F32)?.t()?;
+                let product = |(first, len)| self.part(first, len)?.matmul(&turned);
+                let parts = self.parts().map(product).collect::<Result<Vec<_>>>()?;
+                Tensor::cat(&parts, 0)?
+                    .t()?
+                    .contiguous()?
+                    .to_dtype(x.dtype())
+            }
+            Blocks::Device { .. } => {
                 let product = |(first, len)| {
-                    let part = self.part(first, len)?.to_dtype(computed)?;
-                    wide.matmul(&part.t()?)
+                    let part = self.part(first, len)?.to_dtype(x.dtype())?;
+                    x.matmul(&part.t()?)
                 };
                 let parts = self.parts().map(product).collect::<Result<Vec<_>>>()?;
-                Tensor::cat(&parts, 1)?.to_dtype(x.dtype())
+                Tensor::cat(&parts, 1)
             }
         }
     }
@@ -241,7 +249,11 @@ impl BlockWeight {
                 self.output
             );
         }
-        let computed = self.computed(dy.dtype());
+        // Candle's products of 16 bits on the CPU are slow, and round on the way.
+        let computed = match self.blocks {
+            Blocks::Host(_) => DType::F32,
+            Blocks::Device { .. } => dy.dtype(),
+        };
         let wide = dy.to_dtype(computed)?;
         let mut dx = None;
         for (first, len) in self.parts() {
@@ -327,15 +339,6 @@ impl BlockWeight {
         let ordered = order.iter().filter_map(|&row| rows.get(row));
         let ordered: Vec<u8> = ordered.flat_map(|row| row.iter().copied()).collect();
         Self::from_bytes(ordered, self.kind, self.output, self.input, &self.device())
-    }
-
-    /// The dtype of a product with what is in `dtype`. Candle's products of 16 bits on the CPU are slow,
-    /// and round on the way.
-    fn computed(&self, dtype: DType) -> DType {
-        match self.blocks {
-            Blocks::Host(_) => DType::F32,
-            Blocks::Device { .. } => dtype,
-        }
     }
 
     /// The parts of the matrix that exist one at a time, by their first row and number of rows.
