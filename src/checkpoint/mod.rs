@@ -10,6 +10,7 @@ mod retention;
 mod session;
 mod state;
 mod tensor_file;
+mod text_files;
 
 pub use adapter_directory::AdapterFormat;
 pub(crate) use atomic::replace_file;

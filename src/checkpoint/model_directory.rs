@@ -6,6 +6,7 @@
 use super::atomic::Staged;
 use super::peft::pretty;
 use super::tensor_file::{Stored, write_tensors};
+use super::text_files::write_text_files;
 use crate::error::{Error, Result};
 use crate::models::Model;
 use crate::models::decoder::Place;
@@ -45,7 +46,7 @@ impl Model {
     /// Written are the weights in the model's [dtype](Model::dtype), which on the CPU is `f32` unless
     /// another was asked for at load; `config.json` as the model was loaded with it, told of that dtype;
     /// and the files of the model's own directory that belong to the tokenizer, the chat template and the
-    /// licence. Weights of more than 5 GB are written as shards of at most so much. Memory is needed for
+    /// licence, or where it comes from another format, such files made of what it has. Weights of more than 5 GB are written as shards of at most so much. Memory is needed for
     /// one tensor at a time.
     ///
     /// The directory appears whole or not at all. Where it exists, the model in it is replaced and
@@ -95,7 +96,11 @@ impl Model {
         let config = config_json(self)?;
         let staged = Staged::new(directory)?;
         staged.write(CONFIG, &pretty(&config))?;
-        copy_companions(self.path(), &staged)?;
+        if self.path().join(CONFIG).exists() {
+            copy_companions(self.path(), &staged)?;
+        } else {
+            write_text_files(self, &staged)?;
+        }
         write_weights(self, &staged, max_shard_size)?;
         staged.replace_keeping(|name| !is_part_of_model(name))
     }

@@ -164,7 +164,8 @@ fn without_generation_tags(source: &str) -> String {
     while let Some(start) = rest.find("{%") {
         let (before, tag) = rest.split_at(start);
         output.push_str(before);
-        let Some(end) = tag.find("%}").map(|end| end + 2) else {
+        // Behind the opening mark, whose `%` may be followed by a `}`.
+        let Some(end) = tag[2..].find("%}").map(|end| end + 4) else {
             rest = tag;
             break;
         };

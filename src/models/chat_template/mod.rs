@@ -150,6 +150,11 @@ impl ChatTemplate {
             .map(|template| template.source.as_str())
     }
 
+    /// The special tokens that the template may name, such as `bos_token`.
+    pub(crate) fn special_tokens(&self) -> &Map<String, Value> {
+        &self.special_tokens
+    }
+
     /// Compiles the template, which rendering does where it has not been done.
     ///
     /// # Errors
