@@ -46,9 +46,9 @@ impl mcandle_model_options {
         };
         let user_data = Shared(user_data);
         Ok(loader.with_progress(move |progress| {
-            let (loaded, total) = (progress.loaded_bytes as u64, progress.bytes as u64);
+            let (done, total) = (progress.loaded_bytes as u64, progress.bytes as u64);
             // SAFETY: as the caller promises.
-            if unsafe { report(loaded, total, user_data.pointer()) } {
+            if unsafe { report(done, total, user_data.pointer()) } {
                 ControlFlow::Continue(())
             } else {
                 ControlFlow::Break(())

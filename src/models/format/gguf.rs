@@ -60,7 +60,7 @@ fn find(path: &Path) -> Result<Option<PathBuf>> {
             continue;
         }
         if let Some(other) = found.replace(file.clone()) {
-            let (file, other) = (file.display(), PathBuf::from(other).display().to_string());
+            let (file, other) = (file.display(), other.display());
             let reason = format!("holds {file} and {other}; expected one GGUF file, or its path");
             return Err(Error::format(path, reason));
         }

@@ -149,38 +149,6 @@ impl<'a> Machine<'a> {
             b'(' => self.marks.push(self.stack.len()),
             b'0' => drop(self.pop()?),
             b'1' => drop(self.pop_marked()?),
-            b'N' => self.stack.push(Value::None),
-            0x88 => self.stack.push(Value::Bool(true)),
-            0x89 => self.stack.push(Value::Bool(false)),
-            b'J' => {
-                let value = i32::from_le_bytes(self.take()?);
-                self.stack.push(Value::Int(value.into()));
-            }
-            b'K' => {
-                let [value] = self.take()?;
-                self.stack.push(Value::Int(value.into()));
-            }
-            b'M' => {
-                let value = u16::from_le_bytes(self.take()?);
-                self.stack.push(Value::Int(value.into()));
-            }
-            0x8a => self.long()?,
-            b'G' => {
-                self.take::<8>()?;
-                self.stack.push(Value::Float);
-            }
-            0x8c => {
-                let [len] = self.take()?;
-                self.text(len.into())?;
-            }
-            b'X' => {
-                let len = u32::from_le_bytes(self.take()?);
-                self.text(len.into())?;
-            }
-            0x8d => {
-                let len = u64::from_le_bytes(self.take()?);
-                self.text(len)?;
-            }
             b')' => self.tuple(vec![]),
             0x85..=0x87 => {
                 let len = usize::from(opcode - 0x84);
@@ -249,6 +217,46 @@ impl<'a> Machine<'a> {
             b'Q' => self.storage()?,
             b'R' => self.call()?,
             b'b' => self.build()?,
+            other => self.constant(other)?,
+        }
+        Ok(())
+    }
+
+    /// Pushes a number, a text, or one of the few objects that have opcodes of their own.
+    fn constant(&mut self, opcode: u8) -> Result<()> {
+        match opcode {
+            b'N' => self.stack.push(Value::None),
+            0x88 => self.stack.push(Value::Bool(true)),
+            0x89 => self.stack.push(Value::Bool(false)),
+            b'J' => {
+                let value = i32::from_le_bytes(self.take()?);
+                self.stack.push(Value::Int(value.into()));
+            }
+            b'K' => {
+                let [value] = self.take()?;
+                self.stack.push(Value::Int(value.into()));
+            }
+            b'M' => {
+                let value = u16::from_le_bytes(self.take()?);
+                self.stack.push(Value::Int(value.into()));
+            }
+            0x8a => self.long()?,
+            b'G' => {
+                self.take::<8>()?;
+                self.stack.push(Value::Float);
+            }
+            0x8c => {
+                let [len] = self.take()?;
+                self.text(len.into())?;
+            }
+            b'X' => {
+                let len = u32::from_le_bytes(self.take()?);
+                self.text(len.into())?;
+            }
+            0x8d => {
+                let len = u64::from_le_bytes(self.take()?);
+                self.text(len)?;
+            }
             other => return Err(self.invalid(format!("the opcode {other:#04x}"))),
         }
         Ok(())

@@ -225,7 +225,7 @@ fn archives_of_other_kinds_are_named() {
 fn repetition_does_not_multiply() {
     // A long tuple, called a hundred thousand times.
     let mut pickle = b"\x80\x02ccollections\nOrderedDict\nq\0(".to_vec();
-    pickle.extend([b'N'; 100_000]);
+    pickle.extend(std::iter::repeat_n(b'N', 100_000));
     pickle.extend(b"tq\x01");
     for _ in 0..100_000 {
         pickle.extend(b"h\0)R0");
