@@ -1,8 +1,8 @@
 //! What all model directories of Hugging Face's layout share.
 
-use super::ModelText;
+use super::{ModelText, StoredModel};
 use crate::error::Result;
-use crate::models::{ChatTemplate, GenerationConfig, ModelConfig, Tokenizer, json};
+use crate::models::{ChatTemplate, GenerationConfig, ModelConfig, Tokenizer, WeightSource, json};
 use serde_json::Value;
 use std::path::Path;
 
@@ -19,8 +19,24 @@ pub(super) fn check(path: &Path) -> Result<()> {
     config(path).map(drop)
 }
 
+/// Opens a directory; `weights` opens its weights, given the configuration as it is written.
+pub(super) fn open<W: WeightSource + 'static>(
+    path: &Path,
+    weights: impl FnOnce(&Value) -> Result<W>,
+) -> Result<StoredModel> {
+    let (config_json, config) = config(path)?;
+    let weights = Box::new(weights(&config_json)?);
+    let path = path.to_owned();
+    Ok(StoredModel {
+        config,
+        config_json,
+        weights,
+        text: Box::new(move || text(&path)),
+    })
+}
+
 /// The configuration, as it is written and as it is understood.
-pub(super) fn config(path: &Path) -> Result<(Value, ModelConfig)> {
+fn config(path: &Path) -> Result<(Value, ModelConfig)> {
     let value = config_json(path)?;
     let config = ModelConfig::from_value(&value, &path.join(CONFIG))?;
     Ok((value, config))
@@ -32,7 +48,7 @@ pub(super) fn config_json(path: &Path) -> Result<Value> {
 }
 
 /// Tokenizer, chat template and the ids that end a text.
-pub(super) fn text(path: &Path) -> Result<ModelText> {
+fn text(path: &Path) -> Result<ModelText> {
     let generation = GenerationConfig::from_file(&path.join("generation_config.json"))?;
     Ok(ModelText {
         tokenizer: Tokenizer::from_dir(path)?,

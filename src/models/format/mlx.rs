@@ -34,15 +34,7 @@ impl ModelFormat for MlxFormat {
     }
 
     fn open(&self, path: &Path) -> Result<StoredModel> {
-        let (config_json, config) = directory::config(path)?;
-        let weights = MlxWeights::open(path, &config_json)?;
-        let path = path.to_owned();
-        Ok(StoredModel {
-            config,
-            config_json,
-            weights: Box::new(weights),
-            text: Box::new(move || directory::text(&path)),
-        })
+        directory::open(path, |config| MlxWeights::open(path, config))
     }
 }
 

@@ -25,15 +25,9 @@ impl ModelFormat for SafetensorsFormat {
     }
 
     fn open(&self, path: &Path) -> Result<StoredModel> {
-        let (config_json, config) = directory::config(path)?;
-        refuse_quantized(&config_json, path)?;
-        let weights = Box::new(SafetensorsCheckpoint::open(path)?.into_files());
-        let path = path.to_owned();
-        Ok(StoredModel {
-            config,
-            config_json,
-            weights,
-            text: Box::new(move || directory::text(&path)),
+        directory::open(path, |config| {
+            refuse_quantized(config, path)?;
+            Ok(SafetensorsCheckpoint::open(path)?.into_files())
         })
     }
 }
