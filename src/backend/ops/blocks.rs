@@ -312,35 +312,6 @@ impl BlockWeight {
         }
     }
 
-    /// The matrix with its rows in another order: row i of it is row `order[i]` of this one.
-    ///
-    /// In GGUF files of some architectures the rows of queries and keys are not in the order that the rest
-    /// of the world has them in. Blocks do not reach over rows, so nothing is rounded.
-    ///
-    /// # Errors
-    ///
-    /// When `order` does not name each row once, and when the device fails.
-    pub fn permute_rows(&self, order: &[usize]) -> Result<Self> {
-        let mut missing = vec![true; self.output];
-        let each_once = order.iter().all(|&row| {
-            let place = missing.get_mut(row);
-            place.is_some_and(std::mem::take)
-        });
-        if order.len() != self.output || !each_once {
-            bail!(
-                "an order of rows that does not name each of {} once",
-                self.output
-            );
-        }
-        let bytes = self.bytes()?;
-        let rows: Vec<_> = bytes
-            .chunks_exact(self.kind.row_bytes(self.input))
-            .collect();
-        let ordered = order.iter().filter_map(|&row| rows.get(row));
-        let ordered: Vec<u8> = ordered.flat_map(|row| row.iter().copied()).collect();
-        Self::from_bytes(ordered, self.kind, self.output, self.input, &self.device())
-    }
-
     /// The parts of the matrix that exist one at a time, by their first row and number of rows.
     fn parts(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
         let numbers = match self.blocks {
