@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 /// How many names an error message lists at most.
 const SHOWN: usize = 8;
 
-/// Downloads what the cache lacks; gives the directory of the model.
+/// Downloads what the cache lacks; gives the path of the model.
 ///
 /// Where the hub cannot be reached, a model that the cache has is as good as it gets.
 pub(super) fn online(hub: &Hub, name: &RepoName, cache: &RepoCache) -> Result<PathBuf> {
@@ -44,10 +44,18 @@ pub(super) fn online(hub: &Hub, name: &RepoName, cache: &RepoCache) -> Result<Pa
         .map_err(Failure::into_error)?;
     // Last, so that a revision never leads to a commit whose files are not all there.
     cache.set_commit(&name.revision, &listing.commit)?;
-    Ok(cache.snapshot(&listing.commit))
+    Ok(model_path(hub, cache.snapshot(&listing.commit)))
 }
 
-/// The directory of a model that the cache has.
+/// Where the model is that was asked for: others of the repository may lie beside a GGUF file.
+fn model_path(hub: &Hub, snapshot: PathBuf) -> PathBuf {
+    match &hub.gguf {
+        Some(gguf) => snapshot.join(gguf),
+        None => snapshot,
+    }
+}
+
+/// The path of a model that the cache has.
 ///
 /// # Errors
 ///
@@ -64,10 +72,11 @@ pub(super) fn offline(hub: &Hub, name: &RepoName, cache: &RepoCache) -> Result<P
     let commit = commit.ok_or_else(|| lacking(cache.reference(&name.revision)))?;
     let snapshot = cache.snapshot(&commit);
     let gguf = hub.gguf.as_deref();
+    let candidates = candidates(gguf);
     let mut present = BTreeSet::new();
-    for file in candidates(gguf) {
+    for file in &candidates {
         if cache.has(&commit, file)? {
-            present.insert(file);
+            present.insert(file.as_str());
         }
     }
     let selection = select(gguf, &present).map_err(|file| lacking(snapshot.join(file)))?;
@@ -78,7 +87,7 @@ pub(super) fn offline(hub: &Hub, name: &RepoName, cache: &RepoCache) -> Result<P
             }
         }
     }
-    Ok(snapshot)
+    Ok(model_path(hub, snapshot))
 }
 
 /// What the cache may lack of a commit.
@@ -93,7 +102,7 @@ struct Missing<'a> {
 impl Missing<'_> {
     fn fetch(&mut self, gguf: Option<&str>) -> Attempt<()> {
         let present = self.listing.files.iter().map(String::as_str).collect();
-        let selection = select(gguf, &present).map_err(|file| self.lacking(file))?;
+        let selection = select(gguf, &present).map_err(|file| self.lacking(&file))?;
         let mut files = selection.files;
         if let Some(index) = selection.index {
             self.fetch_files(std::slice::from_ref(&index))?;

@@ -25,6 +25,8 @@ const WEIGHTS: [&str; 4] = [
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 ];
+/// How the names end of a GGUF file that is the first of several, before the number of them.
+const FIRST_PART: &str = "-00001-of-";
 /// How the names of weights end that are a list of files.
 const INDEX_SUFFIX: &str = ".index.json";
 
@@ -37,31 +39,49 @@ pub(super) struct Selection {
 }
 
 /// All names that [`select`] may look for.
-pub(super) fn candidates(gguf: Option<&str>) -> impl Iterator<Item = &str> {
-    [CONFIG]
-        .into_iter()
-        .chain(OPTIONAL)
-        .chain(WEIGHTS)
-        .chain(gguf)
+pub(super) fn candidates(gguf: Option<&str>) -> Vec<String> {
+    if let Some(gguf) = gguf {
+        return gguf_parts(gguf);
+    }
+    let names = [CONFIG].into_iter().chain(OPTIONAL).chain(WEIGHTS);
+    names.map(str::to_owned).collect()
 }
 
-/// Chooses the files of a model out of those that there are; `gguf` is the file that was asked for.
+/// All files of a model that begins with this GGUF file: several where its name says so.
+fn gguf_parts(first: &str) -> Vec<String> {
+    let split = first
+        .strip_suffix(".gguf")
+        .and_then(|name| name.rsplit_once(FIRST_PART))
+        .filter(|(_, count)| count.len() == 5)
+        .and_then(|(stem, count)| Some((stem, count.parse::<u32>().ok()?)));
+    let Some((stem, count)) = split.filter(|(_, count)| *count > 0) else {
+        return vec![first.to_owned()];
+    };
+    let part = |number| format!("{stem}-{number:05}-of-{count:05}.gguf");
+    (1..=count).map(part).collect()
+}
+
+/// Chooses the files of a model out of those that there are; `gguf` is the file that was asked for, which
+/// holds configuration and tokenizer itself.
 ///
 /// # Errors
 ///
 /// The name of a file that is needed and not there.
-pub(super) fn select<'a>(
-    gguf: Option<&'a str>,
+pub(super) fn select(
+    gguf: Option<&str>,
     present: &BTreeSet<&str>,
-) -> std::result::Result<Selection, &'a str> {
+) -> std::result::Result<Selection, String> {
     let has = |file: &&str| present.contains(file);
-    let weights = match gguf {
-        Some(gguf) => Some(gguf).filter(has).ok_or(gguf)?,
-        None => WEIGHTS.into_iter().find(has).ok_or(WEIGHTS[0])?,
-    };
-    // A GGUF file holds the configuration itself.
-    if gguf.is_none() && !has(&CONFIG) {
-        return Err(CONFIG);
+    if let Some(gguf) = gguf {
+        let files = gguf_parts(gguf);
+        return match files.iter().find(|file| !has(&file.as_str())) {
+            Some(lacking) => Err(lacking.clone()),
+            None => Ok(Selection { files, index: None }),
+        };
+    }
+    let weights = WEIGHTS.into_iter().find(has).ok_or(WEIGHTS[0])?;
+    if !has(&CONFIG) {
+        return Err(CONFIG.to_owned());
     }
     let small = [CONFIG].into_iter().chain(OPTIONAL).filter(has);
     Ok(Selection {
@@ -94,15 +114,16 @@ mod tests {
 
     fn chosen(gguf: Option<&str>, files: &[&str]) -> std::result::Result<Vec<String>, String> {
         let selection = select(gguf, &files.iter().copied().collect());
-        selection
-            .map(|selection| selection.files)
-            .map_err(str::to_owned)
+        selection.map(|selection| selection.files)
     }
 
     #[test]
     fn safetensors_come_before_pickles_and_one_file_before_many() {
-        let all: Vec<&str> = candidates(Some("a.gguf"))
-            .chain(["README.md", "onnx/model.onnx"])
+        let names = candidates(None);
+        let all: Vec<&str> = names
+            .iter()
+            .map(String::as_str)
+            .chain(["README.md", "onnx/model.onnx", "a.gguf"])
             .collect();
         let files = chosen(None, &all).unwrap();
         assert_eq!(files.len(), OPTIONAL.len() + 2);
@@ -111,11 +132,22 @@ mod tests {
             let files = chosen(None, &["config.json", weights, "a.gguf"]).unwrap();
             assert_eq!(files, ["config.json", weights]);
         }
-        assert_eq!(
-            chosen(Some("a.gguf"), &all).unwrap().last().unwrap(),
-            "a.gguf"
-        );
-        assert_eq!(chosen(Some("a.gguf"), &["a.gguf"]).unwrap(), ["a.gguf"]);
+        assert_eq!(chosen(Some("a.gguf"), &all).unwrap(), ["a.gguf"]);
+    }
+
+    #[test]
+    fn the_first_of_several_gguf_files_stands_for_all() {
+        let parts = ["Q8/m-00001-of-00002.gguf", "Q8/m-00002-of-00002.gguf"];
+        assert_eq!(candidates(Some(parts[0])), parts);
+        assert_eq!(chosen(Some(parts[0]), &parts).unwrap(), parts);
+        assert_eq!(chosen(Some(parts[0]), &parts[..1]).unwrap_err(), parts[1]);
+        for single in [
+            "m-00001-of-2.gguf",
+            "m-00002-of-00002.gguf",
+            "m-00001-of-00002",
+        ] {
+            assert_eq!(candidates(Some(single)), [single]);
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Models by their name on the Hugging Face hub.
 //!
 //! Behind the feature `hub`. [`Hub::fetch`] downloads the files of a model that are not there yet and gives
-//! the directory, which a model is loaded from like any other. The cache is the one of Python's
+//! the path, which a model is loaded from like any other. The cache is the one of Python's
 //! `huggingface_hub`, so that what either has downloaded, both have.
 
 mod cache;
@@ -117,7 +117,8 @@ impl Hub {
         self
     }
 
-    /// Asks for a GGUF file of the repository, by its name there, in the place of other weights.
+    /// Asks for a GGUF file of the repository, by its name there, in the place of other weights; of a
+    /// model in several files, for the first.
     #[must_use]
     pub fn with_gguf(mut self, file: impl Into<String>) -> Self {
         self.gguf = Some(file.into());
@@ -135,13 +136,12 @@ impl Hub {
         self
     }
 
-    /// Downloads what is missing of the model `owner/name` or `owner/name@revision`, and gives its
-    /// directory.
+    /// Downloads what is missing of the model `owner/name` or `owner/name@revision`, and gives its path:
+    /// that of its directory, or of the GGUF file where [`with_gguf`](Self::with_gguf) asks for one.
     ///
     /// These are `config.json`, the weights, and where the repository has them the files of tokenizer,
     /// chat template and generation. Of the weights it takes the first of `model.safetensors`, its
-    /// shards, `pytorch_model.bin` and its shards, unless [`with_gguf`](Self::with_gguf) asks for another
-    /// file. What the revision means is asked each time; if the hub cannot be reached, the model as the
+    /// shards, `pytorch_model.bin` and its shards. A GGUF file has all of this in it. What the revision means is asked each time; if the hub cannot be reached, the model as the
     /// cache has it will do.
     ///
     /// # Errors

@@ -200,12 +200,11 @@ fn other_weights_are_taken_where_there_are_no_safetensors_or_where_asked_for() {
     );
 
     let asking = hub.clone().with_gguf("tiny-Q4_K_M.gguf");
-    let directory = asking.fetch(NAME).unwrap();
-    assert_eq!(
-        fs::read_to_string(directory.join("tiny-Q4_K_M.gguf")).unwrap(),
-        "GGUF"
-    );
-    assert_eq!(asking.with_offline(true).fetch(NAME).unwrap(), directory);
+    // Not the directory, where other weights lie beside it.
+    let file = asking.fetch(NAME).unwrap();
+    assert_eq!(file, directory.join("tiny-Q4_K_M.gguf"));
+    assert_eq!(fs::read_to_string(&file).unwrap(), "GGUF");
+    assert_eq!(asking.with_offline(true).fetch(NAME).unwrap(), file);
 
     server.repository().files.remove("pytorch_model.bin");
     let error = hub.fetch(NAME).unwrap_err().to_string();
