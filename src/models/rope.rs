@@ -2,6 +2,11 @@
 
 use super::{ModelConfig, RopeScaling};
 
+/// What `YaRN` multiplies cosines and sines by where a model does not say.
+pub(crate) fn yarn_attention_factor(factor: f64) -> f64 {
+    0.1 * factor.max(1.0).ln() + 1.0
+}
+
 /// The inverse frequencies (`head_dim` / 2 of them) and the factor of cosines and sines.
 #[allow(
     clippy::cast_precision_loss,
@@ -44,13 +49,7 @@ pub(crate) fn frequencies(config: &ModelConfig) -> (Vec<f32>, f64) {
                     (f / factor * ramp + f * (1.0 - ramp)) as f32
                 })
                 .collect();
-            let scale = attention_factor.unwrap_or_else(|| {
-                if *factor > 1.0 {
-                    0.1 * factor.ln() + 1.0
-                } else {
-                    1.0
-                }
-            });
+            let scale = attention_factor.unwrap_or_else(|| yarn_attention_factor(*factor));
             (scaled, scale)
         }
         // Llama 3.1 (https://arxiv.org/abs/2407.21783; the formula is that of its reference code).

@@ -49,6 +49,10 @@ pub(super) fn metadata(model: &Model) -> Result<Metadata> {
     }
     set("rope.dimension_count", config.head_dim.into());
     set("rope.freq_base", config.rope_theta.into());
+    if let RopeScaling::Linear { factor } = &config.rope_scaling {
+        set("rope.scaling.type", "linear".into());
+        set("rope.scaling.factor", (*factor).into());
+    }
     if let RopeScaling::Yarn {
         factor,
         original_max_position_embeddings: original,
@@ -63,7 +67,7 @@ pub(super) fn metadata(model: &Model) -> Result<Metadata> {
         set("rope.scaling.yarn_beta_fast", (*beta_fast).into());
         set("rope.scaling.yarn_beta_slow", (*beta_slow).into());
         // On top of what YaRN says, which llama.cpp applies by itself.
-        let usual = 1.0 + 0.1 * factor.ln().max(0.0);
+        let usual = rope::yarn_attention_factor(*factor);
         let (_, scale) = rope::frequencies(config);
         if (scale / usual - 1.0).abs() > f64::EPSILON {
             set("rope.scaling.attn_factor", (scale / usual).into());
@@ -77,7 +81,7 @@ pub(super) fn metadata(model: &Model) -> Result<Metadata> {
 pub(super) fn rope_factors(config: &ModelConfig) -> Option<Vec<f32>> {
     if matches!(
         config.rope_scaling,
-        RopeScaling::None | RopeScaling::Yarn { .. }
+        RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Yarn { .. }
     ) {
         return None;
     }
@@ -121,7 +125,7 @@ fn check(model: &Model) -> Result<()> {
             model,
             "rope scaling of a GGUF file",
             &format!("{:?} in a model of type {name}", config.rope_scaling),
-            "yarn or none; in models of type llama others as well",
+            "linear, yarn or none; in models of type llama others as well",
         ));
     }
     Ok(())

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::error::{Error, Result};
 use crate::models::gguf::config::Keys;
 use crate::models::gguf::ggml_type::GgmlType;
+use crate::models::rope::yarn_attention_factor;
 
 /// The tensor with what each rotary frequency is divided by.
 pub(super) const FACTORS_TENSOR: &str = "rope_freqs.weight";
@@ -91,7 +92,7 @@ fn yarn(keys: &Keys) -> Result<Value> {
         Some(number) => Some(number),
         None => keys.float("rope.scaling.attn_factor")?,
     };
-    let usual = factor.map(|factor| 0.1 * factor.max(1.0).ln() + 1.0);
+    let usual = factor.map(yarn_attention_factor);
     if let (Some(more), Some(usual)) = (more.filter(|&number| !is(number, 1.0)), usual) {
         add("attention_factor", Some((more * usual).into()));
     }
