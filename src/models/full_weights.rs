@@ -74,7 +74,7 @@ impl FullWeights {
                 None => *layers == LayerSelection::All,
             };
             if selected {
-                let dims = model.decoder().shape_at(place)?;
+                let dims = place.shape(config);
                 let slot = WeightSlot {
                     place,
                     dims,

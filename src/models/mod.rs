@@ -11,7 +11,7 @@ pub(crate) mod fingerprint;
 mod format;
 pub(crate) mod full_weights;
 mod generation_config;
-mod gguf;
+pub(crate) mod gguf;
 mod grammar_vocabulary;
 pub(crate) mod json;
 mod kv_cache;

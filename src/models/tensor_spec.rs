@@ -1,6 +1,7 @@
 //! The tensors that a model has.
 
 use crate::models::config::ModelConfig;
+use crate::models::decoder::Place;
 
 /// The name and shape of a tensor that a model needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,62 +19,11 @@ impl ModelConfig {
     /// `lm_head.weight`.
     #[must_use]
     pub fn tensors(&self) -> Vec<TensorSpec> {
-        let hidden = self.hidden_size;
-        let queries = self.num_attention_heads.saturating_mul(self.head_dim);
-        let keys = self.num_key_value_heads.saturating_mul(self.head_dim);
-        let mut tensors = Vec::new();
-        let mut add = |name: String, shape: &[usize]| {
-            let shape = shape.to_vec();
-            tensors.push(TensorSpec { name, shape });
+        let spec = |place: Place| TensorSpec {
+            name: place.name(),
+            shape: place.shape(self),
         };
-
-        add(
-            "model.embed_tokens.weight".to_owned(),
-            &[self.vocab_size, hidden],
-        );
-        for layer in 0..self.num_hidden_layers {
-            let layer = format!("model.layers.{layer}");
-            for (projection, rows) in [("q_proj", queries), ("k_proj", keys), ("v_proj", keys)] {
-                add(
-                    format!("{layer}.self_attn.{projection}.weight"),
-                    &[rows, hidden],
-                );
-                if self.attention_bias {
-                    add(format!("{layer}.self_attn.{projection}.bias"), &[rows]);
-                }
-            }
-            add(
-                format!("{layer}.self_attn.o_proj.weight"),
-                &[hidden, queries],
-            );
-            if self.qk_norm {
-                for norm in ["q_norm", "k_norm"] {
-                    add(format!("{layer}.self_attn.{norm}.weight"), &[self.head_dim]);
-                }
-            }
-            add(
-                format!("{layer}.mlp.gate_proj.weight"),
-                &[self.intermediate_size, hidden],
-            );
-            add(
-                format!("{layer}.mlp.up_proj.weight"),
-                &[self.intermediate_size, hidden],
-            );
-            add(
-                format!("{layer}.mlp.down_proj.weight"),
-                &[hidden, self.intermediate_size],
-            );
-            add(format!("{layer}.input_layernorm.weight"), &[hidden]);
-            add(
-                format!("{layer}.post_attention_layernorm.weight"),
-                &[hidden],
-            );
-        }
-        add("model.norm.weight".to_owned(), &[hidden]);
-        if !self.tie_word_embeddings {
-            add("lm_head.weight".to_owned(), &[self.vocab_size, hidden]);
-        }
-        tensors
+        Place::all(self).into_iter().map(spec).collect()
     }
 
     /// The number of parameters; a tied embedding counts once.

@@ -68,7 +68,7 @@ impl Model {
         let mut metadata = general(self, kind);
         metadata.extend(architecture::metadata(self)?);
         metadata.extend(tokenizer::metadata(self)?);
-        let tensors = tensors::tensors(self, kind)?;
+        let tensors = tensors::tensors(self, kind);
         replace_file(path, |staged| write_file(staged, &metadata, &tensors))
     }
 }

@@ -4,14 +4,14 @@ use super::GgufType;
 use super::architecture::{rope_factors, rotates_neighbours};
 use super::file::Stored;
 use super::gguf_type::Role;
-use crate::error::Result;
 use crate::models::decoder::Place;
+use crate::models::gguf::gguf_name;
 use crate::models::{Model, ModelConfig, Projection};
 use candle_core::quantized::GgmlDType;
 use candle_core::{Device, Tensor};
 
 /// All tensors of a file.
-pub(super) fn tensors(model: &Model, kind: GgufType) -> Result<Vec<Stored<'_>>> {
+pub(super) fn tensors(model: &Model, kind: GgufType) -> Vec<Stored<'_>> {
     let decoder = model.decoder();
     let config = model.config();
     let mut tensors = Vec::new();
@@ -24,7 +24,7 @@ pub(super) fn tensors(model: &Model, kind: GgufType) -> Result<Vec<Stored<'_>>> 
         });
     }
     for place in decoder.places() {
-        let dims = decoder.shape_at(place)?;
+        let dims = place.shape(config);
         let heads = rotated_heads(place, config);
         tensors.push(Stored {
             name: name(place),
@@ -39,34 +39,13 @@ pub(super) fn tensors(model: &Model, kind: GgufType) -> Result<Vec<Stored<'_>>> 
             }),
         });
     }
-    Ok(tensors)
+    tensors
 }
 
-/// llama.cpp's name of a weight.
+/// llama.cpp's name of a weight; each has one.
 fn name(place: Place) -> String {
-    match place {
-        Place::Embedding => "token_embd.weight".to_owned(),
-        Place::Norm => "output_norm.weight".to_owned(),
-        Place::Head => "output.weight".to_owned(),
-        Place::InputNorm(layer) => format!("blk.{layer}.attn_norm.weight"),
-        Place::PostNorm(layer) => format!("blk.{layer}.ffn_norm.weight"),
-        Place::QueryNorm(layer) => format!("blk.{layer}.attn_q_norm.weight"),
-        Place::KeyNorm(layer) => format!("blk.{layer}.attn_k_norm.weight"),
-        Place::Weight(layer, map) => format!("blk.{layer}.{}.weight", map_name(map)),
-        Place::Bias(layer, map) => format!("blk.{layer}.{}.bias", map_name(map)),
-    }
-}
-
-fn map_name(projection: Projection) -> &'static str {
-    match projection {
-        Projection::Query => "attn_q",
-        Projection::Key => "attn_k",
-        Projection::Value => "attn_v",
-        Projection::Output => "attn_output",
-        Projection::Gate => "ffn_gate",
-        Projection::Up => "ffn_up",
-        Projection::Down => "ffn_down",
-    }
+    let name = place.name();
+    gguf_name(&name).unwrap_or(name)
 }
 
 fn role(place: Place, config: &ModelConfig) -> Role {

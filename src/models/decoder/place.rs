@@ -74,4 +74,18 @@ impl Place {
             Self::Head => "lm_head.weight".to_owned(),
         }
     }
+
+    /// The size of each dimension, outermost first.
+    pub(crate) fn shape(self, config: &ModelConfig) -> Vec<usize> {
+        match self {
+            Self::Embedding | Self::Head => vec![config.vocab_size, config.hidden_size],
+            Self::InputNorm(_) | Self::PostNorm(_) | Self::Norm => vec![config.hidden_size],
+            Self::QueryNorm(_) | Self::KeyNorm(_) => vec![config.head_dim],
+            Self::Weight(_, projection) => {
+                let (output, input) = projection.dims(config);
+                vec![output, input]
+            }
+            Self::Bias(_, projection) => vec![projection.dims(config).0],
+        }
+    }
 }

@@ -13,17 +13,6 @@ impl Decoder {
         Place::all(&self.config)
     }
 
-    /// The shape of the weight at a place.
-    pub(crate) fn shape_at(&self, place: Place) -> Result<Vec<usize>> {
-        match self.matrix(place) {
-            Some(matrix) => {
-                let (output, input) = matrix.dims()?;
-                Ok(vec![output, input])
-            }
-            None => Ok(self.vector(place)?.dims().to_vec()),
-        }
-    }
-
     /// The weight at a place in the decoder's dtype; a quantised one is made dense.
     pub(crate) fn weight_at(&self, place: Place) -> Result<Tensor> {
         match self.matrix(place) {

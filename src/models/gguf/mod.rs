@@ -20,4 +20,5 @@ mod tokenizer;
 pub use checkpoint::GgufCheckpoint;
 pub(crate) use file::is_gguf;
 pub use ggml_type::GgmlType;
+pub(crate) use names::gguf_name;
 pub(crate) use split::is_later_part;

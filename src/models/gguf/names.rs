@@ -24,7 +24,7 @@ const LAYER: [(&str, &str); 11] = [
 
 /// The name in GGUF files of a tensor given by its Hugging Face name, such as `blk.0.attn_q.weight`
 /// for `model.layers.0.self_attn.q_proj.weight`.
-pub(super) fn gguf_name(name: &str) -> Option<String> {
+pub(crate) fn gguf_name(name: &str) -> Option<String> {
     let (module, kind) = name.rsplit_once('.')?;
     let find = |names: &[(&str, &'static str)], module: &str| {
         let found = names.iter().find(|(name, _)| *name == module);
