@@ -46,8 +46,8 @@ impl Model {
     /// Written are the weights in the model's [dtype](Model::dtype), which on the CPU is `f32` unless
     /// another was asked for at load; `config.json` as the model was loaded with it, told of that dtype;
     /// and the files of the model's own directory that belong to the tokenizer, the chat template and the
-    /// licence, or where it comes from another format, such files made of what it has. Weights of more than 5 GB are written as shards of at most so much. Memory is needed for
-    /// one tensor at a time.
+    /// licence, or where it comes from a GGUF file or its directory is gone, such files made of what it
+    /// has. Weights of more than 5 GB are written as shards of at most so much. Memory is needed for one tensor at a time.
     ///
     /// The directory appears whole or not at all. Where it exists, the model in it is replaced and
     /// files that are no part of a model stay; it may be the one that the model was loaded from.
@@ -96,10 +96,9 @@ impl Model {
         let config = config_json(self)?;
         let staged = Staged::new(directory)?;
         staged.write(CONFIG, &pretty(&config))?;
-        if self.path().join(CONFIG).exists() {
-            copy_companions(self.path(), &staged)?;
-        } else {
-            write_text_files(self, &staged)?;
+        match self.text_directory().filter(|source| source.is_dir()) {
+            Some(source) => copy_companions(source, &staged)?,
+            None => write_text_files(self, &staged)?,
         }
         write_weights(self, &staged, max_shard_size)?;
         staged.replace_keeping(|name| !is_part_of_model(name))

@@ -15,9 +15,9 @@ use std::sync::Arc;
 
 /// Loads a model, in any of the [formats](crate::models::ModelFormat) that the library knows.
 ///
-/// These are directories of Hugging Face's layout with safetensors, single or in shards, and such
-/// directories with weights that MLX quantised. The format is found by looking at the files. Weights
-/// are read through a memory mapping, tensor by tensor, after names, shapes and dtypes of all of them
+/// These are directories of Hugging Face's layout, with weights in safetensors, as MLX quantised them or
+/// in PyTorch's own files, single or in shards, and GGUF files. The format is found by looking at the
+/// files. Weights are read through a memory mapping, tensor by tensor, after names, shapes and dtypes of all of them
 /// have been checked; beside the weights as they end up, memory is needed for the largest tensor. The
 /// files must not be truncated while they load.
 ///
@@ -179,7 +179,7 @@ impl ModelLoader {
         Ok(Cow::Borrowed(path))
     }
 
-    /// What the model at `path` is, without loading its weights.
+    /// What the model at `path` is, without loading its weights; nothing is downloaded.
     ///
     /// # Errors
     ///
@@ -229,10 +229,9 @@ impl ModelLoader {
             && tokenizer.vocab_size() > config.vocab_size
         {
             return Err(Error::InvalidConfig {
-                path: if path.is_dir() {
-                    path.join("config.json")
-                } else {
-                    path.to_owned()
+                path: match &text.directory {
+                    Some(directory) => directory.join("config.json"),
+                    None => path.to_owned(),
                 },
                 key: "vocab_size".to_owned(),
                 found: config.vocab_size.to_string(),

@@ -47,6 +47,7 @@ struct Inner {
     /// Of the tokenizer, and so shared with models of other weights.
     grammar_vocabulary: Arc<OnceCell<GrammarVocabulary>>,
     chat_template: Option<Arc<ChatTemplate>>,
+    text_directory: Option<PathBuf>,
     adapters: Registry,
 }
 
@@ -62,6 +63,7 @@ impl Model {
                 fingerprint: OnceLock::new(),
                 grammar_vocabulary: Arc::default(),
                 chat_template: text.chat_template.map(Arc::new),
+                text_directory: text.directory,
                 adapters: Registry::default(),
             }),
         }
@@ -94,20 +96,21 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// [`Error::Tokenizer`] where the model directory has no `tokenizer.json`.
+    /// [`Error::Tokenizer`] where the model has none.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
-        self.inner
-            .tokenizer
-            .as_ref()
-            .ok_or_else(|| Error::Tokenizer {
-                reason: format!(
-                    "{} has no tokenizer.json; text needs one, token ids do not",
-                    self.inner.path.display()
-                ),
-            })
+        self.inner.tokenizer.as_ref().ok_or_else(|| {
+            let what = match self.text_directory() {
+                Some(_) => "tokenizer.json",
+                None => "tokenizer",
+            };
+            let path = self.path().display();
+            Error::Tokenizer {
+                reason: format!("{path} has no {what}; text needs one, token ids do not"),
+            }
+        })
     }
 
-    /// The ids that end a text: those of `generation_config.json`, else of `config.json`, else the
+    /// The ids that end a text: those of `generation_config.json`, else of the configuration, else the
     /// tokenizer's.
     #[must_use]
     pub fn eos_token_ids(&self) -> &[u32] {
@@ -132,7 +135,7 @@ impl Model {
         })
     }
 
-    /// Whether the model directory has a chat template.
+    /// Whether the model has a chat template.
     #[must_use]
     pub fn has_chat_template(&self) -> bool {
         self.inner.chat_template.is_some()
@@ -142,15 +145,21 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// [`Error::FileNotFound`] where the model directory has none, and [`Error::InvalidFormat`]
-    /// where it cannot be compiled.
+    /// [`Error::FileNotFound`] where a model directory has none, and [`Error::InvalidFormat`] where
+    /// another format has none, or it cannot be compiled.
     pub fn chat_template(&self) -> Result<&ChatTemplate> {
         let template = self.inner.chat_template.as_deref();
-        let template = template.ok_or_else(|| Error::FileNotFound {
-            path: self.inner.path.join("chat_template.jinja"),
-            expected: "a chat template, there or as `chat_template` in tokenizer_config.json; \
-                       models that are no chat models have none"
-                .to_owned(),
+        let template = template.ok_or_else(|| match self.text_directory() {
+            Some(directory) => Error::FileNotFound {
+                path: directory.join("chat_template.jinja"),
+                expected: "a chat template, there or as `chat_template` in tokenizer_config.json; \
+                           models that are no chat models have none"
+                    .to_owned(),
+            },
+            None => Error::format(
+                self.path(),
+                "has no chat template; models that are no chat models have none",
+            ),
         })?;
         template.compile()?;
         Ok(template)
@@ -159,6 +168,11 @@ impl Model {
     /// The chat template as it is, be it one that can be compiled or not.
     pub(crate) fn uncompiled_chat_template(&self) -> Option<&ChatTemplate> {
         self.inner.chat_template.as_deref()
+    }
+
+    /// The directory with the files of tokenizer and chat template, if they were read from such.
+    pub(crate) fn text_directory(&self) -> Option<&Path> {
+        self.inner.text_directory.as_deref()
     }
 
     /// The device that holds the weights.
@@ -257,6 +271,7 @@ impl Model {
                 fingerprint: OnceLock::new(),
                 grammar_vocabulary: Arc::clone(&self.inner.grammar_vocabulary),
                 chat_template: self.inner.chat_template.clone(),
+                text_directory: self.inner.text_directory.clone(),
                 adapters: Registry::default(),
             }),
         }

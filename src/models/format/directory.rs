@@ -54,5 +54,6 @@ fn text(path: &Path) -> Result<ModelText> {
         tokenizer: Tokenizer::from_dir(path)?,
         chat_template: ChatTemplate::from_dir(path)?,
         eos_token_ids: generation.map_or_else(Vec::new, |settings| settings.eos_token_ids),
+        directory: Some(path.to_owned()),
     })
 }

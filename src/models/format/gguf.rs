@@ -40,7 +40,7 @@ impl ModelFormat for GgufFormat {
                 Ok(ModelText {
                     tokenizer: text.tokenizer()?,
                     chat_template: text.chat_template()?,
-                    eos_token_ids: vec![],
+                    ..ModelText::default()
                 })
             }),
         })

@@ -15,7 +15,7 @@ use super::{ChatTemplate, Model, ModelConfig, ModelInfo, ModelLoader, Tokenizer,
 use crate::error::{Error, Result};
 use serde_json::Value;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A way in which models are stored.
 ///
@@ -89,6 +89,9 @@ pub struct ModelText {
     pub chat_template: Option<ChatTemplate>,
     /// The ids that end a text, where they differ from those of the configuration.
     pub eos_token_ids: Vec<u32>,
+    /// The directory with the files that this was read from, where they are as transformers has them:
+    /// where the model is saved they are copied, and else made of what is here.
+    pub directory: Option<PathBuf>,
 }
 
 /// The formats that the library knows, in the order in which they are asked.
