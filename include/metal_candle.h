@@ -2484,10 +2484,11 @@ mcandle_status mcandle_generate_options_set_lark(mcandle_generate_options *optio
 void mcandle_generate_options_clear_grammar(mcandle_generate_options *options);
 
 /**
- * Loads a model from a directory: config.json, tokenizer.json, and the weights in safetensors, as MLX
- * quantised them, or in PyTorch's own files. The format is found by looking at the files.
+ * Loads a model from a directory, which has config.json, tokenizer.json, and the weights in safetensors,
+ * as MLX quantised them, or in PyTorch's own files, or from a GGUF file. The format is found by looking
+ * at the files.
  *
- * @param path The directory, NUL-terminated UTF-8.
+ * @param path The directory or file, NUL-terminated UTF-8.
  * @param options Options, or NULL for the defaults.
  * @param[out] model Receives the model on success, to be freed with mcandle_model_free().
  * @param[out] error Receives an error on failure; may be NULL.

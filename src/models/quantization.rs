@@ -8,7 +8,8 @@ use candle_core::{DType, Tensor};
 use std::sync::Arc;
 
 /// How the weights of a model's linear maps are kept: in groups that share a scale and a bias, as MLX
-/// does by default (affine quantisation). Embedding, norms, biases and head stay as they are.
+/// does by default (affine quantisation). [`ModelLoader`](crate::ModelLoader) leaves embedding, norms,
+/// biases and head as they are stored; what mlx-lm quantised has an embedding of few bits as well.
 ///
 /// A model of 4 bits takes 4.5 bits a weight with 16-bit scales in groups of 64, and can still be
 /// fine-tuned by adapters beside it (QLoRA, Dettmers et al., 2023, <https://arxiv.org/abs/2305.14314>).
