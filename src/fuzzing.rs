@@ -3,7 +3,7 @@
 //! The bytes are anything; a reader answers with an error or a result, in time and memory that the
 //! length of the bytes bounds. Only builds of the fuzzer and of tests have this module.
 
-use crate::models::{ChatOptions, ChatTemplate, ModelConfig, pytorch, safetensors};
+use crate::models::{ChatOptions, ChatTemplate, GgufCheckpoint, ModelConfig, pytorch, safetensors};
 use serde_json::json;
 use std::path::Path;
 
@@ -14,6 +14,7 @@ type Target = (&'static str, fn(&[u8]));
 pub const TARGETS: &[Target] = &[
     ("safetensors", read_safetensors),
     ("pickle", read_pickle),
+    ("gguf", read_gguf),
     ("config", read_config),
     ("chat_template", render_chat_template),
 ];
@@ -41,6 +42,34 @@ pub fn read_pickle(bytes: &[u8]) {
     let _ = pytorch::pickle::tensors(bytes, path());
 }
 
+/// A GGUF file: what it says of the model, its tokenizer and template, and the bytes of its tensors.
+pub fn read_gguf(bytes: &[u8]) {
+    /// More would only repeat what these show.
+    const MAX_LAYERS: usize = 8;
+    let Ok(checkpoint) = GgufCheckpoint::from_bytes(bytes, path()) else {
+        return;
+    };
+    let config = checkpoint.config();
+    assert!(config.parameter_count() < usize::MAX);
+    if config.num_hidden_layers <= MAX_LAYERS {
+        let tensors = config.tensors();
+        let valid = checkpoint.validate(&tensors).is_ok();
+        for spec in tensors {
+            let bytes = checkpoint.bytes(&spec.name);
+            assert!(bytes.is_ok() || !valid, "{}", spec.name);
+            if let Ok(bytes) = bytes {
+                assert_eq!(Some(bytes.len()), checkpoint.size_in_bytes(&spec.name));
+            }
+        }
+    }
+    if let Ok(Some(tokenizer)) = checkpoint.tokenizer() {
+        let _ = tokenizer.encode("Tell me more.", true);
+    }
+    if let Ok(Some(template)) = checkpoint.chat_template() {
+        render(&template);
+    }
+}
+
 /// `config.json`.
 pub fn read_config(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes)
@@ -55,14 +84,18 @@ pub fn render_chat_template(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes)
         && let Ok(template) = ChatTemplate::new(text)
     {
-        let messages = json!([
-            {"role": "system", "content": "Be brief."},
-            {"role": "user", "content": "Hello!"},
-            {"role": "assistant", "content": "Hi."},
-            {"role": "user", "content": "Tell me more."},
-        ]);
-        let _ = template.render(&messages, &ChatOptions::default());
+        render(&template);
     }
+}
+
+fn render(template: &ChatTemplate) {
+    let messages = json!([
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hello!"},
+        {"role": "assistant", "content": "Hi."},
+        {"role": "user", "content": "Tell me more."},
+    ]);
+    let _ = template.render(&messages, &ChatOptions::default());
 }
 
 #[cfg(test)]
@@ -80,6 +113,21 @@ mod tests {
                 count += 1;
             }
             assert!(count >= 5, "{name} has {count} seeds");
+        }
+    }
+
+    /// The others are changes of these.
+    #[test]
+    fn whole_gguf_seeds_are_models() {
+        for name in ["byte_level", "sentence_piece"] {
+            let bytes = std::fs::read(format!("fuzz/seeds/gguf/{name}.gguf")).unwrap();
+            let checkpoint = GgufCheckpoint::from_bytes(&bytes, path()).unwrap();
+            let tensors = checkpoint.config().tensors();
+            checkpoint.validate(&tensors).unwrap();
+            assert!(tensors.len() > 10);
+            let tokenizer = checkpoint.tokenizer().unwrap().unwrap();
+            assert!(!tokenizer.encode("abab", false).unwrap().is_empty());
+            assert!(checkpoint.chat_template().unwrap().is_some());
         }
     }
 

@@ -47,6 +47,22 @@ impl MappedFile {
         })
     }
 
+    /// Memory with these bytes, as if it were the file at `path`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] where there is not enough memory.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn from_bytes(bytes: &[u8], path: &Path) -> Result<Self> {
+        let io = |source| Error::io(path, "memory", source);
+        let mut map = memmap2::MmapMut::map_anon(bytes.len()).map_err(io)?;
+        map.copy_from_slice(bytes);
+        Ok(Self {
+            path: path.to_owned(),
+            map: map.make_read_only().map_err(io)?,
+        })
+    }
+
     /// The contents of the file.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.map

@@ -225,21 +225,12 @@ impl ModelLoader {
             weights.check(&spec.name, &spec.shape)?;
         }
         let mut text = text()?;
-        if let Some(tokenizer) = text.tokenizer.as_ref()
-            && tokenizer.vocab_size() > config.vocab_size
-        {
-            return Err(Error::InvalidConfig {
-                path: match &text.directory {
-                    Some(directory) => directory.join("config.json"),
-                    None => path.to_owned(),
-                },
-                key: "vocab_size".to_owned(),
-                found: config.vocab_size.to_string(),
-                expected: format!(
-                    "at least the {} tokens of the tokenizer",
-                    tokenizer.vocab_size()
-                ),
-            });
+        if let Some(tokenizer) = &text.tokenizer {
+            let file = match &text.directory {
+                Some(directory) => &directory.join("config.json"),
+                None => path,
+            };
+            check_vocabulary(tokenizer, config.vocab_size, file)?;
         }
         if text.eos_token_ids.is_empty() {
             text.eos_token_ids.clone_from(&config.eos_token_ids);
@@ -287,4 +278,23 @@ impl ModelLoader {
             _ => Ok(()),
         }
     }
+}
+
+/// Refuses a tokenizer that gives ids of which the embedding has no row; `path` is the file that says how
+/// many there are.
+fn check_vocabulary(tokenizer: &Tokenizer, rows: usize, path: &Path) -> Result<()> {
+    let count = tokenizer.vocab_size();
+    let expected = if count > rows {
+        format!("at least the {count} tokens of the tokenizer")
+    } else if let Some(highest) = tokenizer.highest_id().filter(|&id| id as usize >= rows) {
+        format!("a number above the highest id of the tokenizer, which is {highest}")
+    } else {
+        return Ok(());
+    };
+    Err(Error::InvalidConfig {
+        path: path.to_owned(),
+        key: "vocab_size".to_owned(),
+        found: rows.to_string(),
+        expected,
+    })
 }

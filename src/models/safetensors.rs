@@ -1,27 +1,23 @@
 //! Weights in safetensors files.
 
-use std::collections::{BTreeMap, HashSet};
-use std::fmt;
+mod header;
+
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use safetensors::tensor::Dtype;
-use safetensors::{SafeTensorError, SafeTensors};
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use crate::backend::mapped_file::MappedFile;
 use crate::error::{Error, Result};
-use crate::models::tensor_files::{TensorEntry, TensorFiles};
+use crate::models::tensor_files::TensorFiles;
 use crate::models::tensor_spec::TensorSpec;
+use header::Metadata;
+pub(crate) use header::entries;
 
 /// The name of the weights of a model in one file.
 pub(super) const SINGLE_FILE: &str = "model.safetensors";
 /// The name of the file that lists the shards of a model in several files.
 pub(super) const INDEX_FILE: &str = "model.safetensors.index.json";
-/// The length of the number at the start of a safetensors file, in bytes.
-const LENGTH_BYTES: usize = 8;
-/// How text files begin that stand for a file kept in Git LFS.
-const GIT_LFS_MAGIC: &[u8] = b"version https://git-lfs";
 
 /// One or more memory-mapped safetensors files, seen as one set of named tensors.
 ///
@@ -49,9 +45,6 @@ pub struct SafetensorsCheckpoint {
     tensors: TensorFiles,
     metadata: Metadata,
 }
-
-/// The free-form strings of headers.
-type Metadata = BTreeMap<String, String>;
 
 impl SafetensorsCheckpoint {
     /// Opens the weights of a model directory: `model.safetensors`, or else the shards that
@@ -166,124 +159,6 @@ fn add_file(tensors: &mut TensorFiles, metadata: &mut Metadata, path: &Path) -> 
     tensors.add(file, entries)?;
     metadata.extend(further);
     Ok(())
-}
-
-/// The tensors and the metadata of a file with these bytes.
-pub(crate) fn entries(bytes: &[u8], path: &Path) -> Result<(Vec<(String, TensorEntry)>, Metadata)> {
-    let (header_bytes, header) = SafeTensors::read_metadata(bytes)
-        .map_err(|error| Error::format(path, describe(&error, bytes)))?;
-    let data_start = LENGTH_BYTES + header_bytes;
-    let mut names = HashSet::new();
-    let keys = bytes.get(LENGTH_BYTES..data_start).unwrap_or_default();
-    // The library keeps the last of two.
-    let Keys(keys) = serde_json::from_slice(keys)
-        .map_err(|error| Error::format(path, format!("not a valid safetensors file: {error}")))?;
-    if let Some(twice) = keys.into_iter().find(|name| !names.insert(name.clone())) {
-        let reason = format!("tensor `{twice}` is there twice; expected each tensor once");
-        return Err(Error::format(path, reason));
-    }
-    let entries = header.tensors().into_iter().map(|(name, info)| {
-        // In range, since the header was checked against the length of the file.
-        let (start, end) = info.data_offsets;
-        let entry = TensorEntry {
-            encoding: info.dtype.to_string(),
-            dtype: loadable_dtype(info.dtype),
-            shape: info.shape.clone(),
-            bytes: data_start + start..data_start + end,
-        };
-        (name, entry)
-    });
-    let metadata = header.metadata().clone().into_iter().flatten();
-    Ok((entries.collect(), metadata.collect()))
-}
-
-/// The keys of a JSON object, each as often as it is there.
-struct Keys(Vec<String>);
-
-impl<'de> Deserialize<'de> for Keys {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct Visit;
-        impl<'de> Visitor<'de> for Visit {
-            type Value = Keys;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(
-                self,
-                mut map: A,
-            ) -> std::result::Result<Keys, A::Error> {
-                let mut keys = vec![];
-                while let Some((key, IgnoredAny)) = map.next_entry()? {
-                    keys.push(key);
-                }
-                Ok(Keys(keys))
-            }
-        }
-        deserializer.deserialize_map(Visit)
-    }
-}
-
-/// The dtype in candle of a stored one, if candle can compute with it.
-fn loadable_dtype(dtype: Dtype) -> Option<DType> {
-    match dtype {
-        Dtype::F32 => Some(DType::F32),
-        Dtype::F16 => Some(DType::F16),
-        Dtype::BF16 => Some(DType::BF16),
-        Dtype::F64 => Some(DType::F64),
-        Dtype::U8 => Some(DType::U8),
-        Dtype::U32 => Some(DType::U32),
-        Dtype::I16 => Some(DType::I16),
-        Dtype::I32 => Some(DType::I32),
-        Dtype::I64 => Some(DType::I64),
-        _ => None,
-    }
-}
-
-/// What is wrong with a file that is no safetensors file, and what would be right.
-fn describe(error: &SafeTensorError, bytes: &[u8]) -> String {
-    let length = bytes.len();
-    if bytes.starts_with(GIT_LFS_MAGIC) {
-        return "this is a Git LFS pointer; expected the safetensors file itself, which `git lfs \
-                pull` fetches"
-            .to_owned();
-    }
-    match error {
-        SafeTensorError::HeaderTooSmall => {
-            format!(
-                "truncated: the file has {length} bytes; expected a header of at least {LENGTH_BYTES}"
-            )
-        }
-        SafeTensorError::InvalidHeaderLength => {
-            format!(
-                "truncated or not a safetensors file: the header ends beyond the {length} bytes of \
-                 the file"
-            )
-        }
-        SafeTensorError::MetadataIncompleteBuffer => match expected_length(bytes) {
-            Some(expected) if expected > length => {
-                format!("truncated: the file has {length} bytes; expected {expected}")
-            }
-            Some(expected) => {
-                format!("the file has {length} bytes; expected {expected}, where its tensors end")
-            }
-            None => format!("the tensors do not fill the {length} bytes of the file"),
-        },
-        other => format!("not a valid safetensors file: {other}"),
-    }
-}
-
-/// The length that the header of a safetensors file calls for.
-fn expected_length(bytes: &[u8]) -> Option<usize> {
-    let (length, rest) = bytes.split_first_chunk::<LENGTH_BYTES>()?;
-    let header_bytes = usize::try_from(u64::from_le_bytes(*length)).ok()?;
-    let header: safetensors::tensor::Metadata =
-        serde_json::from_slice(rest.get(..header_bytes)?).ok()?;
-    header
-        .data_len()
-        .checked_add(header_bytes)?
-        .checked_add(LENGTH_BYTES)
 }
 
 #[cfg(test)]

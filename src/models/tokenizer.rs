@@ -36,6 +36,7 @@ pub struct Tokenizer {
     inner: Arc<tokenizers::Tokenizer>,
     token_texts: Arc<OnceLock<Vec<String>>>,
     vocab_size: usize,
+    highest_id: Option<u32>,
     eos_token_id: Option<u32>,
 }
 
@@ -74,17 +75,18 @@ impl Tokenizer {
     ///
     /// [`Error::InvalidFormat`] if the text is malformed.
     pub(crate) fn from_json(text: &[u8], path: &Path) -> Result<Self> {
-        let (inner, vocab_size) = no_panic(|| {
+        let (inner, vocabulary) = no_panic(|| {
             let mut inner = tokenizers::Tokenizer::from_bytes(text)?;
             inner.with_padding(None).with_truncation(None)?;
-            let vocab_size = inner.get_vocab_size(true);
-            Ok((inner, vocab_size))
+            let vocabulary = inner.get_vocab(true);
+            Ok((inner, vocabulary))
         })
         .map_err(|reason| Error::format(path, format!("not a valid tokenizer: {reason}")))?;
         Ok(Self {
             inner: Arc::new(inner),
             token_texts: Arc::new(OnceLock::new()),
-            vocab_size,
+            vocab_size: vocabulary.len(),
+            highest_id: vocabulary.into_values().max(),
             eos_token_id: None,
         })
     }
@@ -257,6 +259,11 @@ impl Tokenizer {
     #[must_use]
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
+    }
+
+    /// The highest id that a token has; a file may leave ids out.
+    pub(crate) fn highest_id(&self) -> Option<u32> {
+        self.highest_id
     }
 
     /// The tokenizer as the library that reads it has it.

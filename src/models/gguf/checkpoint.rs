@@ -7,6 +7,8 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 
+#[cfg(any(test, fuzzing))]
+use crate::backend::mapped_file::MappedFile;
 use crate::error::{Error, Result};
 use crate::models::gguf::config::{Keys, config_json, eos_token_ids};
 use crate::models::gguf::file::{GgufFile, TensorEntry};
@@ -56,9 +58,18 @@ impl GgufCheckpoint {
     /// key that is missing or makes no sense; [`Error::Unsupported`] for another version, byte order
     /// or architecture, and for models with experts; [`Error::MissingTensor`] if there is no embedding.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = open_with_parts(path)?;
+        Self::new(open_with_parts(path)?)
+    }
+
+    /// Reads a file of these bytes, as [`open`](Self::open) does but for further parts.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn from_bytes(bytes: &[u8], path: &Path) -> Result<Self> {
+        Self::new(GgufFile::read(MappedFile::from_bytes(bytes, path)?)?)
+    }
+
+    fn new(file: GgufFile) -> Result<Self> {
         let config_json = config_json(&file)?;
-        let config = ModelConfig::from_value(&config_json, path)?;
+        let config = ModelConfig::from_value(&config_json, file.path())?;
         let pairs_rotate_together = Keys::new(&file)?.pairs_rotate_together();
         Ok(Self {
             file,

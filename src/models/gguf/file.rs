@@ -75,7 +75,12 @@ impl GgufFile {
     /// is truncated, repeats a key or tensor, or has tensors that overlap or lie outside of it,
     /// [`Error::Unsupported`] for other versions than 2 and 3 and for big-endian files.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let file = MappedFile::open(path, "a GGUF file")?;
+        Self::read(MappedFile::open(path, "a GGUF file")?)
+    }
+
+    /// Reads and checks the header of a file, as [`open`](Self::open) does.
+    pub(super) fn read(file: MappedFile) -> Result<Self> {
+        let path = file.path();
         let mut reader = Reader::new(path, file.bytes(), 0);
         check_magic(&mut reader, path, file.bytes())?;
         let tensor_count = count(&mut reader, "tensors", MAX_TENSORS)?;

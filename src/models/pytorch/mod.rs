@@ -66,6 +66,14 @@ fn place(
         ))
     };
     let mut elements = 1usize;
+    // Strides are products of some sizes, so these must fit even where another one is zero.
+    let mut sizes = tensor.shape.iter().filter(|&&size| size > 0);
+    if sizes
+        .try_fold(1usize, |product, &size| product.checked_mul(size))
+        .is_none()
+    {
+        return Err(too_large());
+    }
     // Of a row-major tensor, from the last dimension on.
     for (&size, &stride) in tensor.shape.iter().zip(&tensor.strides).rev() {
         if size > 1 && stride != elements {
