@@ -4,14 +4,18 @@
 mod common;
 #[path = "untrusted/gguf.rs"]
 mod gguf;
+#[path = "untrusted/index.rs"]
+mod index;
+#[path = "untrusted/safetensors.rs"]
+mod safetensors;
+#[path = "untrusted/tokenizer.rs"]
+mod tokenizer;
 
-use common::{TINY_CODER, copy_of, edit_json, fixture, read_json};
+use common::{TINY_CODER, copy_of, edit_json, fixture};
 use metal_candle::backend::DeviceKind;
 use metal_candle::{Error, Model, ModelLoader, Result};
 use serde_json::{Value, json};
-use std::collections::HashMap;
 use std::path::Path;
-use tempfile::TempDir;
 
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
@@ -62,12 +66,6 @@ fn replace(directory: &Path, name: &str, contents: impl AsRef<[u8]>) -> String {
     path.display().to_string()
 }
 
-/// A safetensors file with this header and so many bytes of data.
-fn safetensors(header: &str, data: usize) -> Vec<u8> {
-    let length = (header.len() as u64).to_le_bytes();
-    [&length, header.as_bytes(), &vec![0; data]].concat()
-}
-
 /// JSON that is nested a hundred thousand levels deep.
 fn deep(open: &str) -> String {
     open.repeat(100_000)
@@ -82,7 +80,7 @@ fn configurations_that_lie() {
         ("hidden_size", json!(u64::MAX), "InvalidConfig"),
         ("num_attention_heads", json!(0), "InvalidConfig"),
         ("num_attention_heads", json!(3), "InvalidConfig"),
-        ("num_attention_heads", json!(64), "InvalidConfig"),
+        ("num_attention_heads", json!(128), "InvalidConfig"),
         ("num_key_value_heads", json!(0), "InvalidConfig"),
         ("num_key_value_heads", json!(3), "InvalidConfig"),
         ("num_key_value_heads", json!(-1), "InvalidConfig"),
@@ -169,111 +167,6 @@ fn configurations_that_do_not_fit_the_tensors() {
 }
 
 #[test]
-fn safetensors_headers_that_lie() {
-    let entry = |name: &str, dtype: &str, shape: &str, start: u64, end: u64| {
-        format!(r#""{name}":{{"dtype":"{dtype}","shape":{shape},"data_offsets":[{start},{end}]}}"#)
-    };
-    let a = entry("a", "F32", "[2]", 0, 8);
-    let half = 1u64 << 63;
-    let huge = format!("[{half}, {half}]");
-    let cases = [
-        (
-            format!("{{{a},{}}}", entry("b", "F32", "[2]", 4, 12)),
-            12,
-            "`b`",
-        ),
-        (
-            format!("{{{a},{}}}", entry("b", "F32", "[2]", 9, 17)),
-            17,
-            "`b`",
-        ),
-        (
-            format!("{{{a},{}}}", entry("b", "F32", "[2]", 16, 8)),
-            16,
-            "`b`",
-        ),
-        (
-            format!("{{{a},{}}}", entry("b", "F32", "[3]", 8, 16)),
-            16,
-            "`b`",
-        ),
-        (
-            format!("{{{a},{}}}", entry("b", "F32", "[-1]", 8, 16)),
-            16,
-            "`b`",
-        ),
-        (
-            format!("{{{a},{}}}", entry("b", "F7", "[2]", 8, 16)),
-            16,
-            "`b`",
-        ),
-        (
-            format!("{{{a},{}}}", entry("b", "F4", "[3]", 8, 9)),
-            9,
-            "`b`",
-        ),
-        (
-            format!("{{{a},{}}}", entry("b", "F32", &huge, 8, 16)),
-            16,
-            "`b`",
-        ),
-        (
-            format!(
-                "{{{a},{}}}",
-                entry("b", "U8", "[0, 4294967296, 4294967296]", 8, 8)
-            ),
-            8,
-            "`b`",
-        ),
-        (
-            format!(
-                "{{{a},{}}}",
-                entry("b", "U8", &format!("[{half}]"), 8, half + 8)
-            ),
-            8,
-            "`b`",
-        ),
-        (
-            format!(
-                "{{{a},{}}}",
-                entry("b", "U8", &format!("[{}1]", "1,".repeat(99_999)), 8, 9)
-            ),
-            9,
-            "`b` has 100000 dimensions",
-        ),
-        (format!("{{{a},{a}}}"), 8, "`a` is there twice"),
-        (format!("{{{a}}}"), 7, "truncated"),
-        (format!("{{{a}}}"), 9, "where its tensors end"),
-        (
-            r#"{"a":{"dtype":"F32"}}"#.to_owned(),
-            0,
-            "`a`: missing field",
-        ),
-        (r#"{"__metadata__":{"a":1}}"#.to_owned(), 0, "string"),
-        ("[]".to_owned(), 0, "object"),
-        (deep("{\"a\":"), 0, "`a`"),
-        (deep("["), 0, "object"),
-    ];
-    let single = copy_of(fixture("models/qwen2_tied"));
-    let sharded = copy_of(fixture("models/qwen2_tied_sharded"));
-    let mlx = copy_of(fixture("mlx/q4"));
-    for (model, file) in [(&single, WEIGHTS), (&sharded, SHARD), (&mlx, WEIGHTS)] {
-        for (header, data, words) in &cases {
-            let path = replace(model.path(), file, safetensors(header, *data));
-            assert_refused(model.path(), "InvalidFormat", &[&path, words]);
-        }
-        for length in [u64::MAX, 1 << 63, 1 << 40, 100_000_001, 100, 3] {
-            let path = replace(
-                model.path(),
-                file,
-                [&length.to_le_bytes()[..], b"{}  "].concat(),
-            );
-            assert_refused(model.path(), "InvalidFormat", &[&path, "header"]);
-        }
-    }
-}
-
-#[test]
 fn weights_cut_where_a_part_ends() {
     for (layout, file) in LAYOUTS {
         let model = copy_of(fixture(layout));
@@ -281,12 +174,8 @@ fn weights_cut_where_a_part_ends() {
         let mut lengths = vec![0, 1, 4, 7, 8, 9, 30, whole.len() / 2];
         if file == PICKLED {
             // Before, in and behind each header of the archive.
-            let headers = whole.windows(4).enumerate().filter(|(_, bytes)| {
-                matches!(
-                    bytes,
-                    b"PK\x01\x02" | b"PK\x03\x04" | b"PK\x05\x06" | b"PK\x06\x06"
-                )
-            });
+            let headers = whole.windows(4).enumerate();
+            let headers = headers.filter(|(_, bytes)| bytes.starts_with(b"PK"));
             lengths.extend(headers.flat_map(|(at, _)| [at, at + 4, at + 22]));
             assert!(lengths.len() > 100, "{}", lengths.len());
             lengths.retain(|&length| length < whole.len());
@@ -300,134 +189,6 @@ fn weights_cut_where_a_part_ends() {
             assert_refused(model.path(), "InvalidFormat", &[&path]);
         }
     }
-}
-
-#[test]
-fn indices_that_lie() {
-    let cases = [
-        (
-            json!({"weight_map": {"a": INDEX}}),
-            "InvalidFormat",
-            vec![INDEX],
-        ),
-        (
-            json!({"weight_map": {"a": "folder"}}),
-            "InvalidFormat",
-            vec!["folder", "a directory"],
-        ),
-        (
-            json!({"weight_map": {"a": ".."}}),
-            "InvalidConfig",
-            vec![INDEX, "`weight_map.a`"],
-        ),
-        (
-            json!({"weight_map": {"a": "../x"}}),
-            "InvalidConfig",
-            vec![INDEX, "`weight_map.a`"],
-        ),
-        (
-            json!({"weight_map": {"a": "/etc/passwd"}}),
-            "InvalidConfig",
-            vec![INDEX, "/etc/passwd"],
-        ),
-        (
-            json!({"weight_map": {"a": "folder/x"}}),
-            "InvalidConfig",
-            vec![INDEX, "`weight_map.a`"],
-        ),
-        (
-            json!({"weight_map": {"a": 1}}),
-            "InvalidConfig",
-            vec![INDEX, "`weight_map.a`"],
-        ),
-        (
-            json!({"weight_map": {"a": ""}}),
-            "InvalidConfig",
-            vec![INDEX, "`weight_map.a`"],
-        ),
-        (
-            json!({"weight_map": []}),
-            "InvalidConfig",
-            vec![INDEX, "`weight_map`"],
-        ),
-        (
-            json!({"weight_map": {}}),
-            "InvalidConfig",
-            vec![INDEX, "`weight_map`"],
-        ),
-        (
-            json!([]),
-            "InvalidFormat",
-            vec![INDEX, "expected an object"],
-        ),
-        (
-            json!({"weight_map": {"a": "none"}}),
-            "FileNotFound",
-            vec!["none"],
-        ),
-        (
-            json!({"weight_map": {"a": "empty"}}),
-            "InvalidFormat",
-            vec!["empty", "is empty"],
-        ),
-        (
-            json!({"weight_map": {"a": CONFIG}}),
-            "InvalidFormat",
-            vec![CONFIG],
-        ),
-        (
-            json!({"weight_map": {"absent": SHARD}}),
-            "MissingTensor",
-            vec![SHARD, "`absent`"],
-        ),
-        #[cfg(unix)]
-        (
-            json!({"weight_map": {"a": "link"}}),
-            "InvalidFormat",
-            vec!["link", "links to"],
-        ),
-        #[cfg(unix)]
-        (
-            json!({"weight_map": {"a": "pipe"}}),
-            "InvalidFormat",
-            vec!["pipe", "not a regular file"],
-        ),
-    ];
-    let model = copy_of(fixture("models/qwen2_tied_sharded"));
-    let directory = model.path();
-    std::fs::create_dir(directory.join("folder")).unwrap();
-    std::fs::write(directory.join("empty"), b"").unwrap();
-    let other = Path::new("tests/fixtures/models/qwen2_tied/model.safetensors");
-    #[cfg(unix)]
-    {
-        let target = other.canonicalize().unwrap();
-        std::os::unix::fs::symlink(target, directory.join("link")).unwrap();
-        pipe(&directory.join("pipe"));
-    }
-    for (index, variant, words) in cases {
-        replace(directory, INDEX, index.to_string());
-        assert_refused(directory, variant, &words);
-    }
-    replace(directory, INDEX, deep("{\"weight_map\":"));
-    assert_refused(directory, "InvalidFormat", &[INDEX, "recursion limit"]);
-
-    // Many names of one shard, and many shards.
-    let names = |shard: &dyn Fn(usize) -> String| {
-        let names = (0..100_000).map(|i| (format!("t{i:05}"), json!(shard(i))));
-        json!({"weight_map": names.collect::<serde_json::Map<_, _>>()}).to_string()
-    };
-    replace(directory, INDEX, names(&|_| SHARD.to_owned()));
-    assert_refused(directory, "MissingTensor", &[SHARD, "`t00000`"]);
-    replace(directory, INDEX, names(&|i| format!("{i:05}.safetensors")));
-    assert_refused(directory, "FileNotFound", &["00000.safetensors"]);
-    // A tensor in two shards.
-    std::fs::copy(other, directory.join("again")).unwrap();
-    let norm = "model.norm.weight";
-    let first =
-        read_json(&fixture("models/qwen2_tied_sharded").join(INDEX))["weight_map"][norm].clone();
-    let index = json!({"weight_map": {norm: "again", "b": first}});
-    replace(directory, INDEX, index.to_string());
-    assert_refused(directory, "InvalidFormat", &["again", "is also in"]);
 }
 
 #[cfg(unix)]
@@ -524,165 +285,4 @@ fn links_lead_to_files() {
     link(Path::new("nowhere"));
     let error = load(&snapshot).unwrap_err();
     assert_named(&error, "FileNotFound", &[config.to_str().unwrap()]);
-}
-
-/// A byte-level tokenizer of these tokens, of which the first two may be merged.
-fn tokenizer(vocabulary: &Value) -> Value {
-    let mut json = read_json(&Path::new(TINY_CODER).join("tokenizer.json"));
-    json["added_tokens"] = json!([]);
-    json["model"]["vocab"] = vocabulary.clone();
-    json["model"]["merges"] = json!([]);
-    json
-}
-
-#[test]
-fn tokenizers_that_lie() {
-    let model = copy_of(fixture("models/qwen2_tied"));
-    let many: serde_json::Map<_, _> = (0..300).map(|i| (format!("t{i}"), json!(i))).collect();
-    let with = |key: &str, value: Value| {
-        let mut json = tokenizer(&json!({"a": 0, "b": 1, "ab": 2}));
-        json["model"][key] = value;
-        json
-    };
-    let regex = |pattern: &str| {
-        let mut json = tokenizer(&json!({"a": 0}));
-        json["pre_tokenizer"] = json!({"type": "Split", "pattern": {"Regex": pattern},
-            "behavior": "Isolated", "invert": false});
-        json
-    };
-    for (json, variant, words) in [
-        (
-            tokenizer(&json!(many)),
-            "InvalidConfig",
-            ["config.json", "`vocab_size` is 208", "300"],
-        ),
-        (
-            tokenizer(&json!({"a": 208})),
-            "InvalidConfig",
-            ["config.json", "`vocab_size` is 208", "which is 208"],
-        ),
-        (
-            tokenizer(&json!({"a": u32::MAX})),
-            "InvalidConfig",
-            ["config.json", "`vocab_size` is 208", "which is 4294967295"],
-        ),
-        (
-            tokenizer(&json!({"a": -1})),
-            "InvalidFormat",
-            ["tokenizer.json", "tokenizer", ""],
-        ),
-        (
-            tokenizer(&json!({"a": 1u64 << 40})),
-            "InvalidFormat",
-            ["tokenizer.json", "tokenizer", ""],
-        ),
-        (
-            tokenizer(&json!([])),
-            "InvalidFormat",
-            ["tokenizer.json", "tokenizer", ""],
-        ),
-        (
-            with("merges", json!([["a", "x"]])),
-            "InvalidFormat",
-            ["tokenizer.json", "x", ""],
-        ),
-        (
-            with("merges", json!([["b", "a"]])),
-            "InvalidFormat",
-            ["tokenizer.json", "ba", ""],
-        ),
-        (
-            with("merges", json!(["a"])),
-            "InvalidFormat",
-            ["tokenizer.json", "", ""],
-        ),
-        (
-            with("type", json!("Other")),
-            "InvalidFormat",
-            ["tokenizer.json", "", ""],
-        ),
-        (regex("("), "InvalidFormat", ["tokenizer.json", "", ""]),
-    ] {
-        replace(model.path(), "tokenizer.json", json.to_string());
-        let error = load(model.path()).expect_err(words[1]);
-        assert_named(&error, variant, &words);
-    }
-    // The embedding may have rows that no token has.
-    replace(
-        model.path(),
-        "tokenizer.json",
-        with("merges", json!([["a", "b"]])).to_string(),
-    );
-    let loaded = load(model.path()).unwrap();
-    assert_eq!(
-        loaded.tokenizer().unwrap().encode("ab", false).unwrap(),
-        [2]
-    );
-}
-
-/// Parts of MLX's matrices that are not those of the settings.
-#[test]
-fn quantized_parts_that_lie() {
-    let name = "model.layers.0.mlp.up_proj";
-    let device = candle_core::Device::Cpu;
-    type Tensors = HashMap<String, candle_core::Tensor>;
-    let cases: [(&dyn Fn(&mut Tensors), &str, &str); 5] = [
-        (
-            &|all| drop(all.remove(&format!("{name}.biases"))),
-            "MissingTensor",
-            "biases",
-        ),
-        (
-            &|all| drop(all.remove(&format!("{name}.scales"))),
-            "TensorMismatch",
-            "up_proj.weight",
-        ),
-        (
-            &|all| drop(all.remove(&format!("{name}.weight"))),
-            "MissingTensor",
-            "up_proj.weight",
-        ),
-        (
-            &|all| {
-                let codes = all.get_mut(&format!("{name}.weight")).unwrap();
-                *codes = codes.to_dtype(candle_core::DType::I64).unwrap();
-            },
-            "TensorMismatch",
-            "dtype I64; expected U32",
-        ),
-        (
-            &|all| {
-                let scales = all.get_mut(&format!("{name}.scales")).unwrap();
-                *scales = scales.narrow(0, 0, 1).unwrap();
-            },
-            "TensorMismatch",
-            "scales` has shape [1, ",
-        ),
-    ];
-    for (change, variant, words) in cases {
-        let model: TempDir = copy_of(fixture("mlx/q4"));
-        let path = model.path().join(WEIGHTS);
-        let mut tensors = candle_core::safetensors::load(&path, &device).unwrap();
-        change(&mut tensors);
-        let new = model.path().join("new");
-        candle_core::safetensors::save(&tensors, &new).unwrap();
-        std::fs::rename(new, &path).unwrap();
-        assert_refused(model.path(), variant, &[path.to_str().unwrap(), words]);
-    }
-    for (key, value) in [
-        ("bits", json!(0)),
-        ("bits", json!(-4)),
-        ("group_size", json!(1u64 << 60)),
-    ] {
-        let model = copy_of(fixture("mlx/q4"));
-        let path = model.path().join(CONFIG);
-        let mut settings = read_json(&path)["quantization"].clone();
-        settings[key] = value;
-        edit_json(&path, "quantization", settings);
-        assert_refused(
-            model.path(),
-            "InvalidConfig",
-            &[path.to_str().unwrap(), &format!("`{key}`")],
-        );
-    }
 }

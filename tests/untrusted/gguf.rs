@@ -1,8 +1,9 @@
 //! GGUF files that lie.
 
-use super::{assert_named, assert_refused, load, replace, tokenizer};
+use super::tokenizer::tokenizer;
+use super::{assert_named, assert_refused, load, replace};
 use crate::common::{copy_of, fixture};
-use metal_candle::GgufType;
+use metal_candle::checkpoint::GgufType;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -107,162 +108,153 @@ fn folder() -> TempDir {
     tempfile::tempdir().unwrap()
 }
 
-#[test]
-fn counts_and_sizes_and_places_that_lie() {
-    const MAX: [u8; 8] = u64::MAX.to_le_bytes();
-    const HALF: [u8; 8] = (1u64 << 63).to_le_bytes();
-    let whole = Whole::new();
-    let tokens = whole.value("tokenizer.ggml.tokens");
-    let types = whole.value("tokenizer.ggml.token_type");
-    let architecture = whole.value("general.architecture");
-    let (embedding, up, down) = (whole.sizes(EMBEDDING), whole.sizes(UP), whole.sizes(DOWN));
-    let place_of_down = &whole.bytes[down + 20..down + 28];
-    let near_end = (u64::MAX - 31).to_le_bytes();
-    let cases: &[(usize, &[u8], &str, &str)] = &[
-        (4, &[4], "Unsupported", "GGUF version `4`"),
-        (4, &[0, 0, 0, 3], "Unsupported", "byte order"),
-        (8, &MAX, "InvalidFormat", "tensors; expected at most"),
-        (8, &HALF, "InvalidFormat", "tensors; expected at most"),
-        (16, &MAX, "InvalidFormat", "keys; expected at most"),
-        (24, &MAX, "InvalidFormat", "a key at byte 32 takes"),
-        (24, &HALF, "InvalidFormat", "a key at byte 32 takes"),
-        (
-            architecture,
-            &MAX,
-            "InvalidFormat",
-            "`general.architecture` at byte",
-        ),
-        (
-            architecture - 4,
-            &[13],
-            "InvalidFormat",
-            "`general.architecture` has the value type 13",
-        ),
-        (
-            tokens + 4,
-            &MAX,
-            "InvalidFormat",
-            "truncated: tokenizer.ggml.tokens",
-        ),
-        (tokens + 4, &[3], "InvalidFormat", ""),
-        (tokens, &[4], "InvalidFormat", ""),
-        (
-            types + 4,
-            &HALF,
-            "InvalidFormat",
-            "truncated: tokenizer.ggml.token_type",
-        ),
-        (
-            up - 4,
-            &[0],
-            "InvalidFormat",
-            "`blk.1.ffn_up.weight` has 0 dimensions",
-        ),
-        (
-            up - 4,
-            &[5],
-            "InvalidFormat",
-            "`blk.1.ffn_up.weight` has 5 dimensions",
-        ),
-        (
-            up,
-            &[0],
-            "InvalidFormat",
-            "`blk.1.ffn_up.weight` has the sizes [0, 64]",
-        ),
-        (
-            up,
-            &HALF,
-            "InvalidFormat",
-            "`blk.1.ffn_up.weight` has the sizes",
-        ),
-        (
-            up + 8,
-            &MAX,
-            "InvalidFormat",
-            "`blk.1.ffn_up.weight` has the sizes",
-        ),
-        (up + 8, &[65], "InvalidFormat", "overlap"),
-        (
-            up + 8,
-            &[32],
-            "TensorMismatch",
-            "`blk.1.ffn_up.weight` has shape [32, 64]",
-        ),
-        (
-            up + 16,
-            &[77],
-            "TensorMismatch",
-            "`blk.1.ffn_up.weight` has type number 77",
-        ),
-        (
-            up + 16,
-            &[12],
-            "InvalidFormat",
-            "`blk.1.ffn_up.weight` has rows of 64 numbers",
-        ),
-        (
-            up + 20,
-            &[1],
-            "InvalidFormat",
-            "`blk.1.ffn_up.weight` lies at",
-        ),
-        (
-            up + 20,
-            &near_end,
-            "InvalidFormat",
-            "`blk.1.ffn_up.weight` lies beyond any file",
-        ),
-        (
-            up + 20,
-            &HALF,
-            "InvalidFormat",
-            "truncated: tensor `blk.1.ffn_up.weight` ends at",
-        ),
-        (
-            up + 20,
-            place_of_down,
-            "InvalidFormat",
-            "`blk.1.ffn_down.weight` and `blk.1.ffn_up.weight`",
-        ),
-        (
-            up - 4 - UP.len(),
-            b"blk.0",
-            "InvalidFormat",
-            "`blk.0.ffn_up.weight` is there twice",
-        ),
-        (
-            up - 4 - UP.len(),
-            b"blk.7",
-            "MissingTensor",
-            "`blk.1.ffn_up.weight`",
-        ),
-        (
-            embedding - 4 - EMBEDDING.len(),
-            b"T",
-            "MissingTensor",
-            "`token_embd.weight`",
-        ),
-        (
-            embedding,
-            &[32],
-            "TensorMismatch",
-            "`token_embd.weight` has shape [208, 32]",
-        ),
-    ];
+const MAX: [u8; 8] = u64::MAX.to_le_bytes();
+const HALF: [u8; 8] = (1u64 << 63).to_le_bytes();
+
+/// Where to put which bytes, and what the error is.
+type Lie<'a> = (usize, &'a [u8], &'a str, &'a str);
+
+fn assert_found_out(whole: &Whole, lies: &[Lie]) {
     let folder = folder();
-    for (at, bytes, variant, words) in cases {
+    for (at, bytes, variant, words) in lies {
         let path = whole.changed(folder.path(), *at, bytes);
         assert_refused(&path, variant, &[words, path.to_str().unwrap()]);
         // The same where it is found in a directory.
         let error = load(folder.path()).expect_err(words);
         assert_named(&error, variant, &[words, path.to_str().unwrap()]);
     }
+}
+
+#[test]
+fn counts_and_lengths_that_lie() {
+    let whole = Whole::new();
+    let tokens = whole.value("tokenizer.ggml.tokens");
+    let types = whole.value("tokenizer.ggml.token_type");
+    let name = whole.value("general.architecture");
+    let format = "InvalidFormat";
+    assert_found_out(
+        &whole,
+        &[
+            (4, &[4], "Unsupported", "GGUF version `4`"),
+            (4, &[0, 0, 0, 3], "Unsupported", "byte order"),
+            (8, &MAX, format, "tensors; expected at most"),
+            (8, &HALF, format, "tensors; expected at most"),
+            (16, &MAX, format, "keys; expected at most"),
+            (24, &MAX, format, "a key at byte 32 takes"),
+            (24, &HALF, format, "a key at byte 32 takes"),
+            (name, &MAX, format, "general.architecture at byte"),
+            (
+                name - 4,
+                &[13],
+                format,
+                "`general.architecture` has the value type 13",
+            ),
+            (tokens + 4, &MAX, format, "truncated: tokenizer.ggml.tokens"),
+            (tokens + 4, &[3], format, ""),
+            (tokens, &[4], format, ""),
+            (
+                types + 4,
+                &HALF,
+                format,
+                "truncated: tokenizer.ggml.token_type",
+            ),
+        ],
+    );
+    let folder = folder();
     let path = whole.changed(folder.path(), 0, b"GGUX");
-    assert_refused(
-        &path,
-        "InvalidFormat",
-        &[path.to_str().unwrap(), "a GGUF file"],
+    assert_refused(&path, format, &[path.to_str().unwrap(), "a GGUF file"]);
+}
+
+#[test]
+fn tensors_that_lie() {
+    let whole = Whole::new();
+    let (first, up) = (whole.sizes(EMBEDDING), whole.sizes(UP));
+    let (name_of_first, name_of_up) = (first - 4 - EMBEDDING.len(), up - 4 - UP.len());
+    let place_of_down = whole.sizes(DOWN) + 20;
+    let place_of_down = &whole.bytes[place_of_down..place_of_down + 8];
+    let near_end = (u64::MAX - 31).to_le_bytes();
+    let (format, mismatch) = ("InvalidFormat", "TensorMismatch");
+    assert_found_out(
+        &whole,
+        &[
+            (
+                up - 4,
+                &[0],
+                format,
+                "`blk.1.ffn_up.weight` has 0 dimensions",
+            ),
+            (
+                up - 4,
+                &[5],
+                format,
+                "`blk.1.ffn_up.weight` has 5 dimensions",
+            ),
+            (
+                up,
+                &[0],
+                format,
+                "`blk.1.ffn_up.weight` has the sizes [0, 64]",
+            ),
+            (up, &HALF, format, "`blk.1.ffn_up.weight` has the sizes"),
+            (up + 8, &MAX, format, "`blk.1.ffn_up.weight` has the sizes"),
+            (up + 8, &[65], format, "overlap"),
+            (
+                up + 8,
+                &[32],
+                mismatch,
+                "`blk.1.ffn_up.weight` has shape [32, 64]",
+            ),
+            (
+                up + 16,
+                &[77],
+                mismatch,
+                "`blk.1.ffn_up.weight` has type number 77",
+            ),
+            (
+                up + 16,
+                &[12],
+                format,
+                "`blk.1.ffn_up.weight` has rows of 64 numbers",
+            ),
+            (up + 20, &[1], format, "`blk.1.ffn_up.weight` lies at"),
+            (
+                up + 20,
+                &near_end,
+                format,
+                "`blk.1.ffn_up.weight` lies beyond any file",
+            ),
+            (
+                up + 20,
+                &HALF,
+                format,
+                "truncated: tensor `blk.1.ffn_up.weight`",
+            ),
+            (
+                up + 20,
+                place_of_down,
+                format,
+                "`blk.1.ffn_down.weight` and `blk.1.ffn_up",
+            ),
+            (
+                name_of_up,
+                b"blk.0",
+                format,
+                "`blk.0.ffn_up.weight` is there twice",
+            ),
+            (
+                name_of_up,
+                b"blk.7",
+                "MissingTensor",
+                "`blk.1.ffn_up.weight`",
+            ),
+            (name_of_first, b"T", "MissingTensor", "`token_embd.weight`"),
+            (
+                first,
+                &[32],
+                mismatch,
+                "`token_embd.weight` has shape [208, 32]",
+            ),
+        ],
     );
 }
 

@@ -170,3 +170,23 @@ fn pieces_that_make_no_vocabulary_are_named() {
         assert!(error.to_string().contains(&found), "{error}");
     }
 }
+
+/// Of letters in a row, every way to split a piece leaves two other pieces.
+#[test]
+fn more_ways_to_join_pieces_than_are_believed() {
+    let longest = 160;
+    let pieces = (0..longest).flat_map(|a| (0..longest - a).map(move |b| (a, b)));
+    let pieces: Vec<_> = pieces
+        .filter(|lengths| *lengths != (0, 0))
+        .map(|(a, b)| "a".repeat(a) + &"b".repeat(b))
+        .collect();
+    let more = [
+        ("tokens", strings(pieces.iter().map(String::as_str))),
+        ("scores", f32s(pieces.iter().map(|_| 0.0))),
+        ("token_type", i32s(pieces.iter().map(|_| 1))),
+    ];
+    let error = read(&file(&sentence_piece(&more))).unwrap_err();
+    assert!(matches!(error, Error::InvalidConfig { .. }), "{error}");
+    let expected = "expected pieces with at most 1048576 ways to join two into another";
+    assert!(error.to_string().contains(expected), "{error}");
+}
