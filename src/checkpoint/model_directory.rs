@@ -47,7 +47,8 @@ impl Model {
     /// another was asked for at load; `config.json` as the model was loaded with it, told of that dtype;
     /// and the files of the model's own directory that belong to the tokenizer, the chat template and the
     /// licence, or where it comes from a GGUF file or its directory is gone, such files made of what it
-    /// has. Weights of more than 5 GB are written as shards of at most so much. Memory is needed for one tensor at a time.
+    /// has. Weights of more than 5 GB are written as shards of at most so much. Memory is needed for one
+    /// tensor at a time.
     ///
     /// The directory appears whole or not at all. Where it exists, the model in it is replaced and
     /// files that are no part of a model stay; it may be the one that the model was loaded from.
