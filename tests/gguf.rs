@@ -3,14 +3,16 @@
 
 mod common;
 
-use common::training::{assert_same_run, dora, full, lora, losses, options, reports, run, weights};
+use common::training::{
+    assert_same_run, dora, full, lora, losses, options, reports, run, trained, weights,
+};
 use common::{
     TINY_CODER, all_logits, assert_close, copy_of, edit_json, fixture, load_as, load_f32, rows,
     to_f64,
 };
 use metal_candle::backend::{DTypePolicy, DeviceKind};
 use metal_candle::checkpoint::GgufType;
-use metal_candle::models::ChatOptions;
+use metal_candle::models::{ChatOptions, Quantization};
 use metal_candle::{
     Error, GenerateOptions, Generator, LoRAAdapter, LoRATrainer, Model, ModelLoader, TrainOptions,
 };
@@ -195,8 +197,6 @@ fn adapters_are_trained_beside_blocks_as_beside_their_numbers() {
     }
     let error = LoRATrainer::new(&model, rows(4), None, options(full())).unwrap_err();
     assert!(matches!(error, Error::InvalidOption { .. }), "{error}");
-    let dense = reports(&dense, &rows(4), &options(full()));
-    assert!(dense[3].loss < dense[0].loss);
 }
 
 #[test]
@@ -263,7 +263,25 @@ fn files_beside_a_gguf_file_are_not_taken_for_its_own() {
     assert_same_text(&dequantised(&model), &original);
 }
 
-/// Their tokenizers are small ones, since they have none.
+/// A model of another family, which has no tokenizer, with a small one.
+fn with_tokenizer(name: &str) -> TempDir {
+    let folder = copy_of(fixture("models").join(name));
+    let tokenizer = json!({
+        "version": "1.0", "normalizer": {"type": "NFC"},
+        "added_tokens": [{"id": 4, "content": "<end>", "special": true, "single_word": false,
+            "lstrip": false, "rstrip": false, "normalized": false}],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+            "use_regex": true},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true,
+            "use_regex": true},
+        "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2, "\u{120}": 3},
+            "merges": [["a", "b"]]}
+    });
+    std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    edit_json(&folder.path().join("config.json"), "eos_token_id", 4.into());
+    folder
+}
+
 #[test]
 fn other_families_round_trip() {
     for name in [
@@ -273,56 +291,50 @@ fn other_families_round_trip() {
         "mistral_sliding",
         "qwen2_untied_gqa",
     ] {
-        let folder = copy_of(fixture("models").join(name));
-        let tokenizer = json!({
-            "version": "1.0", "normalizer": {"type": "NFC"},
-            "added_tokens": [{"id": 4, "content": "<end>", "special": true, "single_word": false,
-                "lstrip": false, "rstrip": false, "normalized": false}],
-            "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false,
-                "trim_offsets": true, "use_regex": true},
-            "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true,
-                "use_regex": true},
-            "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2, "\u{120}": 3},
-                "merges": [["a", "b"]]}
-        });
-        std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
-        let config = folder.path().join("config.json");
-        edit_json(&config, "eos_token_id", 4.into());
+        let folder = with_tokenizer(name);
         if name == "qwen2_untied_gqa" {
             let rope = json!({"rope_theta": 1e4, "rope_type": "linear", "factor": 2.0});
-            edit_json(&config, "rope_parameters", rope);
+            edit_json(&folder.path().join("config.json"), "rope_parameters", rope);
         }
         let original = load_f32(folder.path());
         let model = round_trip(&original, GgufType::F16);
-        assert_eq!(model.config().architecture, original.config().architecture);
-        assert_eq!(model.config().rope_scaling, original.config().rope_scaling);
-        assert_eq!(
-            model.config().sliding_windows,
-            original.config().sliding_windows
-        );
+        let (found, expected) = (model.config(), original.config());
+        assert_eq!(found.architecture, expected.architecture);
+        assert_eq!(found.rope_scaling, expected.rope_scaling);
+        assert_eq!(found.sliding_windows, expected.sliding_windows);
         assert_eq!(model.eos_token_ids(), original.eos_token_ids());
-        let off = distance(&logits(&model, None), &logits(&original, None));
-        assert!(off < 2e-3, "{name}: {off}");
-        let ids = |model: &Model| {
-            model
-                .tokenizer()
-                .unwrap()
-                .encode("ab a<end>", true)
-                .unwrap()
-        };
-        assert_eq!(ids(&model), ids(&original), "{name}");
-        assert_eq!(
-            logits(&dequantised(&model), None),
-            logits(&model, None),
-            "{name}"
-        );
+        let encode = |model: &Model| model.tokenizer().unwrap().encode("ab a<end>", true);
+        assert_eq!(encode(&model).unwrap(), encode(&original).unwrap());
+        // Rows of queries and keys are in their own order again, which an adapter shows as well.
+        let adapter = trained(&original, lora(), 3);
+        for adapter in [None, Some(&adapter)] {
+            let (found, expected) = (logits(&model, adapter), logits(&original, adapter));
+            let off = distance(&found, &expected);
+            assert!(off < 2e-3, "{name}: {off}");
+        }
+        let saved = dequantised(&model);
+        assert_eq!(logits(&saved, None), logits(&model, None), "{name}");
+    }
+}
+
+#[test]
+fn only_what_is_not_in_blocks_is_quantised_at_load() {
+    let folder = with_tokenizer("llama_plain");
+    let original = load_f32(folder.path());
+    let quantization = Quantization::default();
+    for (kind, expected) in [(GgufType::F16, Some(quantization)), (GgufType::Q8_0, None)] {
+        let (_folder, path) = saved(&original, kind);
+        let loader = ModelLoader::new().with_quantization(Some(quantization));
+        let model = loader.load(&path).unwrap();
+        assert!(model.is_quantized());
+        assert_eq!(model.quantization(), expected);
     }
 }
 
 #[test]
 fn progress_counts_what_is_in_the_file() {
     use std::sync::{Arc, Mutex};
-    let (_folder, path) = saved(&load_f32(TINY_CODER), GgufType::Q4K);
+    let (_folder, path) = saved(&load_f32(TINY_CODER), GgufType::Q8_0);
     let seen = Arc::new(Mutex::new(vec![]));
     let log = Arc::clone(&seen);
     let loader = ModelLoader::new()

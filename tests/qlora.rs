@@ -128,6 +128,19 @@ fn adapters_learn_as_beside_the_weights_of_the_codes() {
     }
 }
 
+/// What mlx-lm quantised, of which the embedding, which is the head as well, is in codes too.
+#[test]
+fn adapters_learn_beside_an_embedding_of_codes() {
+    for (name, config) in [("mlx/q4", lora()), ("mlx/q8", dora())] {
+        let model = load_f32(fixture(name));
+        let options = options(config);
+        let found = reports(&model, &rows(4), &options);
+        assert!(found[3].loss < found[0].loss, "{name}");
+        let reference = reports(&dense(&model).0, &rows(4), &options);
+        assert_same_run(name, &found, &reference, 1e-3);
+    }
+}
+
 #[test]
 fn a_resumed_run_is_the_same_run() {
     for (bits, config) in [(4, lora()), (8, dora())] {

@@ -7,8 +7,9 @@ mod repository;
 mod server;
 
 use common::{TINY_CODER, all_logits, fixture, load_f32, to_f64};
+use metal_candle::checkpoint::GgufType;
 use metal_candle::hub::is_repo_name;
-use metal_candle::{Error, ErrorKind, ModelLoader};
+use metal_candle::{Error, ErrorKind, Hub, ModelLoader};
 use repository::{COMMIT, FakeHub, NAME, Repository};
 use server::Reply;
 use std::collections::BTreeSet;
@@ -471,4 +472,31 @@ fn a_loader_takes_names() {
         Err(Error::FileNotFound { .. })
     ));
     assert!(server.hub.take_requests().is_empty());
+}
+
+#[test]
+fn of_several_models_in_a_repository_the_one_asked_for_is_loaded() {
+    let mut repository = Repository::of("qwen2_tied");
+    let folder = tempfile::tempdir().unwrap();
+    let original = load_f32(TINY_CODER);
+    for (name, kind) in [
+        ("a-Q8_0.gguf", GgufType::Q8_0),
+        ("a-BF16.gguf", GgufType::Bf16),
+    ] {
+        let path = folder.path().join(name);
+        original.save_gguf(&path, kind).unwrap();
+        repository
+            .files
+            .insert(name.to_owned(), fs::read(path).unwrap());
+    }
+    let server = FakeHub::start(repository);
+    let cache = tempfile::tempdir().unwrap();
+    let hub = server.client(cache.path());
+    let load = |hub: Hub| ModelLoader::new().with_hub(hub).load(NAME).unwrap();
+    assert_eq!(load(hub.clone()).config().vocab_size, 208);
+    let quantised = load(hub.clone().with_gguf("a-Q8_0.gguf"));
+    assert!(quantised.is_quantized());
+    let model = load(hub.with_gguf("a-BF16.gguf"));
+    assert!(!model.is_quantized());
+    assert_eq!(model.config().vocab_size, original.config().vocab_size);
 }
