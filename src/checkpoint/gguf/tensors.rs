@@ -60,18 +60,15 @@ fn role(place: Place, config: &ModelConfig) -> Role {
     }
 }
 
-/// The number of heads of a map whose rows llama.cpp has in another order.
+/// The number of heads of a map whose rows llama.cpp has in another order; in the models where it has,
+/// such a map has no bias.
 fn rotated_heads(place: Place, config: &ModelConfig) -> Option<usize> {
     if !rotates_neighbours(config) {
         return None;
     }
     match place {
-        Place::Weight(_, Projection::Query) | Place::Bias(_, Projection::Query) => {
-            Some(config.num_attention_heads)
-        }
-        Place::Weight(_, Projection::Key) | Place::Bias(_, Projection::Key) => {
-            Some(config.num_key_value_heads)
-        }
+        Place::Weight(_, Projection::Query) => Some(config.num_attention_heads),
+        Place::Weight(_, Projection::Key) => Some(config.num_key_value_heads),
         _ => None,
     }
 }
