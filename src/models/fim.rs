@@ -67,8 +67,7 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// [`Error::Tokenizer`] where the model has no tokenizer or its vocabulary none of these tokens, or
-    /// where the tokenizer has them and the embedding of the model is too small for them.
+    /// [`Error::Tokenizer`] where the model has no tokenizer or its vocabulary none of these tokens.
     ///
     /// # Example
     ///
@@ -130,16 +129,7 @@ impl Model {
         ids.push(before_suffix);
         ids.extend(tokenizer.encode_as_text(suffix)?);
         ids.push(before_middle);
-        match ids.iter().find(|&&id| !self.embeds(id)) {
-            None => Ok(ids),
-            Some(&id) => Err(Error::Tokenizer {
-                reason: format!(
-                    "`{}` has the id {id}; expected ids below the {} of the model's embedding",
-                    tokenizer.id_to_token(id).unwrap_or_default(),
-                    self.config().vocab_size
-                ),
-            }),
-        }
+        Ok(ids)
     }
 
     /// The ids that end a middle: those that end a text, and where the vocabulary has them
@@ -156,14 +146,10 @@ impl Model {
         ids.extend(self.eos_token_ids());
         let further = ENDS.iter().chain(&REPO_NAME).chain(&FILE_SEPARATOR);
         ids.extend(further.filter_map(|token| tokenizer.token_to_id(token)));
-        ids.retain(|&id| self.embeds(id));
+        ids.retain(|&id| (id as usize) < self.config().vocab_size);
         ids.sort_unstable();
         ids.dedup();
         Ok(ids)
-    }
-
-    fn embeds(&self, id: u32) -> bool {
-        (id as usize) < self.config().vocab_size
     }
 }
 
@@ -262,27 +248,20 @@ mod tests {
     }
 
     #[test]
-    fn an_embedding_that_is_too_small_is_told() {
-        let with_tokens = |prefix: u32, middle: u32| {
-            let vocab = json!({"a": 0, "<|fim_prefix|>": prefix, "<|fim_suffix|>": 206,
-                "<|fim_middle|>": middle, "<|endoftext|>": 300});
-            let tokenizer = json!({"version": "1.0", "added_tokens": [],
-                "model": {"type": "BPE", "vocab": vocab, "merges": []}});
-            super::super::testing::model_with(&[("tokenizer.json", tokenizer)])
-        };
-        // The embedding has 208 rows, and 207 ends a text.
-        let model = with_tokens(205, 207);
-        assert_eq!(
-            model.fim_prompt("a", "aa").unwrap(),
-            [205, 0, 206, 0, 0, 207]
-        );
-        assert_eq!(model.fim_stop_token_ids().unwrap(), [205, 206, 207]);
-        let model = with_tokens(205, 208);
-        let error = model.fim_prompt("a", "a").unwrap_err();
-        assert!(matches!(error, Error::Tokenizer { .. }), "{error}");
-        let words = "`<|fim_middle|>` has the id 208; expected ids below the 208";
-        assert!(error.to_string().contains(words), "{error}");
-        assert_eq!(model.fim_stop_token_ids().unwrap(), [205, 206, 207]);
+    fn ends_outside_the_embedding_are_left_out() {
+        let vocab = json!({"a": 0, "<|fim_prefix|>": 205, "<|fim_suffix|>": 206,
+            "<|fim_middle|>": 207});
+        let tokenizer = json!({"version": "1.0", "added_tokens": [],
+            "model": {"type": "BPE", "vocab": vocab, "merges": []}});
+        // The embedding has 208 rows.
+        let model = super::super::testing::model_with(&[
+            ("tokenizer.json", tokenizer),
+            ("generation_config.json", json!({"eos_token_id": [204, 300]})),
+        ]);
+        let prompt = model.fim_prompt("a", "aa").unwrap();
+        assert_eq!(prompt, [205, 0, 206, 0, 0, 207]);
+        let ends = model.fim_stop_token_ids().unwrap();
+        assert_eq!(ends, [204, 205, 206, 207]);
     }
 
     #[test]

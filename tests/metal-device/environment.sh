@@ -17,7 +17,7 @@ fi
 link_package() {
     mkdir -p "$1"
     local entry
-    for entry in Cargo.toml README.md assets benches examples examples-c include src tests; do
+    for entry in Cargo.toml README.md assets benches examples examples-c fuzz include src tests; do
         ln -sfn "$root/$entry" "$1/$entry"
     done
     # A lock that cargo has adapted to the stand-ins stays, so that nothing is resolved again.
