@@ -256,7 +256,10 @@ mod tests {
         // The embedding has 208 rows.
         let model = super::super::testing::model_with(&[
             ("tokenizer.json", tokenizer),
-            ("generation_config.json", json!({"eos_token_id": [204, 300]})),
+            (
+                "generation_config.json",
+                json!({"eos_token_id": [204, 300]}),
+            ),
         ]);
         let prompt = model.fim_prompt("a", "aa").unwrap();
         assert_eq!(prompt, [205, 0, 206, 0, 0, 207]);
