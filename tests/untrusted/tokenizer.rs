@@ -81,6 +81,16 @@ fn tokenizers_that_lie() {
             ["tokenizer.json", "", ""],
         ),
         (regex("("), "InvalidFormat", ["tokenizer.json", "", ""]),
+        (
+            regex(&"(".repeat(100_000)),
+            "InvalidFormat",
+            ["tokenizer.json", "deeply", ""],
+        ),
+        (
+            regex("((a{1000}){1000}){1000}"),
+            "InvalidFormat",
+            ["tokenizer.json", "", ""],
+        ),
     ] {
         replace(model.path(), "tokenizer.json", json.to_string());
         let error = load(model.path()).expect_err(words[1]);

@@ -24,6 +24,8 @@ const MAX_KEYS: u64 = 1 << 16;
 const MAX_TENSORS: u64 = 1 << 17;
 /// The most dimensions that a tensor may have.
 const MAX_DIMENSIONS: u32 = 4;
+/// The longest key that is believed, in bytes, as the format has it.
+const MAX_KEY_BYTES: usize = u16::MAX as usize;
 /// The longest name of a tensor that is believed, in bytes. The format allows 64.
 const MAX_NAME_BYTES: usize = 256;
 /// The key of what the places of tensors are multiples of, and its value where it is missing.
@@ -301,6 +303,12 @@ fn read_keys(reader: &mut Reader, key_count: u64) -> Result<BTreeMap<String, usi
     let mut values = BTreeMap::new();
     for _ in 0..key_count {
         let key = reader.string("a key")?;
+        if key.len() > MAX_KEY_BYTES {
+            let length = key.len();
+            return Err(reader.error(format!(
+                "a key has {length} bytes; expected at most {MAX_KEY_BYTES}"
+            )));
+        }
         let position = reader.position();
         reader.typed_value(key)?;
         if values.insert(key.to_owned(), position).is_some() {

@@ -122,7 +122,7 @@ impl<'a> Value<'a> {
     }
 
     /// The value as an error message shows it.
-    fn quote(&self) -> String {
+    pub(super) fn quote(&self) -> String {
         match self {
             Self::Unsigned(number) => number.to_string(),
             Self::Signed(number) => number.to_string(),

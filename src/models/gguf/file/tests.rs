@@ -205,6 +205,8 @@ fn what_is_there_twice_or_overlaps_is_refused() {
     let mut twice = small();
     twice.keys.push(("a.u8".to_owned(), u32(1)));
     assert!(message(&twice.bytes()).contains("the key `a.u8` is there twice"));
+    let long = small().with(&"k".repeat(1 << 16), u32(1));
+    assert!(message(&long.bytes()).contains("a key has 65536 bytes; expected at most 65535"));
     let mut twice = small();
     twice.tensors[2].name = "first".to_owned();
     assert!(message(&twice.bytes()).contains("tensor `first` is there twice"));

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::error::{Error, Result};
 use crate::models::gguf::config::{BOS_KEY, PAD_KEY, eos_token_ids};
 use crate::models::gguf::file::GgufFile;
+use crate::models::gguf::metadata::Value as FileValue;
 
 const MODEL_KEY: &str = "tokenizer.ggml.model";
 const TOKENS_KEY: &str = "tokenizer.ggml.tokens";
@@ -152,7 +153,8 @@ impl<'a> Vocabulary<'a> {
         this.drop_padding();
         let mut seen = HashSet::with_capacity(this.tokens.len());
         if let Some(token) = this.tokens.iter().find(|token| !seen.insert(**token)) {
-            let expected = format!("each token once ({token:?} is there twice)");
+            let token = FileValue::String(token).quote();
+            let expected = format!("each token once ({token} is there twice)");
             return Err(file.invalid(TOKENS_KEY, expected));
         }
         Ok(this)

@@ -268,6 +268,16 @@ fn what_makes_no_tokenizer_is_named() {
         error.contains("each token once (\"a\" is there twice)"),
         "{error}"
     );
+    let long = "long".repeat(1000);
+    let twice = byte_level(&[
+        ("tokens", strings([&*long, "b", &*long])),
+        ("token_type", i32s([1; 3])),
+    ]);
+    let error = read(&file(&twice)).unwrap_err().to_string();
+    assert!(
+        error.contains("is there twice") && error.len() < 500,
+        "{error}"
+    );
     let keys = byte_level(&[("add_bos_token", bool(true))]);
     let error = read(&file(&keys)).unwrap_err().to_string();
     assert!(
