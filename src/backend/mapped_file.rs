@@ -12,6 +12,9 @@ use memmap2::{Mmap, MmapOptions};
 
 use crate::error::{Error, Result};
 
+/// How texts begin that stand for a file kept in Git LFS.
+const GIT_LFS_MAGIC: &[u8] = b"version https://git-lfs";
+
 /// A whole file, mapped into memory for reading.
 ///
 /// The file must not be shortened by anyone while the map lives: reading a page that is gone raises
@@ -29,7 +32,8 @@ impl MappedFile {
     /// # Errors
     ///
     /// [`Error::FileNotFound`] if there is no such file, [`Error::Io`] if it cannot be read, and
-    /// [`Error::InvalidFormat`] if it is empty or not a regular file.
+    /// [`Error::InvalidFormat`] if it is empty, not a regular file, or a text that stands for one in Git
+    /// LFS.
     pub(crate) fn open(path: &Path, expected: &str) -> Result<Self> {
         let file = open_regular_file(path, expected)?;
         let metadata = file
@@ -41,9 +45,17 @@ impl MappedFile {
                 format!("the file is empty; expected {expected}"),
             ));
         }
+        let map = map_read_only(&file).map_err(|source| Error::io(path, expected, source))?;
+        if map.starts_with(GIT_LFS_MAGIC) {
+            let reason = "this is a Git LFS pointer, which `git lfs pull` replaces";
+            return Err(Error::format(
+                path,
+                format!("{reason}; expected {expected}"),
+            ));
+        }
         Ok(Self {
             path: path.to_owned(),
-            map: map_read_only(&file).map_err(|source| Error::io(path, expected, source))?,
+            map,
         })
     }
 
@@ -162,6 +174,16 @@ mod tests {
         let error = MappedFile::open(file.path(), "some data").unwrap_err();
         assert!(matches!(error, Error::InvalidFormat { .. }));
         assert!(error.to_string().contains("empty"));
+    }
+
+    #[test]
+    fn a_pointer_of_git_lfs_is_an_invalid_format() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "version https://git-lfs.github.com/spec/v1\n").unwrap();
+        let error = MappedFile::open(file.path(), "some data").unwrap_err();
+        assert!(matches!(error, Error::InvalidFormat { .. }));
+        let message = error.to_string();
+        assert!(message.contains("git lfs pull") && message.contains("some data"));
     }
 
     #[test]

@@ -20,11 +20,9 @@ pub(super) fn write_text_files(model: &Model, staged: &Staged) -> Result<()> {
     if let Ok(tokenizer) = model.tokenizer() {
         staged.write("tokenizer.json", &pretty(&tokenizer.to_json()?))?;
         let config = model.config();
-        let ends = config.eos_token_ids.first().copied();
-        let ends = ends.or_else(|| tokenizer.eos_token_id());
         for (key, id) in [
             ("bos_token", config.bos_token_id),
-            ("eos_token", ends),
+            ("eos_token", model.eos_token_ids().first().copied()),
             ("pad_token", config.pad_token_id),
         ] {
             if let Some(token) = id.and_then(|id| tokenizer.id_to_token(id)) {

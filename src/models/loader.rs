@@ -1,5 +1,6 @@
 //! From where a model is stored to a [`Model`].
 
+use super::decoder::Place;
 use super::format::{self, ModelFormat, StoredModel};
 use super::{Decoder, Model, ModelInfo, Quantization, Tokenizer};
 use crate::backend::{DTypePolicy, DeviceKind};
@@ -241,7 +242,7 @@ impl ModelLoader {
         }
 
         let device = self.device.open()?;
-        let stored = weights.stored("model.embed_tokens.weight");
+        let stored = weights.stored(&Place::Embedding.name());
         let stored = stored.map_or(DType::F32, |tensor| tensor.dtype);
         let dtype = self.dtype.resolve(stored, &device);
         let size = |name: &str| {

@@ -16,8 +16,6 @@ use crate::models::gguf::reader::Reader;
 
 /// What files begin with.
 const MAGIC: [u8; 4] = *b"GGUF";
-/// How text files begin that stand for a file kept in Git LFS.
-const GIT_LFS_MAGIC: &[u8] = b"version https://git-lfs";
 /// The largest number of keys that is believed. Known files have dozens.
 const MAX_KEYS: u64 = 1 << 16;
 /// The largest number of tensors that is believed. Known files have up to thousands.
@@ -84,7 +82,7 @@ impl GgufFile {
     pub(super) fn read(file: MappedFile) -> Result<Self> {
         let path = file.path();
         let mut reader = Reader::new(path, file.bytes(), 0);
-        check_magic(&mut reader, path, file.bytes())?;
+        check_magic(&mut reader, path)?;
         let tensor_count = count(&mut reader, "tensors", MAX_TENSORS)?;
         let key_count = count(&mut reader, "keys", MAX_KEYS)?;
         let values = read_keys(&mut reader, key_count)?;
@@ -258,13 +256,7 @@ impl GgufFile {
 }
 
 /// Reads what the file begins with and its version.
-fn check_magic(reader: &mut Reader, path: &Path, bytes: &[u8]) -> Result<()> {
-    if bytes.starts_with(GIT_LFS_MAGIC) {
-        return Err(reader.error(
-            "this is a Git LFS pointer; expected the GGUF file itself, which `git lfs pull` fetches"
-                .to_owned(),
-        ));
-    }
+fn check_magic(reader: &mut Reader, path: &Path) -> Result<()> {
     let magic = reader.take(MAGIC.len() as u64, "the mark `GGUF`")?;
     if magic != MAGIC {
         return Err(reader.error(format!(

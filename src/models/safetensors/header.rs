@@ -22,8 +22,6 @@ const LENGTH_BYTES: usize = 8;
 const MAX_HEADER_BYTES: usize = 100_000_000;
 /// The most dimensions of a tensor that are believed; PyTorch has no more.
 const MAX_DIMENSIONS: usize = 64;
-/// How text files begin that stand for a file kept in Git LFS.
-const GIT_LFS_MAGIC: &[u8] = b"version https://git-lfs";
 
 /// The free-form strings of headers.
 pub(super) type Metadata = BTreeMap<String, String>;
@@ -70,13 +68,6 @@ pub(crate) fn entries(bytes: &[u8], path: &Path) -> Result<(Vec<(String, TensorE
 /// The header of a file with these bytes, and where its data begins.
 fn header(bytes: &[u8]) -> std::result::Result<(&[u8], usize), String> {
     let file_length = bytes.len();
-    if bytes.starts_with(GIT_LFS_MAGIC) {
-        return Err(
-            "this is a Git LFS pointer; expected the safetensors file itself, which `git lfs pull` \
-             fetches"
-                .to_owned(),
-        );
-    }
     let Some((length, rest)) = bytes.split_first_chunk::<LENGTH_BYTES>() else {
         return Err(format!(
             "truncated: the file has {file_length} bytes; expected a header of at least \
