@@ -35,10 +35,10 @@ const ROWS_AT_ONCE: usize = 8;
 /// Activations are not quantised. On the CPU results are those of the dequantised matrix, up to the
 /// rounding of `f32`. Elsewhere the blocks are on the device, and candle's kernels decode them there; of
 /// many rows the product is in the dtype of the activations. On Metal up to four rows are multiplied
-/// straight from the blocks, in `f32`; for more of them, and for [`rows`](Self::rows) and
-/// [`dequantize`](Self::dequantize), the kernels decode some types by way of `f16`: to 11 bits a number,
-/// and to fewer in `Q4_K` and `Q5_K` where a block's scale is below 0.001. This was run on a Metal device made of
-/// software; on CUDA it was not run.
+/// straight from the blocks, in `f32`, of all types but `Q2_K`; for more of them, and for
+/// [`rows`](Self::rows) and [`dequantize`](Self::dequantize), the kernels decode some types by way of
+/// `f16`: to 11 bits a number, and to fewer in `Q4_K` and `Q5_K` where a block's scale is below 0.001. This
+/// was run on a Metal device made of software; on CUDA it was not run.
 ///
 /// # Example
 ///
@@ -204,9 +204,12 @@ impl BlockWeight {
                 let wide = x.to_dtype(DType::F32)?.contiguous()?;
                 kernels::block_few_rows(&wide, self.kind, bytes)?.to_dtype(x.dtype())
             }
-            // The kernel of candle's for a row takes `f32` from the start of a buffer.
+            // The kernel of candle's for a row takes `f32` from the start of a buffer. The one of `Q2_K` gets
+            // twice the groups that it needs, and writes as many numbers beyond the row.
             Blocks::Device { blocks, .. }
-                if (1..=kernels::FEW_ROWS).contains(&count) && x.device().is_metal() =>
+                if (1..=kernels::FEW_ROWS).contains(&count)
+                    && x.device().is_metal()
+                    && self.kind != BlockType::Q2K =>
             {
                 let rows = x.to_dtype(DType::F32)?.unsqueeze(1)?.force_contiguous()?;
                 let y = rows.apply_op1_no_bwd(&**blocks)?.squeeze(1)?;
