@@ -15,6 +15,8 @@
  *   others on the same object; one that takes `T *` must be alone, except that generators, batches
  *   and trainers answer MCANDLE_BUSY instead of breaking. `_cancel` functions may run at any time,
  *   also in a signal handler.
+ * - A callback must return: it must not throw, nor leave by longjmp(). What it receives lives only
+ *   during the call.
  * - No function prints, exits or throws.
  */
 
@@ -207,16 +209,17 @@ typedef int32_t mcandle_adapter_format;
 /**
  * Changes the logits of the next token before it is chosen, on the thread that generates.
  *
- * Penalties, grammars and filters work on what it leaves. Negative infinity forbids a token. It
- * returns true to go on, and false to fail the generation with MCANDLE_CANCELLED. It must not unwind,
- * jump out or throw, and must not use the generator or batch that calls it, except to cancel it.
+ * Penalties, grammars and filters work on what it leaves. Negative infinity forbids a token. It must
+ * not use the generator or batch that calls it, except to cancel it.
  *
- * @param tokens The ids of the prompt and of what was generated; they live only during the call.
- * @param token_count Their number.
+ * @param[in] tokens The ids of the prompt and of what was generated; they live only during the
+ * call.
+ * @param[in] token_count Their number.
  * @param[in,out] logits One for each id of the vocabulary, to be changed in place; they live only
  * during the call.
- * @param logit_count Their number.
- * @param user_data As it was given with the callback.
+ * @param[in] logit_count Their number.
+ * @param[in] user_data As it was given with the callback.
+ * @return True to go on, false to fail the generation with MCANDLE_CANCELLED.
  */
 typedef bool (*mcandle_logits_callback)(const uint32_t *tokens,
                                         size_t token_count,
@@ -226,28 +229,31 @@ typedef bool (*mcandle_logits_callback)(const uint32_t *tokens,
 
 /**
  * Frees the user data of a callback that the library keeps beyond a call. It is called once, on the
- * thread whose call gives the callback up, and must not unwind, jump out or throw, nor use the object
- * that kept the callback.
+ * thread whose call gives the callback up, and must not use the object that kept the callback.
+ *
+ * @param[in] user_data As it was given with the callback.
  */
 typedef void (*mcandle_free_callback)(void *user_data);
 
 /**
  * Receives each token as it is generated, on the thread that called.
  *
- * It returns true to go on, and false to stop: the generation, or in a batch the text that the token
- * belongs to. It must not unwind, jump out or throw, and must not use the generator or batch that
- * calls it, except to cancel it.
+ * It must not use the generator or batch that calls it, except to cancel it.
+ *
+ * @param[in] chunk The token, which lives only during the call.
+ * @param[in] user_data As it was given with the callback.
+ * @return True to go on, false to stop: the generation, or in a batch the text that the token
+ * belongs to.
  */
 typedef bool (*mcandle_chunk_callback)(const mcandle_chunk *chunk, void *user_data);
 
 /**
- * Gives the next row of a data set, on the thread that makes the data set. It must not unwind, jump
- * out or throw.
+ * Gives the next row of a data set, on the thread that makes the data set.
  *
  * @param[out] row Receives the JSON of the row, as it would be a line of a file; it is copied before
  * the next call.
  * @param[out] row_length Receives its length in bytes.
- * @param user_data As it was given with the callback.
+ * @param[in] user_data As it was given with the callback.
  * @return 1 with a row, 0 at the end, or a number below 0 to stop, which fails the call that makes the
  * data set with MCANDLE_CANCELLED.
  */
@@ -301,12 +307,10 @@ typedef int32_t mcandle_dtype;
  * Hears how far a model is loaded, on the thread that loads it: before each tensor is read, and at the
  * end.
  *
- * It returns true to go on, and false to end the loading with MCANDLE_CANCELLED. It must not unwind,
- * jump out or throw.
- *
- * @param loaded_bytes The bytes of the weights that were read.
- * @param total_bytes All bytes of the weights.
- * @param user_data As it was given with the callback.
+ * @param[in] loaded_bytes The bytes of the weights that were read.
+ * @param[in] total_bytes All bytes of the weights.
+ * @param[in] user_data As it was given with the callback.
+ * @return True to go on, false to end the loading with MCANDLE_CANCELLED.
  */
 typedef bool (*mcandle_load_callback)(uint64_t loaded_bytes, uint64_t total_bytes, void *user_data);
 
@@ -322,8 +326,10 @@ typedef int32_t mcandle_pooling;
 typedef int32_t mcandle_piece_kind;
 
 /**
- * Receives each piece, in order, on the thread that called. It must not unwind, jump out or throw,
- * and must not use the parser that calls it.
+ * Receives each piece, in order, on the thread that called. It must not use the parser that calls it.
+ *
+ * @param[in] piece The piece, which lives only during the call.
+ * @param[in] user_data As it was given with the callback.
  */
 typedef void (*mcandle_piece_callback)(const mcandle_piece *piece, void *user_data);
 
@@ -363,8 +369,11 @@ typedef int32_t mcandle_train_stop;
 /**
  * Receives what happens in training, on the thread that called.
  *
- * It returns true to go on, and false to stop. It must not unwind, jump out or throw, and must not
- * use the trainer that calls it, except to cancel it.
+ * It must not use the trainer that calls it, except to cancel it.
+ *
+ * @param[in] event What happened, which lives only during the call.
+ * @param[in] user_data As it was given with the callback.
+ * @return True to go on, false to stop.
  */
 typedef bool (*mcandle_train_callback)(const mcandle_train_event *event, void *user_data);
 
@@ -764,8 +773,8 @@ const char *mcandle_version(void);
  * Loads an adapter that Hugging Face's PEFT, mlx-lm or this library saved. The files that are there
  * tell the format.
  *
- * @param path The directory, NUL-terminated UTF-8.
- * @param model The model that the adapter is for; it need not outlive the adapter.
+ * @param[in] path The directory, NUL-terminated UTF-8.
+ * @param[in] model The model that the adapter is for; it need not outlive the adapter.
  * @param[out] adapter Receives the adapter on success, to be freed with mcandle_adapter_free().
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_NOT_FOUND, MCANDLE_INVALID_FORMAT, MCANDLE_UNSUPPORTED,
@@ -779,8 +788,8 @@ mcandle_status mcandle_adapter_load(const char *path,
 /**
  * Saves an adapter in the format of Hugging Face's PEFT.
  *
- * @param adapter The adapter.
- * @param path The directory, NUL-terminated UTF-8; it is made where it does not exist.
+ * @param[in] adapter The adapter.
+ * @param[in] path The directory, NUL-terminated UTF-8; it is made where it does not exist.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_IO, and those of bad arguments.
  */
@@ -792,9 +801,9 @@ mcandle_status mcandle_adapter_save(const mcandle_adapter *adapter,
  * Saves an adapter in the given format, in the place of an adapter that is there in either format.
  * So adapters are converted: load one, and save it in the other format.
  *
- * @param adapter The adapter.
- * @param path The directory, NUL-terminated UTF-8; it is made where it does not exist.
- * @param format One of the MCANDLE_ADAPTER_FORMAT_ constants. mcandle_adapter_save() takes
+ * @param[in] adapter The adapter.
+ * @param[in] path The directory, NUL-terminated UTF-8; it is made where it does not exist.
+ * @param[in] format One of the MCANDLE_ADAPTER_FORMAT_ constants. mcandle_adapter_save() takes
  * MCANDLE_ADAPTER_FORMAT_PEFT.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_IO, and those of bad arguments.
@@ -807,7 +816,7 @@ mcandle_status mcandle_adapter_save_as(const mcandle_adapter *adapter,
 /**
  * Gives the number of parameters of an adapter.
  *
- * @param adapter The adapter, or NULL.
+ * @param[in] adapter The adapter, or NULL.
  * @return The number; 0 for NULL.
  */
 uint64_t mcandle_adapter_parameter_count(const mcandle_adapter *adapter);
@@ -815,7 +824,7 @@ uint64_t mcandle_adapter_parameter_count(const mcandle_adapter *adapter);
 /**
  * Gives the rank of an adapter.
  *
- * @param adapter The adapter, or NULL.
+ * @param[in] adapter The adapter, or NULL.
  * @return The rank; 0 for NULL.
  */
 size_t mcandle_adapter_rank(const mcandle_adapter *adapter);
@@ -823,7 +832,7 @@ size_t mcandle_adapter_rank(const mcandle_adapter *adapter);
 /**
  * Frees an adapter. Generators that use it keep what they need.
  *
- * @param adapter The adapter; NULL is allowed and does nothing.
+ * @param[in] adapter The adapter; NULL is allowed and does nothing.
  */
 void mcandle_adapter_free(mcandle_adapter *adapter);
 
@@ -835,9 +844,9 @@ void mcandle_adapter_free(mcandle_adapter *adapter);
  * others generate: what is being generated goes on with those that were active when it began, and the
  * next generation has the new ones.
  *
- * @param model The model.
- * @param name The name of the adapter, NUL-terminated UTF-8.
- * @param path The directory of the adapter, as for mcandle_adapter_load().
+ * @param[in] model The model.
+ * @param[in] name The name of the adapter, NUL-terminated UTF-8.
+ * @param[in] path The directory of the adapter, as for mcandle_adapter_load().
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, MCANDLE_INVALID_ARGUMENT where the name is empty or taken, or what
  * mcandle_adapter_load() gives.
@@ -850,9 +859,9 @@ mcandle_status mcandle_model_load_adapter(const mcandle_model *model,
 /**
  * Adds an adapter to those of a model, as mcandle_model_load_adapter() does.
  *
- * @param model The model.
- * @param name The name of the adapter, NUL-terminated UTF-8.
- * @param adapter The adapter, such as one that was just trained; it need not outlive the call.
+ * @param[in] model The model.
+ * @param[in] name The name of the adapter, NUL-terminated UTF-8.
+ * @param[in] adapter The adapter, such as one that was just trained; it need not outlive the call.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, MCANDLE_INVALID_ARGUMENT where the name is empty or taken or the adapter is for
  * another model, and those of bad arguments.
@@ -865,8 +874,8 @@ mcandle_status mcandle_model_add_adapter(const mcandle_model *model,
 /**
  * Removes an adapter from those of a model. What is being generated with it goes on.
  *
- * @param model The model.
- * @param name The name of the adapter, NUL-terminated UTF-8.
+ * @param[in] model The model.
+ * @param[in] name The name of the adapter, NUL-terminated UTF-8.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, MCANDLE_INVALID_ARGUMENT where no adapter has this name, and those of bad
  * arguments.
@@ -878,8 +887,8 @@ mcandle_status mcandle_model_unload_adapter(const mcandle_model *model,
 /**
  * Makes an adapter active, beside those that are.
  *
- * @param model The model.
- * @param name The name of the adapter, NUL-terminated UTF-8.
+ * @param[in] model The model.
+ * @param[in] name The name of the adapter, NUL-terminated UTF-8.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, MCANDLE_INVALID_ARGUMENT where no adapter has this name, MCANDLE_BACKEND, and
  * those of bad arguments.
@@ -891,8 +900,8 @@ mcandle_status mcandle_model_activate_adapter(const mcandle_model *model,
 /**
  * Makes an adapter inactive. It stays loaded, with its weight.
  *
- * @param model The model.
- * @param name The name of the adapter, NUL-terminated UTF-8.
+ * @param[in] model The model.
+ * @param[in] name The name of the adapter, NUL-terminated UTF-8.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, MCANDLE_INVALID_ARGUMENT where no adapter has this name, MCANDLE_BACKEND, and
  * those of bad arguments.
@@ -904,9 +913,9 @@ mcandle_status mcandle_model_deactivate_adapter(const mcandle_model *model,
 /**
  * Makes these adapters active and all others inactive, in one step: no generation begins in between.
  *
- * @param model The model.
- * @param names Their names, NUL-terminated UTF-8 each; NULL is allowed where there are none.
- * @param count The number of names.
+ * @param[in] model The model.
+ * @param[in] names Their names, NUL-terminated UTF-8 each; NULL is allowed where there are none.
+ * @param[in] count The number of names.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, MCANDLE_INVALID_ARGUMENT where no adapter has one of these names,
  * MCANDLE_BACKEND, and those of bad arguments.
@@ -919,9 +928,9 @@ mcandle_status mcandle_model_set_active_adapters(const mcandle_model *model,
 /**
  * Sets how much of an adapter acts where it is active.
  *
- * @param model The model.
- * @param name The name of the adapter, NUL-terminated UTF-8.
- * @param weight 1 for the adapter as it is, 0 for none of it, below 0 for its opposite.
+ * @param[in] model The model.
+ * @param[in] name The name of the adapter, NUL-terminated UTF-8.
+ * @param[in] weight 1 for the adapter as it is, 0 for none of it, below 0 for its opposite.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, MCANDLE_INVALID_ARGUMENT where no adapter has this name or the weight is not
  * finite, MCANDLE_BACKEND, and those of bad arguments.
@@ -934,8 +943,8 @@ mcandle_status mcandle_model_set_adapter_weight(const mcandle_model *model,
 /**
  * Gives one of the adapters of a model.
  *
- * @param model The model.
- * @param name The name of the adapter, NUL-terminated UTF-8.
+ * @param[in] model The model.
+ * @param[in] name The name of the adapter, NUL-terminated UTF-8.
  * @param[out] adapter Receives the adapter on success, to be freed with mcandle_adapter_free(); it
  * may outlive its place among those of the model.
  * @param[out] error Receives an error on failure; may be NULL.
@@ -950,7 +959,7 @@ mcandle_status mcandle_model_get_adapter(const mcandle_model *model,
 /**
  * Lists the adapters of a model.
  *
- * @param model The model.
+ * @param[in] model The model.
  * @param[out] list Receives the list on success, to be freed with mcandle_adapter_list_free().
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_NULL_POINTER.
@@ -963,7 +972,7 @@ mcandle_status mcandle_model_list_adapters(const mcandle_model *model,
  * Gives a list as JSON: an array of objects with "name", "rank", "parameters", "use_dora", "active"
  * and "weight".
  *
- * @param list The list, or NULL.
+ * @param[in] list The list, or NULL.
  * @param[out] length Receives the length in bytes; may be NULL.
  * @return The JSON, with a NUL behind it, which lives as long as the list; empty for NULL.
  */
@@ -972,7 +981,7 @@ const char *mcandle_adapter_list_json(const mcandle_adapter_list *list, size_t *
 /**
  * Gives the number of adapters in a list.
  *
- * @param list The list, or NULL.
+ * @param[in] list The list, or NULL.
  * @return The number; 0 for NULL.
  */
 size_t mcandle_adapter_list_length(const mcandle_adapter_list *list);
@@ -980,8 +989,8 @@ size_t mcandle_adapter_list_length(const mcandle_adapter_list *list);
 /**
  * Gives the name of an adapter in a list.
  *
- * @param list The list, or NULL.
- * @param index The place of the adapter, below the length of the list.
+ * @param[in] list The list, or NULL.
+ * @param[in] index The place of the adapter, below the length of the list.
  * @param[out] length Receives the length of the name in bytes; may be NULL.
  * @return The name, with a NUL behind it, which lives as long as the list; empty for NULL and places
  * out of range.
@@ -993,8 +1002,8 @@ const char *mcandle_adapter_list_name(const mcandle_adapter_list *list,
 /**
  * Gives the rank of an adapter in a list.
  *
- * @param list The list, or NULL.
- * @param index The place of the adapter, below the length of the list.
+ * @param[in] list The list, or NULL.
+ * @param[in] index The place of the adapter, below the length of the list.
  * @return The rank; 0 for NULL and places out of range.
  */
 size_t mcandle_adapter_list_rank(const mcandle_adapter_list *list, size_t index);
@@ -1002,8 +1011,8 @@ size_t mcandle_adapter_list_rank(const mcandle_adapter_list *list, size_t index)
 /**
  * Gives the number of parameters of an adapter in a list.
  *
- * @param list The list, or NULL.
- * @param index The place of the adapter, below the length of the list.
+ * @param[in] list The list, or NULL.
+ * @param[in] index The place of the adapter, below the length of the list.
  * @return The number; 0 for NULL and places out of range.
  */
 uint64_t mcandle_adapter_list_parameter_count(const mcandle_adapter_list *list, size_t index);
@@ -1011,8 +1020,8 @@ uint64_t mcandle_adapter_list_parameter_count(const mcandle_adapter_list *list, 
 /**
  * Gives whether an adapter in a list is DoRA.
  *
- * @param list The list, or NULL.
- * @param index The place of the adapter, below the length of the list.
+ * @param[in] list The list, or NULL.
+ * @param[in] index The place of the adapter, below the length of the list.
  * @return Whether it is; false for NULL and places out of range.
  */
 bool mcandle_adapter_list_use_dora(const mcandle_adapter_list *list, size_t index);
@@ -1020,8 +1029,8 @@ bool mcandle_adapter_list_use_dora(const mcandle_adapter_list *list, size_t inde
 /**
  * Gives whether an adapter in a list was active.
  *
- * @param list The list, or NULL.
- * @param index The place of the adapter, below the length of the list.
+ * @param[in] list The list, or NULL.
+ * @param[in] index The place of the adapter, below the length of the list.
  * @return Whether it was; false for NULL and places out of range.
  */
 bool mcandle_adapter_list_is_active(const mcandle_adapter_list *list, size_t index);
@@ -1029,8 +1038,8 @@ bool mcandle_adapter_list_is_active(const mcandle_adapter_list *list, size_t ind
 /**
  * Gives the weight of an adapter in a list.
  *
- * @param list The list, or NULL.
- * @param index The place of the adapter, below the length of the list.
+ * @param[in] list The list, or NULL.
+ * @param[in] index The place of the adapter, below the length of the list.
  * @return The weight; 0 for NULL and places out of range.
  */
 double mcandle_adapter_list_weight(const mcandle_adapter_list *list, size_t index);
@@ -1038,16 +1047,16 @@ double mcandle_adapter_list_weight(const mcandle_adapter_list *list, size_t inde
 /**
  * Frees a list.
  *
- * @param list The list; NULL is allowed and does nothing.
+ * @param[in] list The list; NULL is allowed and does nothing.
  */
 void mcandle_adapter_list_free(mcandle_adapter_list *list);
 
 /**
  * Makes a batch without texts.
  *
- * @param model The model; it need not outlive the batch.
- * @param max_batch_size The most texts to work on at once, at least 1; more wait. Memory grows with
- * it.
+ * @param[in] model The model; it need not outlive the batch.
+ * @param[in] max_batch_size The most texts to work on at once, at least 1; more wait. Memory grows
+ * with it.
  * @param[out] batch Receives the batch on success, to be freed with mcandle_batch_free().
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT, MCANDLE_NULL_POINTER.
@@ -1060,9 +1069,9 @@ mcandle_status mcandle_batch_new(const mcandle_model *model,
 /**
  * Uses an adapter for the texts that are added from now on, whatever is active on the model.
  *
- * @param batch The batch. Texts that it has already go on as they are.
- * @param adapter The adapter, or NULL for those that are active on the model when a text is added; it
- * need not outlive the call.
+ * @param[in,out] batch The batch. Texts that it has already go on as they are.
+ * @param[in] adapter The adapter, or NULL for those that are active on the model when a text is
+ * added; it need not outlive the call.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where the adapter is for another model,
  * MCANDLE_BUSY, MCANDLE_NULL_POINTER.
@@ -1074,10 +1083,10 @@ mcandle_status mcandle_batch_set_adapter(mcandle_batch *batch,
 /**
  * Adds a text to be continued, also between steps, while others are being generated.
  *
- * @param batch The batch.
- * @param prompt The text in UTF-8; it is copied.
- * @param prompt_length Its length in bytes.
- * @param options Options, or NULL for the defaults; they are copied.
+ * @param[in,out] batch The batch.
+ * @param[in] prompt The text in UTF-8; it is copied.
+ * @param[in] prompt_length Its length in bytes.
+ * @param[in] options Options, or NULL for the defaults; they are copied.
  * @param[out] sequence Receives the number of the text, which counts from 0; may be NULL.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_INVALID_UTF8, MCANDLE_INVALID_ARGUMENT, MCANDLE_CONTEXT_FULL,
@@ -1093,10 +1102,10 @@ mcandle_status mcandle_batch_push(mcandle_batch *batch,
 /**
  * Adds token ids to be continued, as mcandle_batch_push() adds a text. The model needs no tokenizer.
  *
- * @param batch The batch.
- * @param ids The token ids of the prompt; they are copied.
- * @param id_count Their number.
- * @param options Options, or NULL for the defaults; they are copied.
+ * @param[in,out] batch The batch.
+ * @param[in] ids The token ids of the prompt; they are copied.
+ * @param[in] id_count Their number.
+ * @param[in] options Options, or NULL for the defaults; they are copied.
  * @param[out] sequence Receives the number of the text; may be NULL.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return As mcandle_batch_push(); MCANDLE_INVALID_ARGUMENT also for an id outside the vocabulary.
@@ -1115,13 +1124,13 @@ mcandle_status mcandle_batch_push_ids(mcandle_batch *batch,
  * The user data belongs to the batch from this call on, also where the call fails. It is freed when
  * the text is finished or the batch is freed; at once where the call fails or the callback is NULL.
  *
- * @param batch The batch.
- * @param ids The token ids of the prompt; they are copied.
- * @param id_count Their number.
- * @param options Options, or NULL for the defaults; they are copied.
- * @param callback Changes the logits of this text alone; may be NULL.
- * @param user_data Given to the callback as it is.
- * @param free_user_data Called once to free the user data; may be NULL.
+ * @param[in,out] batch The batch.
+ * @param[in] ids The token ids of the prompt; they are copied.
+ * @param[in] id_count Their number.
+ * @param[in] options Options, or NULL for the defaults; they are copied.
+ * @param[in] callback Changes the logits of this text alone; may be NULL.
+ * @param[in] user_data Given to the callback as it is.
+ * @param[in] free_user_data Called once to free the user data; may be NULL.
  * @param[out] sequence Receives the number of the text; may be NULL.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return As mcandle_batch_push(); MCANDLE_INVALID_ARGUMENT also for an id outside the vocabulary.
@@ -1139,7 +1148,7 @@ mcandle_status mcandle_batch_push_ids_with(mcandle_batch *batch,
 /**
  * Gives the number of texts that are not finished.
  *
- * @param batch The batch.
+ * @param[in] batch The batch.
  * @param[out] length Receives the number.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_BUSY, MCANDLE_NULL_POINTER.
@@ -1151,10 +1160,10 @@ mcandle_status mcandle_batch_length(const mcandle_batch *batch,
 /**
  * Generates until all texts are finished. A text that fails stops no other.
  *
- * @param batch The batch.
- * @param callback Receives the tokens of all texts as they come; may be NULL. By returning false it
- * ends the text whose token it received.
- * @param user_data Given to the callback as it is; not used after the call.
+ * @param[in,out] batch The batch.
+ * @param[in] callback Receives the tokens of all texts as they come; may be NULL. By returning
+ * false it ends the text whose token it received.
+ * @param[in] user_data Given to the callback as it is; not used after the call.
  * @param[out] results Receives what became of each text, in the order in which they finished, to be
  * freed with mcandle_batch_results_free(); may be NULL.
  * @param[out] error Receives an error on failure; may be NULL.
@@ -1171,10 +1180,10 @@ mcandle_status mcandle_batch_run(mcandle_batch *batch,
  * Computes the next token of every text, or a part of its prompt where that is long. Texts can be
  * added between steps.
  *
- * @param batch The batch; without texts nothing is computed.
- * @param callback Receives the tokens of all texts; may be NULL. By returning false it ends the text
- * whose token it received.
- * @param user_data Given to the callback as it is; not used after the call.
+ * @param[in,out] batch The batch; without texts nothing is computed.
+ * @param[in] callback Receives the tokens of all texts; may be NULL. By returning false it ends
+ * the text whose token it received.
+ * @param[in] user_data Given to the callback as it is; not used after the call.
  * @param[out] results Receives what became of the texts that finished, often none, to be freed with
  * mcandle_batch_results_free(); may be NULL.
  * @param[out] error Receives an error on failure; may be NULL.
@@ -1190,8 +1199,8 @@ mcandle_status mcandle_batch_step(mcandle_batch *batch,
 /**
  * Ends one text before its next token; the next step gives it among its results.
  *
- * @param batch The batch.
- * @param sequence The number of the text.
+ * @param[in,out] batch The batch.
+ * @param[in] sequence The number of the text.
  * @param[out] found Receives whether it was there and not finished; may be NULL.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, also where it was not there, or MCANDLE_BUSY, MCANDLE_NULL_POINTER.
@@ -1206,21 +1215,21 @@ mcandle_status mcandle_batch_cancel_sequence(mcandle_batch *batch,
  * thread may call it at any time while the batch lives; between steps it stops what the next step
  * finds.
  *
- * @param batch The batch; NULL is allowed and does nothing.
+ * @param[in] batch The batch; NULL is allowed and does nothing.
  */
 void mcandle_batch_cancel(const mcandle_batch *batch);
 
 /**
  * Frees a batch, and texts that are not finished. No call may be using it.
  *
- * @param batch The batch; NULL is allowed and does nothing.
+ * @param[in] batch The batch; NULL is allowed and does nothing.
  */
 void mcandle_batch_free(mcandle_batch *batch);
 
 /**
  * Gives the number of results.
  *
- * @param results The results, or NULL.
+ * @param[in] results The results, or NULL.
  * @return The number; 0 for NULL.
  */
 size_t mcandle_batch_results_length(const mcandle_batch_results *results);
@@ -1228,8 +1237,8 @@ size_t mcandle_batch_results_length(const mcandle_batch_results *results);
 /**
  * Gives the text that a result belongs to.
  *
- * @param results The results, or NULL.
- * @param index The place of the result, below their number.
+ * @param[in] results The results, or NULL.
+ * @param[in] index The place of the result, below their number.
  * @return The number that the text got when it was added; 0 for NULL and places out of range.
  */
 size_t mcandle_batch_results_sequence(const mcandle_batch_results *results, size_t index);
@@ -1237,8 +1246,8 @@ size_t mcandle_batch_results_sequence(const mcandle_batch_results *results, size
 /**
  * Gives the generation of a text that did not fail.
  *
- * @param results The results, or NULL.
- * @param index The place of the result, below their number.
+ * @param[in] results The results, or NULL.
+ * @param[in] index The place of the result, below their number.
  * @return The generation, which lives as long as the results and is not to be freed; NULL for a text
  * that failed, for NULL and places out of range.
  */
@@ -1248,8 +1257,8 @@ const mcandle_generation *mcandle_batch_results_generation(const mcandle_batch_r
 /**
  * Gives the error of a text that failed.
  *
- * @param results The results, or NULL.
- * @param index The place of the result, below their number.
+ * @param[in] results The results, or NULL.
+ * @param[in] index The place of the result, below their number.
  * @return The error, which lives as long as the results and is not to be freed; NULL for a text that
  * did not fail, for NULL and places out of range.
  */
@@ -1259,14 +1268,14 @@ const mcandle_error *mcandle_batch_results_error(const mcandle_batch_results *re
 /**
  * Frees results, with their generations and errors.
  *
- * @param results The results; NULL is allowed and does nothing.
+ * @param[in] results The results; NULL is allowed and does nothing.
  */
 void mcandle_batch_results_free(mcandle_batch_results *results);
 
 /**
  * Tells whether a model comes with a chat template.
  *
- * @param model The model, or NULL.
+ * @param[in] model The model, or NULL.
  * @return Whether mcandle_model_apply_chat_template() has a template to apply, which may still be
  * one that cannot be compiled; false for NULL.
  */
@@ -1281,15 +1290,15 @@ bool mcandle_model_has_chat_template(const mcandle_model *model);
  * become special tokens as well, as in transformers: remove them from text that is not trusted. What
  * a template does and writes is bounded in proportion to the messages.
  *
- * @param model The model.
- * @param messages A JSON list of {"role": "user", "content": "..."} in UTF-8; further keys such as
- * "tool_calls", "reasoning_content" are the template's.
- * @param messages_length Its length in bytes.
- * @param options A JSON object with the keys, all optional: "tools", a list of objects;
+ * @param[in] model The model.
+ * @param[in] messages A JSON list of {"role": "user", "content": "..."} in UTF-8; further keys
+ * such as "tool_calls", "reasoning_content" are the template's.
+ * @param[in] messages_length Its length in bytes.
+ * @param[in] options A JSON object with the keys, all optional: "tools", a list of objects;
  * "add_generation_prompt", whether to end with the start of an assistant's message (default true);
  * "continue_final_message", whether to leave the last message open instead (default false);
  * "arguments", an object of further variables such as "enable_thinking". NULL for the defaults.
- * @param options_length Its length in bytes.
+ * @param[in] options_length Its length in bytes.
  * @param[out] text Receives the text on success, to be freed with mcandle_string_free().
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK; MCANDLE_NOT_FOUND where the model has no template, MCANDLE_INVALID_FORMAT
@@ -1307,7 +1316,7 @@ mcandle_status mcandle_model_apply_chat_template(const mcandle_model *model,
 /**
  * Finds the checkpoint with the most steps in an output directory.
  *
- * @param output_dir The directory, NUL-terminated UTF-8.
+ * @param[in] output_dir The directory, NUL-terminated UTF-8.
  * @param[out] checkpoint Receives its path, to be freed with mcandle_string_free(), or NULL where
  * there is no checkpoint.
  * @param[out] error Receives an error on failure; may be NULL.
@@ -1320,7 +1329,7 @@ mcandle_status mcandle_latest_checkpoint(const char *output_dir,
 /**
  * Finds the checkpoint of the evaluation with the lowest loss in an output directory.
  *
- * @param output_dir The directory, NUL-terminated UTF-8.
+ * @param[in] output_dir The directory, NUL-terminated UTF-8.
  * @param[out] checkpoint Receives its path, to be freed with mcandle_string_free(), or NULL where no
  * such checkpoint was written. It is not looked whether somebody removed it since.
  * @param[out] step Receives the steps done before it, where there is one; may be NULL.
@@ -1338,7 +1347,8 @@ mcandle_status mcandle_checkpoint_best(const char *output_dir,
 /**
  * Lists the checkpoints in an output directory that are whole.
  *
- * @param output_dir The directory, NUL-terminated UTF-8; where it does not exist there are none.
+ * @param[in] output_dir The directory, NUL-terminated UTF-8; where it does not exist there are
+ * none.
  * @param[out] checkpoints Receives the list on success, to be freed with mcandle_checkpoints_free().
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_IO and those of bad arguments.
@@ -1350,7 +1360,7 @@ mcandle_status mcandle_checkpoint_list(const char *output_dir,
 /**
  * Gives the number of checkpoints.
  *
- * @param checkpoints The list, or NULL.
+ * @param[in] checkpoints The list, or NULL.
  * @return The number; 0 for NULL.
  */
 size_t mcandle_checkpoints_length(const mcandle_checkpoints *checkpoints);
@@ -1358,8 +1368,8 @@ size_t mcandle_checkpoints_length(const mcandle_checkpoints *checkpoints);
 /**
  * Gives the steps done before a checkpoint.
  *
- * @param checkpoints The list, or NULL.
- * @param index The place of the checkpoint, below their number.
+ * @param[in] checkpoints The list, or NULL.
+ * @param[in] index The place of the checkpoint, below their number.
  * @return The number; 0 for NULL and places out of range.
  */
 size_t mcandle_checkpoints_step(const mcandle_checkpoints *checkpoints, size_t index);
@@ -1367,8 +1377,8 @@ size_t mcandle_checkpoints_step(const mcandle_checkpoints *checkpoints, size_t i
 /**
  * Gives the directory of a checkpoint.
  *
- * @param checkpoints The list, or NULL.
- * @param index The place of the checkpoint, below their number.
+ * @param[in] checkpoints The list, or NULL.
+ * @param[in] index The place of the checkpoint, below their number.
  * @return A NUL-terminated path that lives as long as the list; empty for NULL and places out of
  * range.
  */
@@ -1377,7 +1387,7 @@ const char *mcandle_checkpoints_path(const mcandle_checkpoints *checkpoints, siz
 /**
  * Frees a list of checkpoints; the checkpoints stay.
  *
- * @param checkpoints The list; NULL is allowed and does nothing.
+ * @param[in] checkpoints The list; NULL is allowed and does nothing.
  */
 void mcandle_checkpoints_free(mcandle_checkpoints *checkpoints);
 
@@ -1392,9 +1402,9 @@ void mcandle_checkpoints_free(mcandle_checkpoints *checkpoints);
  * Of a file that is too long to be kept in memory the rows are read again when they are used; then
  * the data set keeps the model, and a change of the file is an error.
  *
- * @param path The file, NUL-terminated UTF-8.
- * @param model The model that will be trained.
- * @param options Options, or NULL for the defaults.
+ * @param[in] path The file, NUL-terminated UTF-8.
+ * @param[in] model The model that will be trained.
+ * @param[in] options Options, or NULL for the defaults.
  * @param[out] dataset Receives the data set on success, to be freed with mcandle_dataset_free().
  * @param[out] error Receives an error on failure, which names file and line; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_NOT_FOUND, MCANDLE_IO, MCANDLE_INVALID_FORMAT, MCANDLE_TOKENIZER,
@@ -1410,9 +1420,9 @@ mcandle_status mcandle_dataset_from_jsonl(const char *path,
  * Reads the data sets of a folder: train.jsonl, and where they are there valid.jsonl (or
  * validation.jsonl) and test.jsonl, each as mcandle_dataset_from_jsonl() does.
  *
- * @param path The folder, NUL-terminated UTF-8.
- * @param model The model that will be trained.
- * @param options Options, or NULL for the defaults.
+ * @param[in] path The folder, NUL-terminated UTF-8.
+ * @param[in] model The model that will be trained.
+ * @param[in] options Options, or NULL for the defaults.
  * @param[out] train Receives the rows to train on on success, to be freed with
  * mcandle_dataset_free().
  * @param[out] validation Receives the rows to evaluate on while training, to be freed likewise, or NULL
@@ -1434,10 +1444,10 @@ mcandle_status mcandle_dataset_from_folder(const char *path,
  * Makes a data set of rows that a callback gives, for rows that come from elsewhere than a file. They
  * are kept in memory.
  *
- * @param next Gives one row after the other.
- * @param user_data Given to the callback as it is; not used after the call.
- * @param model The model that will be trained.
- * @param options Options, or NULL for the defaults.
+ * @param[in] next Gives one row after the other.
+ * @param[in] user_data Given to the callback as it is; not used after the call.
+ * @param[in] model The model that will be trained.
+ * @param[in] options Options, or NULL for the defaults.
  * @param[out] dataset Receives the data set on success, to be freed with mcandle_dataset_free().
  * @param[out] error Receives an error on failure, in which the rows are numbered from 1; may be
  * NULL.
@@ -1453,7 +1463,7 @@ mcandle_status mcandle_dataset_from_callback(mcandle_row_callback next,
 /**
  * Tells what the rows of a data set are.
  *
- * @param dataset The data set, or NULL.
+ * @param[in] dataset The data set, or NULL.
  * @return One of the MCANDLE_ROW_KIND_ constants; MCANDLE_ROW_KIND_SAMPLE for NULL.
  */
 mcandle_row_kind mcandle_dataset_row_kind(const mcandle_dataset *dataset);
@@ -1461,7 +1471,7 @@ mcandle_row_kind mcandle_dataset_row_kind(const mcandle_dataset *dataset);
 /**
  * Gives the number of rows.
  *
- * @param dataset The data set, or NULL.
+ * @param[in] dataset The data set, or NULL.
  * @return The number; 0 for NULL.
  */
 size_t mcandle_dataset_length(const mcandle_dataset *dataset);
@@ -1469,7 +1479,7 @@ size_t mcandle_dataset_length(const mcandle_dataset *dataset);
 /**
  * Gives the number of tokens in all rows together.
  *
- * @param dataset The data set, or NULL.
+ * @param[in] dataset The data set, or NULL.
  * @return The number; 0 for NULL.
  */
 size_t mcandle_dataset_token_count(const mcandle_dataset *dataset);
@@ -1477,7 +1487,7 @@ size_t mcandle_dataset_token_count(const mcandle_dataset *dataset);
 /**
  * Gives the number of tokens that are scored, in all rows together.
  *
- * @param dataset The data set, or NULL.
+ * @param[in] dataset The data set, or NULL.
  * @return The number; 0 for NULL.
  */
 size_t mcandle_dataset_target_token_count(const mcandle_dataset *dataset);
@@ -1485,7 +1495,7 @@ size_t mcandle_dataset_target_token_count(const mcandle_dataset *dataset);
 /**
  * Gives the number of rows that were cut to the most tokens of a row.
  *
- * @param dataset The data set, or NULL.
+ * @param[in] dataset The data set, or NULL.
  * @return The number; 0 for NULL.
  */
 size_t mcandle_dataset_truncated_count(const mcandle_dataset *dataset);
@@ -1494,7 +1504,7 @@ size_t mcandle_dataset_truncated_count(const mcandle_dataset *dataset);
  * Gives the number of rows that were left out because they could not be used. Of the first 100 of
  * them mcandle_dataset_skipped_line() and mcandle_dataset_skipped_reason() tell more.
  *
- * @param dataset The data set, or NULL.
+ * @param[in] dataset The data set, or NULL.
  * @return The number; 0 for NULL.
  */
 size_t mcandle_dataset_skipped_count(const mcandle_dataset *dataset);
@@ -1502,8 +1512,8 @@ size_t mcandle_dataset_skipped_count(const mcandle_dataset *dataset);
 /**
  * Gives the place of a row that was left out.
  *
- * @param dataset The data set, or NULL.
- * @param index Which of the rows that were left out, from 0.
+ * @param[in] dataset The data set, or NULL.
+ * @param[in] index Which of the rows that were left out, from 0.
  * @return The line in the file, or the number of the row, from 1; 0 for NULL and where none is known.
  */
 size_t mcandle_dataset_skipped_line(const mcandle_dataset *dataset,
@@ -1512,8 +1522,8 @@ size_t mcandle_dataset_skipped_line(const mcandle_dataset *dataset,
 /**
  * Tells why a row was left out.
  *
- * @param dataset The data set, or NULL.
- * @param index Which of the rows that were left out, from 0.
+ * @param[in] dataset The data set, or NULL.
+ * @param[in] index Which of the rows that were left out, from 0.
  * @return A NUL-terminated string that lives as long as the data set; empty for NULL and where none
  * is known.
  */
@@ -1522,7 +1532,7 @@ const char *mcandle_dataset_skipped_reason(const mcandle_dataset *dataset, size_
 /**
  * Frees a data set. Trainers that use it keep what they need.
  *
- * @param dataset The data set; NULL is allowed and does nothing.
+ * @param[in] dataset The data set; NULL is allowed and does nothing.
  */
 void mcandle_dataset_free(mcandle_dataset *dataset);
 
@@ -1541,8 +1551,8 @@ mcandle_dataset_options *mcandle_dataset_options_new(void);
  * A mask is "none", "prompt" or "assistant", a bad row "stop" or "skip". A key that is left out has
  * its default.
  *
- * @param json The JSON in UTF-8.
- * @param json_length Its length in bytes.
+ * @param[in] json The JSON in UTF-8.
+ * @param[in] json_length Its length in bytes.
  * @param[out] options Receives the options on success, to be freed with
  * mcandle_dataset_options_free().
  * @param[out] error Receives an error on failure; may be NULL.
@@ -1558,7 +1568,7 @@ mcandle_status mcandle_dataset_options_from_json(const char *json,
 /**
  * Writes options as JSON, from which mcandle_dataset_options_from_json() makes the same options.
  *
- * @param options The options.
+ * @param[in] options The options.
  * @param[out] json Receives an object with all keys on success, to be freed with
  * mcandle_string_free().
  * @param[out] error Receives an error on failure; may be NULL.
@@ -1573,8 +1583,8 @@ mcandle_status mcandle_dataset_options_to_json(const mcandle_dataset_options *op
  * Sets the most tokens of a row; what is longer is cut at the end and counted. Values out of range
  * are reported by the call that uses the options; so it is for all options.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param max_seq_length At least 2. Default 2048.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] max_seq_length At least 2. Default 2048.
  */
 void mcandle_dataset_options_set_max_seq_length(mcandle_dataset_options *options,
                                                 size_t max_seq_length);
@@ -1582,8 +1592,8 @@ void mcandle_dataset_options_set_max_seq_length(mcandle_dataset_options *options
 /**
  * Sets which tokens of a row are scored. A row of preferences scores its answers alone.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param mask One of the MCANDLE_LOSS_MASK_ constants. Default MCANDLE_LOSS_MASK_ASSISTANT.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] mask One of the MCANDLE_LOSS_MASK_ constants. Default MCANDLE_LOSS_MASK_ASSISTANT.
  */
 void mcandle_dataset_options_set_mask(mcandle_dataset_options *options, mcandle_loss_mask mask);
 
@@ -1591,10 +1601,10 @@ void mcandle_dataset_options_set_mask(mcandle_dataset_options *options, mcandle_
  * Sets the key under which rows have one of their parts. Two parts cannot have the same key. A part
  * whose key no row has is hidden.
  *
- * @param options The options.
- * @param field The part, NUL-terminated: "text", "prompt", "completion", "messages", "tools",
+ * @param[in,out] options The options.
+ * @param[in] field The part, NUL-terminated: "text", "prompt", "completion", "messages", "tools",
  * "prefix", "suffix", "middle", "chosen" or "rejected".
- * @param key The key, NUL-terminated UTF-8; it is copied. Default the name of the part.
+ * @param[in] key The key, NUL-terminated UTF-8; it is copied. Default the name of the part.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where there is no such part, MCANDLE_INVALID_UTF8,
  * MCANDLE_NULL_POINTER.
@@ -1607,8 +1617,8 @@ mcandle_status mcandle_dataset_options_set_field(mcandle_dataset_options *option
 /**
  * Sets what happens where a row cannot be used.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param on_bad_row One of the MCANDLE_BAD_ROW_ constants. Default MCANDLE_BAD_ROW_STOP.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] on_bad_row One of the MCANDLE_BAD_ROW_ constants. Default MCANDLE_BAD_ROW_STOP.
  */
 void mcandle_dataset_options_set_on_bad_row(mcandle_dataset_options *options,
                                             mcandle_bad_row on_bad_row);
@@ -1617,8 +1627,8 @@ void mcandle_dataset_options_set_on_bad_row(mcandle_dataset_options *options,
  * Sets the size up to which a file is kept in memory as tokens. Of a longer one only an index is
  * kept, and its rows are read again each time they are used.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param max_bytes_in_memory The size in bytes. Default 67108864.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] max_bytes_in_memory The size in bytes. Default 67108864.
  */
 void mcandle_dataset_options_set_max_bytes_in_memory(mcandle_dataset_options *options,
                                                      uint64_t max_bytes_in_memory);
@@ -1626,14 +1636,14 @@ void mcandle_dataset_options_set_max_bytes_in_memory(mcandle_dataset_options *op
 /**
  * Frees options.
  *
- * @param options The options; NULL is allowed and does nothing.
+ * @param[in] options The options; NULL is allowed and does nothing.
  */
 void mcandle_dataset_options_free(mcandle_dataset_options *options);
 
 /**
  * Tells whether a device can be used on this machine with this build.
  *
- * @param device One of the MCANDLE_DEVICE_ constants.
+ * @param[in] device One of the MCANDLE_DEVICE_ constants.
  * @return Whether a model can be loaded to it; false for other numbers.
  */
 bool mcandle_device_is_available(mcandle_device device);
@@ -1655,7 +1665,7 @@ uint64_t mcandle_memory_peak(void);
 /**
  * Gives the class of an error.
  *
- * @param error The error, or NULL.
+ * @param[in] error The error, or NULL.
  * @return Its status; MCANDLE_OK for NULL.
  */
 mcandle_status mcandle_error_status(const mcandle_error *error);
@@ -1663,7 +1673,7 @@ mcandle_status mcandle_error_status(const mcandle_error *error);
 /**
  * Gives the message of an error: what was wrong, where, and what would be right.
  *
- * @param error The error, or NULL.
+ * @param[in] error The error, or NULL.
  * @return A NUL-terminated string in UTF-8 that lives as long as the error; an empty one for NULL.
  */
 const char *mcandle_error_message(const mcandle_error *error);
@@ -1671,14 +1681,14 @@ const char *mcandle_error_message(const mcandle_error *error);
 /**
  * Frees an error.
  *
- * @param error The error; NULL is allowed and does nothing.
+ * @param[in] error The error; NULL is allowed and does nothing.
  */
 void mcandle_error_free(mcandle_error *error);
 
 /**
  * Gives the name of a status, such as "MCANDLE_NOT_FOUND".
  *
- * @param status Any number.
+ * @param[in] status Any number.
  * @return A NUL-terminated string that lives as long as the library; "unknown status" for numbers
  * that are not a status.
  */
@@ -1694,8 +1704,8 @@ mcandle_fim_context *mcandle_fim_context_new(void);
 /**
  * Sets the name of the repository.
  *
- * @param context The context.
- * @param repo_name The name, NUL-terminated UTF-8; it is copied. NULL for none.
+ * @param[in,out] context The context.
+ * @param[in] repo_name The name, NUL-terminated UTF-8; it is copied. NULL for none.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
  */
@@ -1706,8 +1716,8 @@ mcandle_status mcandle_fim_context_set_repo_name(mcandle_fim_context *context,
 /**
  * Sets the path of the file that is completed.
  *
- * @param context The context.
- * @param path The path in the repository, NUL-terminated UTF-8; it is copied. NULL for none.
+ * @param[in,out] context The context.
+ * @param[in] path The path in the repository, NUL-terminated UTF-8; it is copied. NULL for none.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
  */
@@ -1718,10 +1728,10 @@ mcandle_status mcandle_fim_context_set_path(mcandle_fim_context *context,
 /**
  * Adds another file of the repository, the most relevant one last.
  *
- * @param context The context.
- * @param path The path in the repository, NUL-terminated UTF-8; it is copied.
- * @param text The content in UTF-8; it is copied. May be NULL where the length is 0.
- * @param text_length Its length in bytes.
+ * @param[in,out] context The context.
+ * @param[in] path The path in the repository, NUL-terminated UTF-8; it is copied.
+ * @param[in] text The content in UTF-8; it is copied. May be NULL where the length is 0.
+ * @param[in] text_length Its length in bytes.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
  */
@@ -1734,7 +1744,7 @@ mcandle_status mcandle_fim_context_add_file(mcandle_fim_context *context,
 /**
  * Frees a context.
  *
- * @param context The context; NULL is allowed and does nothing.
+ * @param[in] context The context; NULL is allowed and does nothing.
  */
 void mcandle_fim_context_free(mcandle_fim_context *context);
 
@@ -1745,12 +1755,12 @@ void mcandle_fim_context_free(mcandle_fim_context *context);
  * It has the tokens that the model was trained with: those of Qwen2.5-Coder, StarCoder,
  * DeepSeek-Coder or Code Llama. Special tokens that the code spells are text.
  *
- * @param model The model.
- * @param prefix The code before in UTF-8; may be NULL where the length is 0.
- * @param prefix_length Its length in bytes.
- * @param suffix The code after in UTF-8; may be NULL where the length is 0.
- * @param suffix_length Its length in bytes.
- * @param context What else of the repository the model is shown, or NULL.
+ * @param[in] model The model.
+ * @param[in] prefix The code before in UTF-8; may be NULL where the length is 0.
+ * @param[in] prefix_length Its length in bytes.
+ * @param[in] suffix The code after in UTF-8; may be NULL where the length is 0.
+ * @param[in] suffix_length Its length in bytes.
+ * @param[in] context What else of the repository the model is shown, or NULL.
  * @param[out] tokens Receives the ids on success, to be freed with mcandle_tokens_free().
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_TOKENIZER where the model has no tokenizer or its vocabulary no such
@@ -1768,7 +1778,7 @@ mcandle_status mcandle_model_fim_prompt(const mcandle_model *model,
 /**
  * Gives the tokens that end a middle, for mcandle_generate_options_add_stop_token_id().
  *
- * @param model The model.
+ * @param[in] model The model.
  * @param[out] tokens Receives the ids on success, to be freed with mcandle_tokens_free().
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_TOKENIZER where the model has no tokenizer or its vocabulary no
@@ -1781,7 +1791,7 @@ mcandle_status mcandle_model_fim_stop_tokens(const mcandle_model *model,
 /**
  * Gives the numbers.
  *
- * @param floats The numbers, or NULL.
+ * @param[in] floats The numbers, or NULL.
  * @return A pointer that lives as long as the object; NULL for NULL. With a length of 0 it must not
  * be read.
  */
@@ -1790,7 +1800,7 @@ const float *mcandle_floats_data(const mcandle_floats *floats);
 /**
  * Gives how many numbers there are.
  *
- * @param floats The numbers, or NULL.
+ * @param[in] floats The numbers, or NULL.
  * @return How many; 0 for NULL.
  */
 size_t mcandle_floats_length(const mcandle_floats *floats);
@@ -1798,7 +1808,7 @@ size_t mcandle_floats_length(const mcandle_floats *floats);
 /**
  * Frees numbers.
  *
- * @param floats The numbers; NULL is allowed and does nothing.
+ * @param[in] floats The numbers; NULL is allowed and does nothing.
  */
 void mcandle_floats_free(mcandle_floats *floats);
 
@@ -1817,8 +1827,8 @@ mcandle_generate_options *mcandle_generate_options_new(void);
  * false. A grammar is {"grammar": {"json_schema": {...}}}, or with "regex" or "lark" and a string.
  * A key that is left out has its default.
  *
- * @param json The JSON in UTF-8.
- * @param json_length Its length in bytes.
+ * @param[in] json The JSON in UTF-8.
+ * @param[in] json_length Its length in bytes.
  * @param[out] options Receives the options on success, to be freed with
  * mcandle_generate_options_free().
  * @param[out] error Receives an error on failure; may be NULL.
@@ -1834,7 +1844,7 @@ mcandle_status mcandle_generate_options_from_json(const char *json,
 /**
  * Writes options as JSON, from which mcandle_generate_options_from_json() makes the same options.
  *
- * @param options The options.
+ * @param[in] options The options.
  * @param[out] json Receives an object with all keys on success, to be freed with
  * mcandle_string_free().
  * @param[out] error Receives an error on failure; may be NULL.
@@ -1849,16 +1859,16 @@ mcandle_status mcandle_generate_options_to_json(const mcandle_generate_options *
  * Sets the most tokens to generate. Values out of range are reported by the call that uses the
  * options; so it is for all options.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param max_tokens At least 1. Default 256.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] max_tokens At least 1. Default 256.
  */
 void mcandle_generate_options_set_max_tokens(mcandle_generate_options *options, size_t max_tokens);
 
 /**
  * Sets the number of tokens before which no token that ends the text is chosen.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param min_tokens At most the most tokens to generate. Default 0.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] min_tokens At most the most tokens to generate. Default 0.
  */
 void mcandle_generate_options_set_min_tokens(mcandle_generate_options *options, size_t min_tokens);
 
@@ -1866,10 +1876,10 @@ void mcandle_generate_options_set_min_tokens(mcandle_generate_options *options, 
  * Adds a stop string: where it is generated, the text ends before it. It may span tokens, and is
  * not part of the text.
  *
- * @param options The options.
- * @param stop The string in UTF-8; it is copied. An empty one is reported by the call that uses the
- * options.
- * @param stop_length Its length in bytes.
+ * @param[in,out] options The options.
+ * @param[in] stop The string in UTF-8; it is copied. An empty one is reported by the call that
+ * uses the options.
+ * @param[in] stop_length Its length in bytes.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
  */
@@ -1881,15 +1891,15 @@ mcandle_status mcandle_generate_options_add_stop(mcandle_generate_options *optio
 /**
  * Removes all stop strings. There are none by default.
  *
- * @param options The options; NULL is allowed and does nothing.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
  */
 void mcandle_generate_options_clear_stop(mcandle_generate_options *options);
 
 /**
  * Adds a token that ends the text, beside those that the model names. It is not part of the text.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param id The id of the token, below the size of the model's vocabulary.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] id The id of the token, below the size of the model's vocabulary.
  */
 void mcandle_generate_options_add_stop_token_id(mcandle_generate_options *options, uint32_t id);
 
@@ -1897,7 +1907,7 @@ void mcandle_generate_options_add_stop_token_id(mcandle_generate_options *option
  * Removes all tokens that mcandle_generate_options_add_stop_token_id() added. There are none by
  * default.
  *
- * @param options The options; NULL is allowed and does nothing.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
  */
 void mcandle_generate_options_clear_stop_token_ids(mcandle_generate_options *options);
 
@@ -1905,24 +1915,24 @@ void mcandle_generate_options_clear_stop_token_ids(mcandle_generate_options *opt
  * Sets whether to go on after a token by which the model ends the text. Tokens that
  * mcandle_generate_options_add_stop_token_id() added end it all the same.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param ignore_eos Default false.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] ignore_eos Default false.
  */
 void mcandle_generate_options_set_ignore_eos(mcandle_generate_options *options, bool ignore_eos);
 
 /**
  * Sets the time after which a generation ends, with what there is.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param seconds Above 0, from the call on; or 0 for no limit. Default 0.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] seconds Above 0, from the call on; or 0 for no limit. Default 0.
  */
 void mcandle_generate_options_set_max_time(mcandle_generate_options *options, double seconds);
 
 /**
  * Sets how many of the most likely tokens each token is reported with.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param top_logprobs At most 100. Default 0.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] top_logprobs At most 100. Default 0.
  */
 void mcandle_generate_options_set_top_logprobs(mcandle_generate_options *options,
                                                size_t top_logprobs);
@@ -1931,8 +1941,8 @@ void mcandle_generate_options_set_top_logprobs(mcandle_generate_options *options
  * Sets whether special tokens, such as those between the turns of a conversation, are left out of
  * the text.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param skip_special_tokens Default true.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] skip_special_tokens Default true.
  */
 void mcandle_generate_options_set_skip_special_tokens(mcandle_generate_options *options,
                                                       bool skip_special_tokens);
@@ -1940,8 +1950,8 @@ void mcandle_generate_options_set_skip_special_tokens(mcandle_generate_options *
 /**
  * Sets how many prompt tokens are computed at once; memory grows with it.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param prefill_chunk At least 1. Default 512.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] prefill_chunk At least 1. Default 512.
  */
 void mcandle_generate_options_set_prefill_chunk(mcandle_generate_options *options,
                                                 size_t prefill_chunk);
@@ -1950,19 +1960,19 @@ void mcandle_generate_options_set_prefill_chunk(mcandle_generate_options *option
  * Sets the most tokens of context to keep, which bounds the memory of keys and values. The model's
  * own limit holds too.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param max_kv_size At least 2, or 0 for the model's limit alone. Default 0.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] max_kv_size At least 2, or 0 for the model's limit alone. Default 0.
  */
 void mcandle_generate_options_set_max_kv_size(mcandle_generate_options *options,
                                               size_t max_kv_size);
 
 /**
- * Sets what happens when the context is full: whether to drop the older half of it, all but the
+ * Sets what happens when the context is full: whether to give up the older half of it, all but the
  * first tokens, and go on. Otherwise a prompt that does not fit is an error, and a text that
  * reaches the limit ends.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param context_shift Default false.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] context_shift Default false.
  */
 void mcandle_generate_options_set_context_shift(mcandle_generate_options *options,
                                                 bool context_shift);
@@ -1970,8 +1980,8 @@ void mcandle_generate_options_set_context_shift(mcandle_generate_options *option
 /**
  * Sets how many of the first tokens a shift of the context keeps, such as those of a system prompt.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param keep Below half the context. Default 4.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] keep Below half the context. Default 4.
  */
 void mcandle_generate_options_set_keep(mcandle_generate_options *options, size_t keep);
 
@@ -1981,8 +1991,8 @@ void mcandle_generate_options_set_keep(mcandle_generate_options *options, size_t
  * sampled; it pays where the answer repeats the prompt. Generators with a draft model and batches do
  * without.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param prompt_lookup_num_tokens The number, or 0 for none. Default 0.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] prompt_lookup_num_tokens The number, or 0 for none. Default 0.
  */
 void mcandle_generate_options_set_prompt_lookup_num_tokens(mcandle_generate_options *options,
                                                            size_t prompt_lookup_num_tokens);
@@ -1990,8 +2000,8 @@ void mcandle_generate_options_set_prompt_lookup_num_tokens(mcandle_generate_opti
 /**
  * Sets how many tokens are drafted at once where the generator has a draft model.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param num_draft_tokens At least 1. Default 3.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] num_draft_tokens At least 1. Default 3.
  */
 void mcandle_generate_options_set_num_draft_tokens(mcandle_generate_options *options,
                                                    size_t num_draft_tokens);
@@ -1999,14 +2009,14 @@ void mcandle_generate_options_set_num_draft_tokens(mcandle_generate_options *opt
 /**
  * Frees options.
  *
- * @param options The options; NULL is allowed and does nothing.
+ * @param[in] options The options; NULL is allowed and does nothing.
  */
 void mcandle_generate_options_free(mcandle_generate_options *options);
 
 /**
  * Gives the text of a batch that a token belongs to.
  *
- * @param chunk The chunk, or NULL.
+ * @param[in] chunk The chunk, or NULL.
  * @return The number that the text got when it was added to the batch; 0 for NULL and the chunks of
  * a generator.
  */
@@ -2015,7 +2025,7 @@ size_t mcandle_chunk_sequence(const mcandle_chunk *chunk);
 /**
  * Gives the place of a token among the generated ones, from 0.
  *
- * @param chunk The chunk, or NULL.
+ * @param[in] chunk The chunk, or NULL.
  * @return The place; 0 for NULL.
  */
 size_t mcandle_chunk_index(const mcandle_chunk *chunk);
@@ -2023,7 +2033,7 @@ size_t mcandle_chunk_index(const mcandle_chunk *chunk);
 /**
  * Gives the id of a token.
  *
- * @param chunk The chunk, or NULL.
+ * @param[in] chunk The chunk, or NULL.
  * @return The id; 0 for NULL.
  */
 uint32_t mcandle_chunk_token(const mcandle_chunk *chunk);
@@ -2032,7 +2042,7 @@ uint32_t mcandle_chunk_token(const mcandle_chunk *chunk);
  * Gives the text that became complete with a token: whole UTF-8 characters only. It is empty while
  * the bytes of a character or what may be a stop string are still coming, and for special tokens.
  *
- * @param chunk The chunk, or NULL.
+ * @param[in] chunk The chunk, or NULL.
  * @param[out] length Receives the length in bytes; may be NULL.
  * @return The text, with a NUL behind it, which lives only during the callback; empty for NULL.
  */
@@ -2042,7 +2052,7 @@ const char *mcandle_chunk_text(const mcandle_chunk *chunk, size_t *length);
  * Gives the natural logarithm of the probability of a token under the model, before any option of
  * sampling.
  *
- * @param chunk The chunk, or NULL.
+ * @param[in] chunk The chunk, or NULL.
  * @return The logarithm, 0 or less; NaN for NULL.
  */
 float mcandle_chunk_logprob(const mcandle_chunk *chunk);
@@ -2051,7 +2061,7 @@ float mcandle_chunk_logprob(const mcandle_chunk *chunk);
  * Gives the most likely tokens in the place of a token, the most likely first: as many as
  * mcandle_generate_options_set_top_logprobs() asked for.
  *
- * @param chunk The chunk, or NULL.
+ * @param[in] chunk The chunk, or NULL.
  * @param[out] count Receives their number; may be NULL.
  * @return The ids, which live only during the callback; NULL for NULL. With a count of 0 they must
  * not be read.
@@ -2062,7 +2072,7 @@ const uint32_t *mcandle_chunk_top_tokens(const mcandle_chunk *chunk, size_t *cou
  * Gives the natural logarithms of the probabilities of the tokens that mcandle_chunk_top_tokens()
  * gives, in the same order.
  *
- * @param chunk The chunk, or NULL.
+ * @param[in] chunk The chunk, or NULL.
  * @param[out] count Receives their number; may be NULL.
  * @return The logarithms, which live only during the callback; NULL for NULL. With a count of 0 they
  * must not be read.
@@ -2074,7 +2084,7 @@ const float *mcandle_chunk_top_logprobs(const mcandle_chunk *chunk,
  * Gives the generated text, without special tokens and stop string. It is empty where the model has
  * no tokenizer.
  *
- * @param generation The generation, or NULL.
+ * @param[in] generation The generation, or NULL.
  * @param[out] length Receives the length in bytes; may be NULL.
  * @return The text, with a NUL behind it, which lives as long as the generation; empty for NULL.
  */
@@ -2084,7 +2094,7 @@ const char *mcandle_generation_text(const mcandle_generation *generation, size_t
  * Gives the generated tokens, without the one that ended the text. Those of a stop string are among
  * them.
  *
- * @param generation The generation, or NULL.
+ * @param[in] generation The generation, or NULL.
  * @param[out] count Receives their number; may be NULL.
  * @return The ids, which live as long as the generation; NULL for NULL. With a count of 0 they must
  * not be read.
@@ -2095,7 +2105,7 @@ const uint32_t *mcandle_generation_tokens(const mcandle_generation *generation, 
  * Gives the natural logarithm of the probability of each generated token under the model, before any
  * option of sampling.
  *
- * @param generation The generation, or NULL.
+ * @param[in] generation The generation, or NULL.
  * @param[out] count Receives their number, which is that of the tokens; may be NULL.
  * @return The logarithms, which live as long as the generation; NULL for NULL. With a count of 0 they
  * must not be read.
@@ -2106,7 +2116,7 @@ const float *mcandle_generation_logprobs(const mcandle_generation *generation,
 /**
  * Gives the number of tokens of the prompt.
  *
- * @param generation The generation, or NULL.
+ * @param[in] generation The generation, or NULL.
  * @return The number; 0 for NULL.
  */
 size_t mcandle_generation_prompt_tokens(const mcandle_generation *generation);
@@ -2114,7 +2124,7 @@ size_t mcandle_generation_prompt_tokens(const mcandle_generation *generation);
 /**
  * Gives how many tokens of the prompt the generator had read before, and did not compute again.
  *
- * @param generation The generation, or NULL.
+ * @param[in] generation The generation, or NULL.
  * @return The number; 0 for NULL.
  */
 size_t mcandle_generation_cached_tokens(const mcandle_generation *generation);
@@ -2122,7 +2132,7 @@ size_t mcandle_generation_cached_tokens(const mcandle_generation *generation);
 /**
  * Gives the time from the call to the first token.
  *
- * @param generation The generation, or NULL.
+ * @param[in] generation The generation, or NULL.
  * @return Seconds; 0 for NULL.
  */
 double mcandle_generation_time_to_first_token(const mcandle_generation *generation);
@@ -2130,7 +2140,7 @@ double mcandle_generation_time_to_first_token(const mcandle_generation *generati
 /**
  * Gives the speed after the first token.
  *
- * @param generation The generation, or NULL.
+ * @param[in] generation The generation, or NULL.
  * @return Tokens per second; 0 for NULL, and where there was no second token.
  */
 double mcandle_generation_tokens_per_second(const mcandle_generation *generation);
@@ -2138,7 +2148,7 @@ double mcandle_generation_tokens_per_second(const mcandle_generation *generation
 /**
  * Gives the reason why a generation ended.
  *
- * @param generation The generation, or NULL.
+ * @param[in] generation The generation, or NULL.
  * @return One of the MCANDLE_FINISH_ constants; MCANDLE_FINISH_STOP for NULL.
  */
 mcandle_finish_reason mcandle_generation_finish_reason(const mcandle_generation *generation);
@@ -2146,7 +2156,7 @@ mcandle_finish_reason mcandle_generation_finish_reason(const mcandle_generation 
 /**
  * Gives the stop string that ended a generation.
  *
- * @param generation The generation, or NULL.
+ * @param[in] generation The generation, or NULL.
  * @param[out] length Receives the length in bytes; may be NULL.
  * @return The string, with a NUL behind it, which lives as long as the generation; empty for NULL and
  * where no stop string ended it.
@@ -2157,7 +2167,7 @@ const char *mcandle_generation_stop_string(const mcandle_generation *generation,
 /**
  * Gives the number of tokens that were drafted to be checked by the model.
  *
- * @param generation The generation, or NULL.
+ * @param[in] generation The generation, or NULL.
  * @return The number; 0 for NULL.
  */
 size_t mcandle_generation_drafted_tokens(const mcandle_generation *generation);
@@ -2165,7 +2175,7 @@ size_t mcandle_generation_drafted_tokens(const mcandle_generation *generation);
 /**
  * Gives how many of the drafted tokens were right. Their share is the acceptance rate.
  *
- * @param generation The generation, or NULL.
+ * @param[in] generation The generation, or NULL.
  * @return The number; 0 for NULL.
  */
 size_t mcandle_generation_accepted_tokens(const mcandle_generation *generation);
@@ -2173,14 +2183,14 @@ size_t mcandle_generation_accepted_tokens(const mcandle_generation *generation);
 /**
  * Frees a generation.
  *
- * @param generation The generation; NULL is allowed and does nothing.
+ * @param[in] generation The generation; NULL is allowed and does nothing.
  */
 void mcandle_generation_free(mcandle_generation *generation);
 
 /**
  * Makes a generator.
  *
- * @param model The model; it need not outlive the generator.
+ * @param[in] model The model; it need not outlive the generator.
  * @param[out] generator Receives the generator on success, to be freed with
  * mcandle_generator_free().
  * @param[out] error Receives an error on failure; may be NULL.
@@ -2193,8 +2203,8 @@ mcandle_status mcandle_generator_new(const mcandle_model *model,
 /**
  * Makes a generator that keeps keys and values in another form.
  *
- * @param model The model; it need not outlive the generator.
- * @param cache_type One of the MCANDLE_CACHE_ constants. mcandle_generator_new() takes
+ * @param[in] model The model; it need not outlive the generator.
+ * @param[in] cache_type One of the MCANDLE_CACHE_ constants. mcandle_generator_new() takes
  * MCANDLE_CACHE_FULL.
  * @param[out] generator Receives the generator on success, to be freed with
  * mcandle_generator_free().
@@ -2211,7 +2221,7 @@ mcandle_status mcandle_generator_new_with_cache_type(const mcandle_model *model,
  * continuations of one conversation. It has the same adapter and draft model, and no logits
  * callback.
  *
- * @param generator The generator to copy.
+ * @param[in] generator The generator to copy.
  * @param[out] fork Receives the copy on success, to be freed with mcandle_generator_free().
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_BACKEND where memory is lacking, MCANDLE_BUSY,
@@ -2225,9 +2235,9 @@ mcandle_status mcandle_generator_fork(const mcandle_generator *generator,
  * Uses an adapter from the next generation on, whatever is active on the model. What was read before
  * is forgotten.
  *
- * @param generator The generator.
- * @param adapter The adapter, or NULL for those that are active on the model; it need not outlive the
- * call.
+ * @param[in,out] generator The generator.
+ * @param[in] adapter The adapter, or NULL for those that are active on the model; it need not
+ * outlive the call.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where the adapter is for another model,
  * MCANDLE_BUSY, MCANDLE_NULL_POINTER.
@@ -2242,8 +2252,8 @@ mcandle_status mcandle_generator_set_adapter(mcandle_generator *generator,
  * Greedy text stays the same, and sampled text keeps its distribution. It pays where the smaller
  * model is much faster and mostly right; mcandle_generation_accepted_tokens() tells.
  *
- * @param generator The generator.
- * @param draft The smaller model, or NULL for none; it need not outlive the call.
+ * @param[in,out] generator The generator.
+ * @param[in] draft The smaller model, or NULL for none; it need not outlive the call.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where it has other tokens, MCANDLE_BUSY,
  * MCANDLE_NULL_POINTER.
@@ -2260,10 +2270,10 @@ mcandle_status mcandle_generator_set_draft_model(mcandle_generator *generator,
  * or the callback is NULL. Callback and user data may be used by every thread that uses the
  * generator.
  *
- * @param generator The generator.
- * @param callback The callback, or NULL for none.
- * @param user_data Given to the callback as it is.
- * @param free_user_data Called once to free the user data; may be NULL.
+ * @param[in,out] generator The generator.
+ * @param[in] callback The callback, or NULL for none.
+ * @param[in] user_data Given to the callback as it is.
+ * @param[in] free_user_data Called once to free the user data; may be NULL.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_BUSY, MCANDLE_NULL_POINTER.
  */
@@ -2276,12 +2286,12 @@ mcandle_status mcandle_generator_set_logits_processor(mcandle_generator *generat
 /**
  * Continues a text, and hands each token to a callback as it comes.
  *
- * @param generator The generator.
- * @param prompt The text in UTF-8.
- * @param prompt_length Its length in bytes.
- * @param options Options, or NULL for the defaults.
- * @param callback Receives each token; may be NULL.
- * @param user_data Given to the callback as it is; not used after the call.
+ * @param[in,out] generator The generator.
+ * @param[in] prompt The text in UTF-8.
+ * @param[in] prompt_length Its length in bytes.
+ * @param[in] options Options, or NULL for the defaults.
+ * @param[in] callback Receives each token; may be NULL.
+ * @param[in] user_data Given to the callback as it is; not used after the call.
  * @param[out] generation Receives the finished generation, also when it was stopped, to be freed
  * with mcandle_generation_free(); may be NULL.
  * @param[out] error Receives an error on failure; may be NULL.
@@ -2302,12 +2312,12 @@ mcandle_status mcandle_generator_generate(mcandle_generator *generator,
  * Continues token ids, as mcandle_generator_generate() continues a text. The model needs no
  * tokenizer.
  *
- * @param generator The generator.
- * @param ids The token ids of the prompt.
- * @param id_count Their number.
- * @param options Options, or NULL for the defaults.
- * @param callback Receives each token; may be NULL.
- * @param user_data Given to the callback as it is; not used after the call.
+ * @param[in,out] generator The generator.
+ * @param[in] ids The token ids of the prompt.
+ * @param[in] id_count Their number.
+ * @param[in] options Options, or NULL for the defaults.
+ * @param[in] callback Receives each token; may be NULL.
+ * @param[in] user_data Given to the callback as it is; not used after the call.
  * @param[out] generation Receives the finished generation, also when it was stopped, to be freed
  * with mcandle_generation_free(); may be NULL.
  * @param[out] error Receives an error on failure; may be NULL.
@@ -2327,7 +2337,7 @@ mcandle_status mcandle_generator_generate_from_ids(mcandle_generator *generator,
  * Gives the tokens that were read and are kept: the last prompt, and its answer but for the last
  * token.
  *
- * @param generator The generator.
+ * @param[in] generator The generator.
  * @param[out] context Receives a copy on success, to be freed with mcandle_tokens_free().
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_BUSY, MCANDLE_NULL_POINTER.
@@ -2339,8 +2349,9 @@ mcandle_status mcandle_generator_context(const mcandle_generator *generator,
 /**
  * Forgets tokens at the end of what was read.
  *
- * @param generator The generator.
- * @param length How many tokens are left; 0 forgets all, and more than there are changes nothing.
+ * @param[in,out] generator The generator.
+ * @param[in] length How many tokens are left; 0 forgets all, and more than there are changes
+ * nothing.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_BUSY, MCANDLE_NULL_POINTER.
  */
@@ -2352,9 +2363,9 @@ mcandle_status mcandle_generator_truncate(mcandle_generator *generator,
  * Saves what a generator has read, so that mcandle_generator_load_session() goes on from it at
  * another time or in another process.
  *
- * @param generator The generator. Adapter, draft model and logits callback are not saved.
- * @param path The file, NUL-terminated UTF-8, which appears whole or not at all; folders above it
- * are made.
+ * @param[in] generator The generator. Adapter, draft model and logits callback are not saved.
+ * @param[in] path The file, NUL-terminated UTF-8, which appears whole or not at all; folders above
+ * it are made.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_IO, MCANDLE_BACKEND, MCANDLE_BUSY, and those of bad arguments.
  */
@@ -2366,8 +2377,8 @@ mcandle_status mcandle_generator_save_session(const mcandle_generator *generator
  * Goes on from a file that mcandle_generator_save_session() wrote. Keys and values then are in the
  * form of the saved ones. A generator whose call fails is as before.
  *
- * @param generator The generator, with the model and adapter that the file was saved with.
- * @param path The file, NUL-terminated UTF-8.
+ * @param[in,out] generator The generator, with the model and adapter that the file was saved with.
+ * @param[in] path The file, NUL-terminated UTF-8.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_NOT_FOUND, MCANDLE_IO, MCANDLE_INVALID_FORMAT where it is no
  * session, MCANDLE_INCOMPATIBLE where it belongs to another model or adapter, MCANDLE_BACKEND,
@@ -2381,14 +2392,14 @@ mcandle_status mcandle_generator_load_session(mcandle_generator *generator,
  * Stops the generation that runs, before its next token. Any thread may call it at any time while
  * the generator lives; without a running generation it does nothing.
  *
- * @param generator The generator; NULL is allowed and does nothing.
+ * @param[in] generator The generator; NULL is allowed and does nothing.
  */
 void mcandle_generator_cancel(const mcandle_generator *generator);
 
 /**
  * Frees a generator. No call may be using it.
  *
- * @param generator The generator; NULL is allowed and does nothing.
+ * @param[in] generator The generator; NULL is allowed and does nothing.
  */
 void mcandle_generator_free(mcandle_generator *generator);
 
@@ -2398,9 +2409,9 @@ void mcandle_generator_free(mcandle_generator *generator);
  *
  * The file appears whole or not at all; where it exists, it is replaced.
  *
- * @param model The model; one that mcandle_model_merge() made has its adapter in the weights.
- * @param path The file, NUL-terminated UTF-8.
- * @param gguf_type One of the MCANDLE_GGUF_ constants.
+ * @param[in] model The model; one that mcandle_model_merge() made has its adapter in the weights.
+ * @param[in] path The file, NUL-terminated UTF-8.
+ * @param[in] gguf_type One of the MCANDLE_GGUF_ constants.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_TOKENIZER where the model has no tokenizer, MCANDLE_UNSUPPORTED
  * where llama.cpp has no counterpart of the tokenizer or of a setting of the model, MCANDLE_IO,
@@ -2427,9 +2438,9 @@ mcandle_status mcandle_model_save_gguf(const mcandle_model *model,
  * as title have no effect. Any other keyword, and a schema that nothing meets, is reported by the
  * call that uses the options.
  *
- * @param options The options.
- * @param json_schema The schema as JSON in UTF-8; it is copied.
- * @param json_schema_length Its length in bytes.
+ * @param[in,out] options The options.
+ * @param[in] json_schema The schema as JSON in UTF-8; it is copied.
+ * @param[in] json_schema_length Its length in bytes.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where it is not JSON, MCANDLE_INVALID_UTF8,
  * MCANDLE_NULL_POINTER.
@@ -2446,9 +2457,9 @@ mcandle_status mcandle_generate_options_set_json_schema(mcandle_generate_options
  * The syntax is that of Perl without look-around, word boundaries, back references and lazy
  * matching. An expression that cannot be used is reported by the call that uses the options.
  *
- * @param options The options.
- * @param regex The expression in UTF-8, at most 256 KiB; it is copied.
- * @param regex_length Its length in bytes.
+ * @param[in,out] options The options.
+ * @param[in] regex The expression in UTF-8, at most 256 KiB; it is copied.
+ * @param[in] regex_length Its length in bytes.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
  */
@@ -2465,9 +2476,9 @@ mcandle_status mcandle_generate_options_set_regex(mcandle_generate_options *opti
  * added tokens in angle brackets, such as <|im_end|>, stand for the tokens, which nothing else
  * produces. A grammar that cannot be used is reported by the call that uses the options.
  *
- * @param options The options.
- * @param lark The grammar in UTF-8, at most 256 KiB; it is copied.
- * @param lark_length Its length in bytes.
+ * @param[in,out] options The options.
+ * @param[in] lark The grammar in UTF-8, at most 256 KiB; it is copied.
+ * @param[in] lark_length Its length in bytes.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
  */
@@ -2479,7 +2490,7 @@ mcandle_status mcandle_generate_options_set_lark(mcandle_generate_options *optio
 /**
  * Removes what the text must be: schema, expression or grammar. There is none by default.
  *
- * @param options The options; NULL is allowed and does nothing.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
  */
 void mcandle_generate_options_clear_grammar(mcandle_generate_options *options);
 
@@ -2488,8 +2499,8 @@ void mcandle_generate_options_clear_grammar(mcandle_generate_options *options);
  * as MLX quantised them, or in PyTorch's own files, or from a GGUF file. The format is found by looking
  * at the files.
  *
- * @param path The directory or file, NUL-terminated UTF-8.
- * @param options Options, or NULL for the defaults.
+ * @param[in] path The directory or file, NUL-terminated UTF-8.
+ * @param[in] options Options, or NULL for the defaults.
  * @param[out] model Receives the model on success, to be freed with mcandle_model_free().
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or what went wrong: MCANDLE_NOT_FOUND, MCANDLE_INVALID_FORMAT,
@@ -2504,7 +2515,7 @@ mcandle_status mcandle_model_load(const char *path,
 /**
  * Frees a model. Generators, trainers and tokenizers made from it stay usable.
  *
- * @param model The model; NULL is allowed and does nothing.
+ * @param[in] model The model; NULL is allowed and does nothing.
  */
 void mcandle_model_free(mcandle_model *model);
 
@@ -2516,8 +2527,8 @@ void mcandle_model_free(mcandle_model *model);
  * The directory appears whole or not at all. Where it exists, the model in it is replaced and files
  * that are no part of a model stay; it may be the one that the model was loaded from.
  *
- * @param model The model; one that mcandle_model_merge() made has its adapter in the weights.
- * @param path The directory, NUL-terminated UTF-8.
+ * @param[in] model The model; one that mcandle_model_merge() made has its adapter in the weights.
+ * @param[in] path The directory, NUL-terminated UTF-8.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_IO, MCANDLE_INVALID_FORMAT where the path is that of a file,
  * MCANDLE_BACKEND, and those of bad arguments.
@@ -2530,8 +2541,8 @@ mcandle_status mcandle_model_save(const mcandle_model *model,
  * Makes a model with an adapter's change added to its weights. It generates what the model with the
  * adapter does, at the speed of a plain model.
  *
- * @param model The model, which stays as it is; both share the weights that are not changed.
- * @param adapter An adapter for the model.
+ * @param[in] model The model, which stays as it is; both share the weights that are not changed.
+ * @param[in] adapter An adapter for the model.
  * @param[out] merged Receives the new model on success, to be freed with mcandle_model_free().
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where the adapter is for another model,
@@ -2545,7 +2556,7 @@ mcandle_status mcandle_model_merge(const mcandle_model *model,
 /**
  * Describes a model in one line: architecture, size, vocabulary, context, dtype, device.
  *
- * @param model The model.
+ * @param[in] model The model.
  * @param[out] summary Receives the text on success, to be freed with mcandle_string_free().
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_NULL_POINTER.
@@ -2557,7 +2568,7 @@ mcandle_status mcandle_model_summary(const mcandle_model *model,
 /**
  * Gives the number of parameters of a model; a tied embedding counts once.
  *
- * @param model The model, or NULL.
+ * @param[in] model The model, or NULL.
  * @return The number; 0 for NULL.
  */
 uint64_t mcandle_model_parameter_count(const mcandle_model *model);
@@ -2565,7 +2576,7 @@ uint64_t mcandle_model_parameter_count(const mcandle_model *model);
 /**
  * Gives the most tokens that prompt and generated text can have together.
  *
- * @param model The model, or NULL.
+ * @param[in] model The model, or NULL.
  * @return The number; 0 for NULL.
  */
 size_t mcandle_model_context_length(const mcandle_model *model);
@@ -2573,7 +2584,7 @@ size_t mcandle_model_context_length(const mcandle_model *model);
 /**
  * Gives the number of token ids that the model knows.
  *
- * @param model The model, or NULL.
+ * @param[in] model The model, or NULL.
  * @return The number; 0 for NULL.
  */
 size_t mcandle_model_vocab_size(const mcandle_model *model);
@@ -2582,7 +2593,7 @@ size_t mcandle_model_vocab_size(const mcandle_model *model);
  * Tells whether weights of a model are kept in fewer bits than those of a float, because they are
  * stored so or were quantised at load.
  *
- * @param model The model, or NULL.
+ * @param[in] model The model, or NULL.
  * @return Whether they are; false for NULL.
  */
 bool mcandle_model_is_quantized(const mcandle_model *model);
@@ -2590,7 +2601,7 @@ bool mcandle_model_is_quantized(const mcandle_model *model);
 /**
  * Gives the device that a model was loaded to.
  *
- * @param model The model, or NULL.
+ * @param[in] model The model, or NULL.
  * @return One of the MCANDLE_DEVICE_ constants; MCANDLE_DEVICE_AUTO for NULL.
  */
 mcandle_device mcandle_model_device(const mcandle_model *model);
@@ -2598,7 +2609,7 @@ mcandle_device mcandle_model_device(const mcandle_model *model);
 /**
  * Gives the number format that a model computes in.
  *
- * @param model The model, or NULL.
+ * @param[in] model The model, or NULL.
  * @return One of the MCANDLE_DTYPE_ constants; MCANDLE_DTYPE_AUTO for NULL.
  */
 mcandle_dtype mcandle_model_dtype(const mcandle_model *model);
@@ -2606,7 +2617,7 @@ mcandle_dtype mcandle_model_dtype(const mcandle_model *model);
 /**
  * Gives the tokenizer of a model.
  *
- * @param model The model.
+ * @param[in] model The model.
  * @param[out] tokenizer Receives the tokenizer on success, to be freed with
  * mcandle_tokenizer_free(); it may outlive the model.
  * @param[out] error Receives an error on failure; may be NULL.
@@ -2619,7 +2630,7 @@ mcandle_status mcandle_model_tokenizer(const mcandle_model *model,
 /**
  * Finds out what a stored model is, without loading its weights.
  *
- * @param path The model, as mcandle_model_load() takes it, NUL-terminated UTF-8.
+ * @param[in] path The model, as mcandle_model_load() takes it, NUL-terminated UTF-8.
  * @param[out] info Receives what was found on success, to be freed with mcandle_model_info_free().
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or what went wrong: MCANDLE_NOT_FOUND, MCANDLE_INVALID_FORMAT,
@@ -2632,14 +2643,14 @@ mcandle_status mcandle_model_inspect(const char *path,
 /**
  * Frees what was found out about a model.
  *
- * @param info The object; NULL is allowed and does nothing.
+ * @param[in] info The object; NULL is allowed and does nothing.
  */
 void mcandle_model_info_free(mcandle_model_info *info);
 
 /**
  * Gives the format in which a model is stored, such as "safetensors", "mlx", "gguf" or "pytorch".
  *
- * @param info What was found out, or NULL.
+ * @param[in] info What was found out, or NULL.
  * @return A NUL-terminated text that lives as long as the object; empty for NULL.
  */
 const char *mcandle_model_info_format(const mcandle_model_info *info);
@@ -2647,7 +2658,7 @@ const char *mcandle_model_info_format(const mcandle_model_info *info);
 /**
  * Gives the family of a model, such as "qwen2" or "llama".
  *
- * @param info What was found out, or NULL.
+ * @param[in] info What was found out, or NULL.
  * @return A NUL-terminated text that lives as long as the object; empty for NULL.
  */
 const char *mcandle_model_info_architecture(const mcandle_model_info *info);
@@ -2655,7 +2666,7 @@ const char *mcandle_model_info_architecture(const mcandle_model_info *info);
 /**
  * Gives the encoding of most of the weights that stay quantised, such as "Q4_K".
  *
- * @param info What was found out, or NULL.
+ * @param[in] info What was found out, or NULL.
  * @return A NUL-terminated text that lives as long as the object; NULL where no weight is quantised,
  * and for NULL.
  */
@@ -2664,7 +2675,7 @@ const char *mcandle_model_info_quantization(const mcandle_model_info *info);
 /**
  * Gives the number of parameters; a tied embedding counts once.
  *
- * @param info What was found out, or NULL.
+ * @param[in] info What was found out, or NULL.
  * @return The number; 0 for NULL.
  */
 uint64_t mcandle_model_info_parameter_count(const mcandle_model_info *info);
@@ -2672,7 +2683,7 @@ uint64_t mcandle_model_info_parameter_count(const mcandle_model_info *info);
 /**
  * Gives the most tokens that prompt and generated text can have together.
  *
- * @param info What was found out, or NULL.
+ * @param[in] info What was found out, or NULL.
  * @return The number; 0 for NULL.
  */
 size_t mcandle_model_info_context_length(const mcandle_model_info *info);
@@ -2681,8 +2692,8 @@ size_t mcandle_model_info_context_length(const mcandle_model_info *info);
  * Gives the memory that the weights take in a number format, of which those that are stored quantised
  * are not.
  *
- * @param info What was found out.
- * @param dtype One of the MCANDLE_DTYPE_ constants but MCANDLE_DTYPE_AUTO.
+ * @param[in] info What was found out.
+ * @param[in] dtype One of the MCANDLE_DTYPE_ constants but MCANDLE_DTYPE_AUTO.
  * @param[out] bytes Receives the bytes on success.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT, MCANDLE_NULL_POINTER.
@@ -2695,11 +2706,11 @@ mcandle_status mcandle_model_info_weights_size(const mcandle_model_info *info,
 /**
  * Gives the memory that keys and values of a conversation take.
  *
- * @param info What was found out.
- * @param tokens The tokens of the conversation.
- * @param dtype The number format of the model, one of the MCANDLE_DTYPE_ constants but
+ * @param[in] info What was found out.
+ * @param[in] tokens The tokens of the conversation.
+ * @param[in] dtype The number format of the model, one of the MCANDLE_DTYPE_ constants but
  * MCANDLE_DTYPE_AUTO.
- * @param cache_type One of the MCANDLE_CACHE_ constants.
+ * @param[in] cache_type One of the MCANDLE_CACHE_ constants.
  * @param[out] bytes Receives the bytes on success.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT, MCANDLE_NULL_POINTER.
@@ -2717,7 +2728,7 @@ mcandle_status mcandle_model_info_cache_size(const mcandle_model_info *info,
  * parameters and bytes by the name of each), and "memory" with the bytes of "weights" and of
  * "cache_per_1000_tokens" in each number format.
  *
- * @param info What was found out.
+ * @param[in] info What was found out.
  * @param[out] json Receives the text on success, to be freed with mcandle_string_free().
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_NULL_POINTER.
@@ -2736,16 +2747,16 @@ mcandle_model_options *mcandle_model_options_new(void);
 /**
  * Sets the device. A number that is no device is reported by mcandle_model_load().
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param device One of the MCANDLE_DEVICE_ constants. Default MCANDLE_DEVICE_AUTO.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] device One of the MCANDLE_DEVICE_ constants. Default MCANDLE_DEVICE_AUTO.
  */
 void mcandle_model_options_set_device(mcandle_model_options *options, mcandle_device device);
 
 /**
  * Sets the number format. A number that is no format is reported by mcandle_model_load().
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param dtype One of the MCANDLE_DTYPE_ constants. Default MCANDLE_DTYPE_AUTO.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] dtype One of the MCANDLE_DTYPE_ constants. Default MCANDLE_DTYPE_AUTO.
  */
 void mcandle_model_options_set_dtype(mcandle_model_options *options, mcandle_dtype dtype);
 
@@ -2753,10 +2764,11 @@ void mcandle_model_options_set_dtype(mcandle_model_options *options, mcandle_dty
  * Keeps the weights of the linear maps in fewer bits: in groups that share a scale and a bias, as MLX
  * does. Weights that are stored in fewer bits stay as they are.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param bits The bits of a weight, 4 or 8; 0 keeps weights as they are stored, which is the default.
- * Other numbers are reported by mcandle_model_load().
- * @param group_size The weights that share a scale: 32, 64 or 128. Without use where bits is 0.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] bits The bits of a weight, 4 or 8; 0 keeps weights as they are stored, which is the
+ * default. Other numbers are reported by mcandle_model_load().
+ * @param[in] group_size The weights that share a scale: 32, 64 or 128. Without use where bits is
+ * 0.
  */
 void mcandle_model_options_set_quantization(mcandle_model_options *options,
                                             size_t bits,
@@ -2765,10 +2777,10 @@ void mcandle_model_options_set_quantization(mcandle_model_options *options,
 /**
  * Lets a callback hear how far a model is loaded, and end the loading.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param callback The callback, or NULL for none, which is the default.
- * @param user_data Given to the callback as it is; it must stay valid while a model is loaded with
- * these options.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] callback The callback, or NULL for none, which is the default.
+ * @param[in] user_data Given to the callback as it is; it must stay valid while a model is loaded
+ * with these options.
  */
 void mcandle_model_options_set_progress(mcandle_model_options *options,
                                         mcandle_load_callback callback,
@@ -2777,7 +2789,7 @@ void mcandle_model_options_set_progress(mcandle_model_options *options,
 /**
  * Frees options.
  *
- * @param options The options; NULL is allowed and does nothing.
+ * @param[in] options The options; NULL is allowed and does nothing.
  */
 void mcandle_model_options_free(mcandle_model_options *options);
 
@@ -2787,18 +2799,18 @@ void mcandle_model_options_free(mcandle_model_options *options);
  *
  * What the generator has read of the conversation already is not read again.
  *
- * @param generator The generator.
- * @param messages The whole conversation as a JSON array of objects such as
+ * @param[in,out] generator The generator.
+ * @param[in] messages The whole conversation as a JSON array of objects such as
  * {"role": "user", "content": "..."}, in UTF-8.
- * @param messages_length Its length in bytes.
- * @param chat_options A JSON object, or NULL for the defaults. Its keys: "tools", an array of
+ * @param[in] messages_length Its length in bytes.
+ * @param[in] chat_options A JSON object, or NULL for the defaults. Its keys: "tools", an array of
  * descriptions of functions; "add_generation_prompt", default true; "continue_final_message",
  * default false; "arguments", an object of further variables of the template, such as
  * {"enable_thinking": false}.
- * @param chat_options_length Its length in bytes.
- * @param options Options, or NULL for the defaults.
- * @param callback Receives each token; may be NULL.
- * @param user_data Given to the callback as it is; not used after the call.
+ * @param[in] chat_options_length Its length in bytes.
+ * @param[in] options Options, or NULL for the defaults.
+ * @param[in] callback Receives each token; may be NULL.
+ * @param[in] user_data Given to the callback as it is; not used after the call.
  * @param[out] generation Receives the finished generation, also when it was stopped, to be freed
  * with mcandle_generation_free(); may be NULL.
  * @param[out] error Receives an error on failure; may be NULL.
@@ -2822,15 +2834,15 @@ mcandle_status mcandle_generator_chat(mcandle_generator *generator,
  *
  * The text ends at the tokens of mcandle_model_fim_stop_tokens() too.
  *
- * @param generator The generator.
- * @param prefix The code before in UTF-8; may be NULL where the length is 0.
- * @param prefix_length Its length in bytes.
- * @param suffix The code after in UTF-8; may be NULL where the length is 0.
- * @param suffix_length Its length in bytes.
- * @param context What else of the repository the model is shown, or NULL.
- * @param options Options, or NULL for the defaults.
- * @param callback Receives each token; may be NULL.
- * @param user_data Given to the callback as it is; not used after the call.
+ * @param[in,out] generator The generator.
+ * @param[in] prefix The code before in UTF-8; may be NULL where the length is 0.
+ * @param[in] prefix_length Its length in bytes.
+ * @param[in] suffix The code after in UTF-8; may be NULL where the length is 0.
+ * @param[in] suffix_length Its length in bytes.
+ * @param[in] context What else of the repository the model is shown, or NULL.
+ * @param[in] options Options, or NULL for the defaults.
+ * @param[in] callback Receives each token; may be NULL.
+ * @param[in] user_data Given to the callback as it is; not used after the call.
  * @param[out] generation Receives the finished generation, also when it was stopped, to be freed
  * with mcandle_generation_free(); may be NULL.
  * @param[out] error Receives an error on failure; may be NULL.
@@ -2853,8 +2865,8 @@ mcandle_status mcandle_generator_complete(mcandle_generator *generator,
  * Sets the temperature of sampling: it divides the logits. Below 1 sharpens, above 1 flattens the
  * distribution.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param temperature 0 for always the most likely token, or more; finite. Default 0.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] temperature 0 for always the most likely token, or more; finite. Default 0.
  */
 void mcandle_generate_options_set_temperature(mcandle_generate_options *options,
                                               double temperature);
@@ -2862,24 +2874,24 @@ void mcandle_generate_options_set_temperature(mcandle_generate_options *options,
 /**
  * Sets how many of the most likely tokens are sampled from.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param top_k 0 for all. Default 0.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] top_k 0 for all. Default 0.
  */
 void mcandle_generate_options_set_top_k(mcandle_generate_options *options, size_t top_k);
 
 /**
  * Sets the probability that the most likely tokens must reach together to be sampled from.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param top_p Above 0 and at most 1, which is for all. Default 1.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] top_p Above 0 and at most 1, which is for all. Default 1.
  */
 void mcandle_generate_options_set_top_p(mcandle_generate_options *options, double top_p);
 
 /**
  * Sets the least probability to sample from, as a share of that of the most likely token.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param min_p 0 to 1; 0 is for all. Default 0.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] min_p 0 to 1; 0 is for all. Default 0.
  */
 void mcandle_generate_options_set_min_p(mcandle_generate_options *options, double min_p);
 
@@ -2887,8 +2899,8 @@ void mcandle_generate_options_set_min_p(mcandle_generate_options *options, doubl
  * Sets the probability that the most typical tokens must reach together to be sampled from: those
  * whose information is closest to the entropy of the distribution come first.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param typical_p Above 0 and at most 1, which is for all. Default 1.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] typical_p Above 0 and at most 1, which is for all. Default 1.
  */
 void mcandle_generate_options_set_typical_p(mcandle_generate_options *options, double typical_p);
 
@@ -2896,8 +2908,8 @@ void mcandle_generate_options_set_typical_p(mcandle_generate_options *options, d
  * Sets how often a token is drawn without the top choices (XTC): all tokens that have the threshold
  * or more, but the least likely one of them.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param xtc_probability 0 to 1; 0 is never. Default 0.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] xtc_probability 0 to 1; 0 is never. Default 0.
  */
 void mcandle_generate_options_set_xtc_probability(mcandle_generate_options *options,
                                                   double xtc_probability);
@@ -2905,8 +2917,8 @@ void mcandle_generate_options_set_xtc_probability(mcandle_generate_options *opti
 /**
  * Sets the least probability of a top choice of XTC.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param xtc_threshold 0 to 0.5. Default 0.1.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] xtc_threshold 0 to 0.5. Default 0.1.
  */
 void mcandle_generate_options_set_xtc_threshold(mcandle_generate_options *options,
                                                 double xtc_threshold);
@@ -2915,8 +2927,8 @@ void mcandle_generate_options_set_xtc_threshold(mcandle_generate_options *option
  * Sets the factor by which tokens that occurred are made less likely: a divisor of their positive
  * logits, and a factor of the negative ones.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param repetition_penalty Above 0 and finite; 1 is for none, below 1 makes them more likely.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] repetition_penalty Above 0 and finite; 1 is for none, below 1 makes them more likely.
  * Default 1.
  */
 void mcandle_generate_options_set_repetition_penalty(mcandle_generate_options *options,
@@ -2925,8 +2937,8 @@ void mcandle_generate_options_set_repetition_penalty(mcandle_generate_options *o
 /**
  * Sets what is subtracted from the logits of tokens that occurred, once for each token.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param presence_penalty Finite, usually -2 to 2. Default 0.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] presence_penalty Finite, usually -2 to 2. Default 0.
  */
 void mcandle_generate_options_set_presence_penalty(mcandle_generate_options *options,
                                                    double presence_penalty);
@@ -2934,8 +2946,8 @@ void mcandle_generate_options_set_presence_penalty(mcandle_generate_options *opt
 /**
  * Sets what is subtracted from the logit of a token as often as it occurred.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param frequency_penalty Finite, usually -2 to 2. Default 0.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] frequency_penalty Finite, usually -2 to 2. Default 0.
  */
 void mcandle_generate_options_set_frequency_penalty(mcandle_generate_options *options,
                                                     double frequency_penalty);
@@ -2944,8 +2956,8 @@ void mcandle_generate_options_set_frequency_penalty(mcandle_generate_options *op
  * Sets the number of last tokens, of prompt and answer together, in which the penalties on
  * repetition, presence and frequency look for a token.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param penalty_last_n 0 for all. Default 0.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] penalty_last_n 0 for all. Default 0.
  */
 void mcandle_generate_options_set_penalty_last_n(mcandle_generate_options *options,
                                                  size_t penalty_last_n);
@@ -2954,8 +2966,8 @@ void mcandle_generate_options_set_penalty_last_n(mcandle_generate_options *optio
  * Sets the size of the penalty on going on with a repetition (DRY): a token that would go on with a
  * repetition of n tokens loses multiplier * base^(n - allowed length) of its logit.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param dry_multiplier 0 for none, or more; finite. 0.8 is usual. Default 0.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] dry_multiplier 0 for none, or more; finite. 0.8 is usual. Default 0.
  */
 void mcandle_generate_options_set_dry_multiplier(mcandle_generate_options *options,
                                                  double dry_multiplier);
@@ -2963,16 +2975,16 @@ void mcandle_generate_options_set_dry_multiplier(mcandle_generate_options *optio
 /**
  * Sets the growth of the DRY penalty with each further token of a repetition.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param dry_base At least 1 and finite. Default 1.75.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] dry_base At least 1 and finite. Default 1.75.
  */
 void mcandle_generate_options_set_dry_base(mcandle_generate_options *options, double dry_base);
 
 /**
  * Sets the shortest repetition that has a DRY penalty, in tokens.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param dry_allowed_length Any number. Default 2.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] dry_allowed_length Any number. Default 2.
  */
 void mcandle_generate_options_set_dry_allowed_length(mcandle_generate_options *options,
                                                      size_t dry_allowed_length);
@@ -2980,8 +2992,8 @@ void mcandle_generate_options_set_dry_allowed_length(mcandle_generate_options *o
 /**
  * Sets the number of last tokens, of prompt and answer together, in which DRY looks for repetitions.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param dry_penalty_last_n 0 for all. Default 0.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] dry_penalty_last_n 0 for all. Default 0.
  */
 void mcandle_generate_options_set_dry_penalty_last_n(mcandle_generate_options *options,
                                                      size_t dry_penalty_last_n);
@@ -2990,10 +3002,10 @@ void mcandle_generate_options_set_dry_penalty_last_n(mcandle_generate_options *o
  * Adds a text that ends a repetition for DRY: no repetition goes over a token that has it in its
  * text, nor is such a token penalised. By default there are a line break, ":", "\"" and "*".
  *
- * @param options The options.
- * @param breaker The text in UTF-8; it is copied. An empty one is reported by the call that uses the
- * options.
- * @param breaker_length Its length in bytes.
+ * @param[in,out] options The options.
+ * @param[in] breaker The text in UTF-8; it is copied. An empty one is reported by the call that
+ * uses the options.
+ * @param[in] breaker_length Its length in bytes.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
  */
@@ -3005,7 +3017,7 @@ mcandle_status mcandle_generate_options_add_dry_sequence_breaker(mcandle_generat
 /**
  * Removes all texts that end a repetition for DRY, those of the default included.
  *
- * @param options The options; NULL is allowed and does nothing.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
  */
 void mcandle_generate_options_clear_dry_sequence_breakers(mcandle_generate_options *options);
 
@@ -3013,10 +3025,10 @@ void mcandle_generate_options_clear_dry_sequence_breakers(mcandle_generate_optio
  * Sets what is added to the logit of a token before anything else. Another call for the same token
  * replaces it.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param id The id of the token, below the size of the model's vocabulary.
- * @param bias A finite number, or negative infinity for a token that must not be drawn. Default 0
- * for each token.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] id The id of the token, below the size of the model's vocabulary.
+ * @param[in] bias A finite number, or negative infinity for a token that must not be drawn.
+ * Default 0 for each token.
  */
 void mcandle_generate_options_set_logit_bias(mcandle_generate_options *options,
                                              uint32_t id,
@@ -3025,25 +3037,25 @@ void mcandle_generate_options_set_logit_bias(mcandle_generate_options *options,
 /**
  * Removes what mcandle_generate_options_set_logit_bias() set, for all tokens.
  *
- * @param options The options; NULL is allowed and does nothing.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
  */
 void mcandle_generate_options_clear_logit_bias(mcandle_generate_options *options);
 
 /**
  * Sets the seed of sampling. The same seed, model and device give the same tokens.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param seed Any number. Default 0.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] seed Any number. Default 0.
  */
 void mcandle_generate_options_set_seed(mcandle_generate_options *options, uint64_t seed);
 
 /**
  * Gives the logits of the token that follows a text.
  *
- * @param generator The generator. Its adapter counts; what it has read is reused or forgotten, as for
- * a generation.
- * @param ids The token ids of the text, at least one.
- * @param id_count Their number.
+ * @param[in,out] generator The generator. Its adapter counts; what it has read is reused or
+ * forgotten, as for a generation.
+ * @param[in] ids The token ids of the text, at least one.
+ * @param[in] id_count Their number.
  * @param[out] logits Receives one for each id of the vocabulary on success, to be freed with
  * mcandle_floats_free().
  * @param[out] error Receives an error on failure; may be NULL.
@@ -3060,10 +3072,10 @@ mcandle_status mcandle_generator_next_logits(mcandle_generator *generator,
  * Gives the natural logarithm of the probability of each token of a text after the first, given
  * those before it.
  *
- * @param generator The generator. Its adapter counts; what it has read is reused or forgotten, as for
- * a generation.
- * @param ids The token ids of the text, at least two.
- * @param id_count Their number.
+ * @param[in,out] generator The generator. Its adapter counts; what it has read is reused or
+ * forgotten, as for a generation.
+ * @param[in] ids The token ids of the text, at least two.
+ * @param[in] id_count Their number.
  * @param[out] logprobs Receives one less than there are ids on success, to be freed with
  * mcandle_floats_free().
  * @param[out] error Receives an error on failure; may be NULL.
@@ -3078,13 +3090,13 @@ mcandle_status mcandle_generator_logprobs(mcandle_generator *generator,
 
 /**
  * Gives the perplexity of a text, by a window that moves over it: each token is predicted from at
- * least `window - stride` tokens before it, where there are so many.
+ * least window - stride tokens before it, where there are so many.
  *
- * @param generator The generator. Its adapter counts; what it has read is forgotten.
- * @param ids The token ids of the text, at least two.
- * @param id_count Their number, which may exceed the context.
- * @param window The length of the window in tokens: 2 or more, up to the context of the model.
- * @param stride By how many tokens it moves: 1 or more, below the window.
+ * @param[in,out] generator The generator. Its adapter counts; what it has read is forgotten.
+ * @param[in] ids The token ids of the text, at least two.
+ * @param[in] id_count Their number, which may exceed the context.
+ * @param[in] window The length of the window in tokens: 2 or more, up to the context of the model.
+ * @param[in] stride By how many tokens it moves: 1 or more, below the window.
  * @param[out] perplexity Receives the exponential of the mean negative log-likelihood per scored
  * token.
  * @param[out] sum_nll Receives the summed negative log-likelihood, in nats; may be NULL.
@@ -3106,12 +3118,12 @@ mcandle_status mcandle_generator_perplexity(mcandle_generator *generator,
 /**
  * Gives a vector that stands for a text: the hidden states after the last layer, pooled.
  *
- * @param generator The generator. Its adapter counts; what it has read is reused or forgotten, as for
- * a generation.
- * @param ids The token ids of the text, at least one.
- * @param id_count Their number.
- * @param pooling One of the MCANDLE_POOLING_ constants; mean pooling is usual.
- * @param normalize Whether to scale the vector to length 1.
+ * @param[in,out] generator The generator. Its adapter counts; what it has read is reused or
+ * forgotten, as for a generation.
+ * @param[in] ids The token ids of the text, at least one.
+ * @param[in] id_count Their number.
+ * @param[in] pooling One of the MCANDLE_POOLING_ constants; mean pooling is usual.
+ * @param[in] normalize Whether to scale the vector to length 1.
  * @param[out] embedding Receives as many numbers as the model is wide on success, to be freed with
  * mcandle_floats_free().
  * @param[out] error Receives an error on failure; may be NULL.
@@ -3129,7 +3141,7 @@ mcandle_status mcandle_generator_embed(mcandle_generator *generator,
 /**
  * Gives the bytes of a text, in UTF-8 and with a NUL behind them.
  *
- * @param string The text, or NULL.
+ * @param[in] string The text, or NULL.
  * @return A pointer that lives as long as the text; an empty string for NULL.
  */
 const char *mcandle_string_data(const mcandle_string *string);
@@ -3137,7 +3149,7 @@ const char *mcandle_string_data(const mcandle_string *string);
 /**
  * Gives the length of a text in bytes, without the NUL behind it.
  *
- * @param string The text, or NULL.
+ * @param[in] string The text, or NULL.
  * @return The length; 0 for NULL.
  */
 size_t mcandle_string_length(const mcandle_string *string);
@@ -3145,14 +3157,14 @@ size_t mcandle_string_length(const mcandle_string *string);
 /**
  * Frees a text.
  *
- * @param string The text; NULL is allowed and does nothing.
+ * @param[in] string The text; NULL is allowed and does nothing.
  */
 void mcandle_string_free(mcandle_string *string);
 
 /**
  * Gives the token ids.
  *
- * @param tokens The token ids, or NULL.
+ * @param[in] tokens The token ids, or NULL.
  * @return A pointer that lives as long as the object; NULL for NULL. With a length of 0 it must not
  * be read.
  */
@@ -3161,7 +3173,7 @@ const uint32_t *mcandle_tokens_data(const mcandle_tokens *tokens);
 /**
  * Gives the number of token ids.
  *
- * @param tokens The token ids, or NULL.
+ * @param[in] tokens The token ids, or NULL.
  * @return The number; 0 for NULL.
  */
 size_t mcandle_tokens_length(const mcandle_tokens *tokens);
@@ -3169,17 +3181,17 @@ size_t mcandle_tokens_length(const mcandle_tokens *tokens);
 /**
  * Frees token ids.
  *
- * @param tokens The token ids; NULL is allowed and does nothing.
+ * @param[in] tokens The token ids; NULL is allowed and does nothing.
  */
 void mcandle_tokens_free(mcandle_tokens *tokens);
 
 /**
  * Turns text into token ids.
  *
- * @param tokenizer The tokenizer.
- * @param text The text in UTF-8; may be NULL where the length is 0.
- * @param text_length Its length in bytes.
- * @param add_special_tokens Whether to add what the model expects at the start, as before
+ * @param[in] tokenizer The tokenizer.
+ * @param[in] text The text in UTF-8; may be NULL where the length is 0.
+ * @param[in] text_length Its length in bytes.
+ * @param[in] add_special_tokens Whether to add what the model expects at the start, as before
  * generating; Qwen2 expects nothing.
  * @param[out] tokens Receives the ids on success, to be freed with mcandle_tokens_free().
  * @param[out] error Receives an error on failure; may be NULL.
@@ -3195,10 +3207,10 @@ mcandle_status mcandle_tokenizer_encode(const mcandle_tokenizer *tokenizer,
 /**
  * Turns token ids into text.
  *
- * @param tokenizer The tokenizer.
- * @param ids The token ids; may be NULL where the number is 0.
- * @param id_count Their number.
- * @param skip_special_tokens Whether to leave tokens such as the end of the text out.
+ * @param[in] tokenizer The tokenizer.
+ * @param[in] ids The token ids; may be NULL where the number is 0.
+ * @param[in] id_count Their number.
+ * @param[in] skip_special_tokens Whether to leave tokens such as the end of the text out.
  * @param[out] text Receives the text on success, to be freed with mcandle_string_free().
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_TOKENIZER, MCANDLE_NULL_POINTER.
@@ -3213,14 +3225,14 @@ mcandle_status mcandle_tokenizer_decode(const mcandle_tokenizer *tokenizer,
 /**
  * Frees a tokenizer.
  *
- * @param tokenizer The tokenizer; NULL is allowed and does nothing.
+ * @param[in] tokenizer The tokenizer; NULL is allowed and does nothing.
  */
 void mcandle_tokenizer_free(mcandle_tokenizer *tokenizer);
 
 /**
  * Gives the kind of a piece.
  *
- * @param piece The piece, or NULL.
+ * @param[in] piece The piece, or NULL.
  * @return One of the MCANDLE_PIECE_ constants; -1 for NULL.
  */
 mcandle_piece_kind mcandle_piece_kind_of(const mcandle_piece *piece);
@@ -3228,7 +3240,7 @@ mcandle_piece_kind mcandle_piece_kind_of(const mcandle_piece *piece);
 /**
  * Gives the text of a piece; of a tool call the arguments, a JSON object.
  *
- * @param piece The piece, or NULL.
+ * @param[in] piece The piece, or NULL.
  * @param[out] length Receives the length in bytes; may be NULL.
  * @return The text, with a NUL behind it, which lives only during the callback; empty for NULL.
  */
@@ -3237,7 +3249,7 @@ const char *mcandle_piece_text(const mcandle_piece *piece, size_t *length);
 /**
  * Gives the name of the tool that a piece calls.
  *
- * @param piece The piece, or NULL.
+ * @param[in] piece The piece, or NULL.
  * @param[out] length Receives the length in bytes; may be NULL.
  * @return The name, with a NUL behind it, which lives only during the callback; empty for NULL, and
  * for a piece that is no tool call.
@@ -3247,10 +3259,10 @@ const char *mcandle_piece_name(const mcandle_piece *piece, size_t *length);
 /**
  * Makes a parser at the start of a text.
  *
- * @param find_reasoning Whether text between "<think>" and "</think>" comes out as
+ * @param[in] find_reasoning Whether text between "<think>" and "</think>" comes out as
  * MCANDLE_PIECE_REASONING, without the tags; if not, it is text.
- * @param inside_reasoning Whether the text starts inside of the reasoning, as it does where the
- * prompt ends with the opening tag; then the first is true whatever is given.
+ * @param[in] inside_reasoning Whether the text starts inside of the reasoning, as it does where
+ * the prompt ends with the opening tag; then the first is true whatever is given.
  * @return A parser, to be freed with mcandle_tool_call_parser_free().
  */
 mcandle_tool_call_parser *mcandle_tool_call_parser_new(bool find_reasoning, bool inside_reasoning);
@@ -3258,11 +3270,11 @@ mcandle_tool_call_parser *mcandle_tool_call_parser_new(bool find_reasoning, bool
 /**
  * Takes the next chunk, and hands over the pieces that are now complete.
  *
- * @param parser The parser.
- * @param text The chunk in UTF-8; may be NULL where the length is 0.
- * @param text_length Its length in bytes.
- * @param callback Receives the pieces; may be NULL.
- * @param user_data Given to the callback as it is; not used after the call.
+ * @param[in,out] parser The parser.
+ * @param[in] text The chunk in UTF-8; may be NULL where the length is 0.
+ * @param[in] text_length Its length in bytes.
+ * @param[in] callback Receives the pieces; may be NULL.
+ * @param[in] user_data Given to the callback as it is; not used after the call.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
  */
@@ -3277,9 +3289,9 @@ mcandle_status mcandle_tool_call_parser_push(mcandle_tool_call_parser *parser,
  * Ends the text, and hands over what is still held back; a call that was not closed is text. The
  * next chunk starts another text.
  *
- * @param parser The parser.
- * @param callback Receives the pieces; may be NULL.
- * @param user_data Given to the callback as it is; not used after the call.
+ * @param[in,out] parser The parser.
+ * @param[in] callback Receives the pieces; may be NULL.
+ * @param[in] user_data Given to the callback as it is; not used after the call.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_NULL_POINTER.
  */
@@ -3291,14 +3303,14 @@ mcandle_status mcandle_tool_call_parser_finish(mcandle_tool_call_parser *parser,
 /**
  * Frees a parser.
  *
- * @param parser The parser; NULL is allowed and does nothing.
+ * @param[in] parser The parser; NULL is allowed and does nothing.
  */
 void mcandle_tool_call_parser_free(mcandle_tool_call_parser *parser);
 
 /**
  * Gives the kind of an event.
  *
- * @param event The event, or NULL.
+ * @param[in] event The event, or NULL.
  * @return One of the MCANDLE_TRAIN_EVENT_ constants; -1 for NULL.
  */
 mcandle_train_event_kind mcandle_train_event_kind_of(const mcandle_train_event *event);
@@ -3308,7 +3320,7 @@ mcandle_train_event_kind mcandle_train_event_kind_of(const mcandle_train_event *
  * key "event" is "start", "step", "evaluation", "checkpoint" or "end". Times are in seconds,
  * numbers that are not finite are null.
  *
- * @param event The event, or NULL.
+ * @param[in] event The event, or NULL.
  * @return A NUL-terminated string in UTF-8 that lives only during the callback; empty for NULL.
  */
 const char *mcandle_train_event_json(const mcandle_train_event *event);
@@ -3316,7 +3328,7 @@ const char *mcandle_train_event_json(const mcandle_train_event *event);
 /**
  * Gives the number of steps done.
  *
- * @param event The event, or NULL.
+ * @param[in] event The event, or NULL.
  * @return The number, the step of the event included, and at a start those of the run that is
  * resumed; 0 for NULL.
  */
@@ -3325,7 +3337,7 @@ size_t mcandle_train_event_step(const mcandle_train_event *event);
 /**
  * Gives the number of steps of the whole run.
  *
- * @param event The event of a start or step.
+ * @param[in] event The event of a start or step, or NULL.
  * @return The number; 0 for NULL and other events.
  */
 size_t mcandle_train_event_total_steps(const mcandle_train_event *event);
@@ -3334,7 +3346,7 @@ size_t mcandle_train_event_total_steps(const mcandle_train_event *event);
  * Gives how often every training row was seen, the step of the event included; 1.5 is the middle
  * of the second time.
  *
- * @param event The event of a step.
+ * @param[in] event The event of a step, or NULL.
  * @return The number; 0 for NULL and other events.
  */
 double mcandle_train_event_epoch(const mcandle_train_event *event);
@@ -3343,7 +3355,7 @@ double mcandle_train_event_epoch(const mcandle_train_event *event);
  * Gives the mean negative log-likelihood of the target tokens: of the step before its update, or
  * of the validation rows. Where preferences are learned it is the mean loss of the pairs.
  *
- * @param event The event of a step or evaluation.
+ * @param[in] event The event of a step or evaluation, or NULL.
  * @return The loss; 0 for NULL and other events.
  */
 double mcandle_train_event_loss(const mcandle_train_event *event);
@@ -3351,7 +3363,7 @@ double mcandle_train_event_loss(const mcandle_train_event *event);
 /**
  * Gives e to the power of the loss of the validation rows.
  *
- * @param event The event of an evaluation.
+ * @param[in] event The event of an evaluation, or NULL.
  * @return The perplexity; 0 for NULL and other events.
  */
 double mcandle_train_event_perplexity(const mcandle_train_event *event);
@@ -3360,7 +3372,7 @@ double mcandle_train_event_perplexity(const mcandle_train_event *event);
  * Tells whether an evaluation has the lowest loss of the run so far, or whether a checkpoint holds
  * the weights of that evaluation.
  *
- * @param event The event of an evaluation or checkpoint.
+ * @param[in] event The event of an evaluation or checkpoint, or NULL.
  * @return Whether it is the best; false for NULL and other events.
  */
 bool mcandle_train_event_best(const mcandle_train_event *event);
@@ -3368,7 +3380,7 @@ bool mcandle_train_event_best(const mcandle_train_event *event);
 /**
  * Gives the learning rate of a step.
  *
- * @param event The event of a step.
+ * @param[in] event The event of a step, or NULL.
  * @return The learning rate; 0 for NULL and other events.
  */
 double mcandle_train_event_learning_rate(const mcandle_train_event *event);
@@ -3376,7 +3388,7 @@ double mcandle_train_event_learning_rate(const mcandle_train_event *event);
 /**
  * Gives the L2 norm of the gradient of a step, before clipping.
  *
- * @param event The event of a step.
+ * @param[in] event The event of a step, or NULL.
  * @return The norm; 0 for NULL and other events.
  */
 double mcandle_train_event_grad_norm(const mcandle_train_event *event);
@@ -3384,7 +3396,7 @@ double mcandle_train_event_grad_norm(const mcandle_train_event *event);
 /**
  * Gives the number of tokens, without padding: of the step, or at a start of all training rows.
  *
- * @param event The event of a start or step.
+ * @param[in] event The event of a start or step, or NULL.
  * @return The number; 0 for NULL and other events.
  */
 size_t mcandle_train_event_tokens(const mcandle_train_event *event);
@@ -3392,7 +3404,7 @@ size_t mcandle_train_event_tokens(const mcandle_train_event *event);
 /**
  * Gives the number of tokens that are scored: of the step, or at a start of all training rows.
  *
- * @param event The event of a start or step.
+ * @param[in] event The event of a start or step, or NULL.
  * @return The number; 0 for NULL and other events.
  */
 size_t mcandle_train_event_target_tokens(const mcandle_train_event *event);
@@ -3401,7 +3413,7 @@ size_t mcandle_train_event_target_tokens(const mcandle_train_event *event);
  * Gives the number of tokens since the first step, that of the event included, over all
  * resumptions.
  *
- * @param event The event of a step.
+ * @param[in] event The event of a step, or NULL.
  * @return The number; 0 for NULL and other events.
  */
 size_t mcandle_train_event_tokens_so_far(const mcandle_train_event *event);
@@ -3409,7 +3421,7 @@ size_t mcandle_train_event_tokens_so_far(const mcandle_train_event *event);
 /**
  * Gives the speed of a step.
  *
- * @param event The event of a step.
+ * @param[in] event The event of a step, or NULL.
  * @return Tokens per second, without padding; 0 for NULL and other events.
  */
 double mcandle_train_event_tokens_per_second(const mcandle_train_event *event);
@@ -3417,7 +3429,7 @@ double mcandle_train_event_tokens_per_second(const mcandle_train_event *event);
 /**
  * Gives the time since the run, or its resumption, began.
  *
- * @param event The event of a step, evaluation or end.
+ * @param[in] event The event of a step, evaluation or end, or NULL.
  * @return Seconds; 0 for NULL and other events.
  */
 double mcandle_train_event_seconds_elapsed(const mcandle_train_event *event);
@@ -3425,7 +3437,7 @@ double mcandle_train_event_seconds_elapsed(const mcandle_train_event *event);
 /**
  * Gives the time that the remaining steps will take at the pace so far.
  *
- * @param event The event of a step.
+ * @param[in] event The event of a step, or NULL.
  * @return Seconds; 0 for NULL and other events.
  */
 double mcandle_train_event_seconds_remaining(const mcandle_train_event *event);
@@ -3433,7 +3445,7 @@ double mcandle_train_event_seconds_remaining(const mcandle_train_event *event);
 /**
  * Gives the memory that the process holds at the end of a step.
  *
- * @param event The event of a step.
+ * @param[in] event The event of a step, or NULL.
  * @return Bytes; 0 for NULL, other events, and where the operating system does not tell.
  */
 uint64_t mcandle_train_event_memory(const mcandle_train_event *event);
@@ -3441,7 +3453,7 @@ uint64_t mcandle_train_event_memory(const mcandle_train_event *event);
 /**
  * Gives the most memory that the process has held, at the end of a step.
  *
- * @param event The event of a step.
+ * @param[in] event The event of a step, or NULL.
  * @return Bytes; 0 for NULL and other events.
  */
 uint64_t mcandle_train_event_peak_memory(const mcandle_train_event *event);
@@ -3449,7 +3461,7 @@ uint64_t mcandle_train_event_peak_memory(const mcandle_train_event *event);
 /**
  * Gives the directory of a checkpoint.
  *
- * @param event The event of a checkpoint.
+ * @param[in] event The event of a checkpoint, or NULL.
  * @return A NUL-terminated path that lives only during the callback; empty for NULL and other
  * events.
  */
@@ -3458,7 +3470,7 @@ const char *mcandle_train_event_path(const mcandle_train_event *event);
 /**
  * Gives how a run ended.
  *
- * @param event The event of an end.
+ * @param[in] event The event of an end, or NULL.
  * @return A summary that lives only during the callback and is not to be freed; NULL for NULL and
  * other events.
  */
@@ -3470,7 +3482,7 @@ const mcandle_train_summary *mcandle_train_event_summary(const mcandle_train_eve
  * A reward is the log-probability of an answer times beta, with DPO less that of the model before
  * training; with ORPO it is lambda times the mean of the log-probabilities of its tokens.
  *
- * @param event The event of a step.
+ * @param[in] event The event of a step, or NULL.
  * @return The reward; NaN for NULL, other events, and where no preferences are learned.
  */
 double mcandle_train_event_reward_chosen(const mcandle_train_event *event);
@@ -3478,7 +3490,7 @@ double mcandle_train_event_reward_chosen(const mcandle_train_event *event);
 /**
  * Gives the mean reward of the answers of a step that were rejected.
  *
- * @param event The event of a step.
+ * @param[in] event The event of a step, or NULL.
  * @return The reward; NaN for NULL, other events, and where no preferences are learned.
  */
 double mcandle_train_event_reward_rejected(const mcandle_train_event *event);
@@ -3486,7 +3498,7 @@ double mcandle_train_event_reward_rejected(const mcandle_train_event *event);
 /**
  * Gives the mean of the differences of rewards in a step, chosen less rejected.
  *
- * @param event The event of a step.
+ * @param[in] event The event of a step, or NULL.
  * @return The difference; NaN for NULL, other events, and where no preferences are learned.
  */
 double mcandle_train_event_reward_margin(const mcandle_train_event *event);
@@ -3494,7 +3506,7 @@ double mcandle_train_event_reward_margin(const mcandle_train_event *event);
 /**
  * Gives the share of the pairs of a step whose chosen answer has the higher reward.
  *
- * @param event The event of a step.
+ * @param[in] event The event of a step, or NULL.
  * @return 0 to 1; NaN for NULL, other events, and where no preferences are learned.
  */
 double mcandle_train_event_reward_accuracy(const mcandle_train_event *event);
@@ -3502,7 +3514,7 @@ double mcandle_train_event_reward_accuracy(const mcandle_train_event *event);
 /**
  * Gives how many numbers are trained.
  *
- * @param event The event of a start.
+ * @param[in] event The event of a start, or NULL.
  * @return The number; 0 for NULL and other events.
  */
 uint64_t mcandle_train_event_trainable_parameters(const mcandle_train_event *event);
@@ -3510,7 +3522,7 @@ uint64_t mcandle_train_event_trainable_parameters(const mcandle_train_event *eve
 /**
  * Gives how many numbers there are in all: those of the model and those that training adds.
  *
- * @param event The event of a start.
+ * @param[in] event The event of a start, or NULL.
  * @return The number; 0 for NULL and other events.
  */
 uint64_t mcandle_train_event_parameters(const mcandle_train_event *event);
@@ -3518,7 +3530,7 @@ uint64_t mcandle_train_event_parameters(const mcandle_train_event *event);
 /**
  * Gives the number of training rows.
  *
- * @param event The event of a start.
+ * @param[in] event The event of a start, or NULL.
  * @return The number; 0 for NULL and other events.
  */
 size_t mcandle_train_event_rows(const mcandle_train_event *event);
@@ -3526,7 +3538,7 @@ size_t mcandle_train_event_rows(const mcandle_train_event *event);
 /**
  * Gives how many training rows were cut to the longest length.
  *
- * @param event The event of a start.
+ * @param[in] event The event of a start, or NULL.
  * @return The number; 0 for NULL and other events.
  */
 size_t mcandle_train_event_truncated(const mcandle_train_event *event);
@@ -3534,7 +3546,7 @@ size_t mcandle_train_event_truncated(const mcandle_train_event *event);
 /**
  * Gives how many training rows were left out.
  *
- * @param event The event of a start.
+ * @param[in] event The event of a start, or NULL.
  * @return The number; 0 for NULL and other events.
  */
 size_t mcandle_train_event_skipped(const mcandle_train_event *event);
@@ -3542,7 +3554,7 @@ size_t mcandle_train_event_skipped(const mcandle_train_event *event);
 /**
  * Gives the number of batches in which every training row comes once.
  *
- * @param event The event of a start.
+ * @param[in] event The event of a start, or NULL.
  * @return The number; 0 for NULL and other events.
  */
 size_t mcandle_train_event_batches_per_epoch(const mcandle_train_event *event);
@@ -3550,7 +3562,7 @@ size_t mcandle_train_event_batches_per_epoch(const mcandle_train_event *event);
 /**
  * Gives the share of the places of a packed batch that hold tokens.
  *
- * @param event The event of a start.
+ * @param[in] event The event of a start, or NULL.
  * @return Above 0 and at most 1; 0 where rows are not packed, for NULL and for other events.
  */
 double mcandle_train_event_pack_efficiency(const mcandle_train_event *event);
@@ -3558,7 +3570,7 @@ double mcandle_train_event_pack_efficiency(const mcandle_train_event *event);
 /**
  * Gives what is trained.
  *
- * @param event The event of a start.
+ * @param[in] event The event of a start, or NULL.
  * @return "lora", "dora", "qlora", "qdora" or "full", NUL-terminated, which lives only during the
  * callback; empty for NULL and other events.
  */
@@ -3567,7 +3579,7 @@ const char *mcandle_train_event_method(const mcandle_train_event *event);
 /**
  * Gives what the loss rewards.
  *
- * @param event The event of a start.
+ * @param[in] event The event of a start, or NULL.
  * @return "sft", "dpo" or "orpo", NUL-terminated, which lives only during the callback; empty for
  * NULL and other events.
  */
@@ -3576,8 +3588,8 @@ const char *mcandle_train_event_objective(const mcandle_train_event *event);
 /**
  * Sets what is trained.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param method One of the MCANDLE_METHOD_ constants. Default MCANDLE_METHOD_LORA.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] method One of the MCANDLE_METHOD_ constants. Default MCANDLE_METHOD_LORA.
  */
 void mcandle_train_options_set_method(mcandle_train_options *options, mcandle_method method);
 
@@ -3585,16 +3597,16 @@ void mcandle_train_options_set_method(mcandle_train_options *options, mcandle_me
  * Sets how many of the last layers are trained. MCANDLE_METHOD_FULL with all of them trains
  * embedding, norms and head, too, and otherwise only what belongs to these layers.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param num_layers The number; a model of fewer is trained in all. 0 for all. Default 0.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] num_layers The number; a model of fewer is trained in all. 0 for all. Default 0.
  */
 void mcandle_train_options_set_num_layers(mcandle_train_options *options, size_t num_layers);
 
 /**
  * Sets the rank of the adapter. This and the settings below are not used by MCANDLE_METHOD_FULL.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param rank 1 to 4096. Default 8.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] rank 1 to 4096. Default 8.
  */
 void mcandle_train_options_set_rank(mcandle_train_options *options, size_t rank);
 
@@ -3602,8 +3614,8 @@ void mcandle_train_options_set_rank(mcandle_train_options *options, size_t rank)
  * Sets the strength of the adapter before division by its rank: lora_alpha of PEFT. Of alpha and
  * scale the last one that is set counts.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param alpha Above 0. Default 16.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] alpha Above 0. Default 16.
  */
 void mcandle_train_options_set_alpha(mcandle_train_options *options, double alpha);
 
@@ -3611,40 +3623,40 @@ void mcandle_train_options_set_alpha(mcandle_train_options *options, double alph
  * Sets the strength of the adapter itself, which no rank divides: scale of mlx-lm. Of alpha and
  * scale the last one that is set counts.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param scale Above 0; 20 is the default of mlx-lm. Default none: alpha counts.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] scale Above 0; 20 is the default of mlx-lm. Default none: alpha counts.
  */
 void mcandle_train_options_set_scale(mcandle_train_options *options, double scale);
 
 /**
  * Sets the share of the inputs of the adapter that training drops.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param dropout 0 or more and below 1. Default 0.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] dropout 0 or more and below 1. Default 0.
  */
 void mcandle_train_options_set_dropout(mcandle_train_options *options, double dropout);
 
 /**
  * Sets whether alpha is divided by the square root of the rank.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param use_rslora Default false.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] use_rslora Default false.
  */
 void mcandle_train_options_set_use_rslora(mcandle_train_options *options, bool use_rslora);
 
 /**
  * Sets whether the lengths of the rows of weights are trained apart from their directions (DoRA).
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param use_dora Default false.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] use_dora Default false.
  */
 void mcandle_train_options_set_use_dora(mcandle_train_options *options, bool use_dora);
 
 /**
  * Sets which projections the adapter changes. Of names and a pattern the last that is set counts.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param names NUL-terminated names with commas between them, out of q_proj, k_proj, v_proj,
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] names NUL-terminated names with commas between them, out of q_proj, k_proj, v_proj,
  * o_proj, gate_proj, up_proj, down_proj; it is copied. NULL for all. Default all.
  */
 void mcandle_train_options_set_target_modules(mcandle_train_options *options, const char *names);
@@ -3653,8 +3665,8 @@ void mcandle_train_options_set_target_modules(mcandle_train_options *options, co
  * Sets which projections the adapter changes by a pattern. Of names and a pattern the last that is
  * set counts.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param pattern A regular expression, NUL-terminated UTF-8, that matches whole names such as
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] pattern A regular expression, NUL-terminated UTF-8, that matches whole names such as
  * model.layers.3.self_attn.q_proj; it is copied. NULL for all. Default all.
  */
 void mcandle_train_options_set_target_pattern(mcandle_train_options *options, const char *pattern);
@@ -3664,8 +3676,8 @@ void mcandle_train_options_set_target_pattern(mcandle_train_options *options, co
  * this one. A setting that the optimizer does not have is an error of the call that uses the
  * options.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param optimizer One of the MCANDLE_OPTIMIZER_ constants. Default MCANDLE_OPTIMIZER_ADAMW.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] optimizer One of the MCANDLE_OPTIMIZER_ constants. Default MCANDLE_OPTIMIZER_ADAMW.
  */
 void mcandle_train_options_set_optimizer(mcandle_train_options *options,
                                          mcandle_optimizer optimizer);
@@ -3673,17 +3685,17 @@ void mcandle_train_options_set_optimizer(mcandle_train_options *options,
 /**
  * Sets the decay of the means of gradients and of squared gradients of AdamW and Adam.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param beta1 0 or more and below 1. Default 0.9.
- * @param beta2 0 or more and below 1. Default 0.999.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] beta1 0 or more and below 1. Default 0.9.
+ * @param[in] beta2 0 or more and below 1. Default 0.999.
  */
 void mcandle_train_options_set_betas(mcandle_train_options *options, double beta1, double beta2);
 
 /**
  * Sets what AdamW and Adam add to their denominator, and the least norm that Muon divides by.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param eps Above 0. Default 1e-8, and 1e-7 for Muon.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] eps Above 0. Default 1e-8, and 1e-7 for Muon.
  */
 void mcandle_train_options_set_eps(mcandle_train_options *options, double eps);
 
@@ -3691,40 +3703,40 @@ void mcandle_train_options_set_eps(mcandle_train_options *options, double eps);
  * Sets the share of each weight that is taken away per step and unit of learning rate; Adam and
  * SGD add it to the gradient. With Muon it is that of the matrices which Muon changes.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param weight_decay 0 or more. Default 0.01 for AdamW, 0.1 for Muon, and 0 for the others.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] weight_decay 0 or more. Default 0.01 for AdamW, 0.1 for Muon, and 0 for the others.
  */
 void mcandle_train_options_set_weight_decay(mcandle_train_options *options, double weight_decay);
 
 /**
  * Sets the share of the last direction that the next step of SGD or Muon keeps.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param momentum 0 or more and below 1. Default 0 for SGD and 0.95 for Muon.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] momentum 0 or more and below 1. Default 0 for SGD and 0.95 for Muon.
  */
 void mcandle_train_options_set_momentum(mcandle_train_options *options, double momentum);
 
 /**
  * Sets the L2 norm that gradients are scaled down to, over all weights together.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param max_grad_norm 0 for no limit, or more. Default 1.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] max_grad_norm 0 for no limit, or more. Default 1.
  */
 void mcandle_train_options_set_max_grad_norm(mcandle_train_options *options, double max_grad_norm);
 
 /**
  * Sets the highest learning rate.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param learning_rate Above 0. Default 1e-4.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] learning_rate Above 0. Default 1e-4.
  */
 void mcandle_train_options_set_learning_rate(mcandle_train_options *options, double learning_rate);
 
 /**
  * Sets what a falling learning rate does not fall below.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param min_learning_rate 0 or more, at most the highest. Default 0.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] min_learning_rate 0 or more, at most the highest. Default 0.
  */
 void mcandle_train_options_set_min_learning_rate(mcandle_train_options *options,
                                                  double min_learning_rate);
@@ -3732,16 +3744,16 @@ void mcandle_train_options_set_min_learning_rate(mcandle_train_options *options,
 /**
  * Sets the steps over which the learning rate rises from 0.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param warmup_steps At most the number of steps. Default 0.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] warmup_steps At most the number of steps. Default 0.
  */
 void mcandle_train_options_set_warmup_steps(mcandle_train_options *options, size_t warmup_steps);
 
 /**
  * Sets how the learning rate falls, in the place of any schedule set before.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param schedule One of the MCANDLE_SCHEDULE_ constants. Default MCANDLE_SCHEDULE_CONSTANT.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] schedule One of the MCANDLE_SCHEDULE_ constants. Default MCANDLE_SCHEDULE_CONSTANT.
  */
 void mcandle_train_options_set_schedule(mcandle_train_options *options, mcandle_schedule schedule);
 
@@ -3749,9 +3761,9 @@ void mcandle_train_options_set_schedule(mcandle_train_options *options, mcandle_
  * Multiplies the learning rate by a factor each so many steps after the warm-up, in the place of
  * any schedule set before.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param step_size Steps between two changes, at least 1.
- * @param gamma The factor, above 0 and at most 1; 0.1 is usual.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] step_size Steps between two changes, at least 1.
+ * @param[in] gamma The factor, above 0 and at most 1; 0.1 is usual.
  */
 void mcandle_train_options_set_schedule_step(mcandle_train_options *options,
                                              size_t step_size,
@@ -3761,8 +3773,8 @@ void mcandle_train_options_set_schedule_step(mcandle_train_options *options,
  * Multiplies the learning rate by a factor each step after the warm-up, in the place of any
  * schedule set before.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param gamma The factor, above 0 and at most 1, such as 0.999.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] gamma The factor, above 0 and at most 1, such as 0.999.
  */
 void mcandle_train_options_set_schedule_exponential(mcandle_train_options *options, double gamma);
 
@@ -3783,8 +3795,8 @@ mcandle_train_options *mcandle_train_options_new(void);
  * have no setter are given so. A "batching" is "plain", "length_buckets" or "packed". A key that is
  * left out has its default.
  *
- * @param json The JSON in UTF-8.
- * @param json_length Its length in bytes.
+ * @param[in] json The JSON in UTF-8.
+ * @param[in] json_length Its length in bytes.
  * @param[out] options Receives the options on success, to be freed with
  * mcandle_train_options_free().
  * @param[out] error Receives an error on failure; may be NULL.
@@ -3800,7 +3812,7 @@ mcandle_status mcandle_train_options_from_json(const char *json,
 /**
  * Writes options as JSON, from which mcandle_train_options_from_json() makes the same options.
  *
- * @param options The options.
+ * @param[in] options The options.
  * @param[out] json Receives an object with all keys on success, to be freed with
  * mcandle_string_free().
  * @param[out] error Receives an error on failure; may be NULL.
@@ -3815,24 +3827,24 @@ mcandle_status mcandle_train_options_to_json(const mcandle_train_options *option
  * Sets the number of optimizer steps. Values out of range are reported by the call that uses the
  * options; so it is for all options.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param steps At least 1. Default 1000.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] steps At least 1. Default 1000.
  */
 void mcandle_train_options_set_steps(mcandle_train_options *options, size_t steps);
 
 /**
  * Sets the number of passes over the training rows, in the place of a number of steps.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param epochs Above 0, such as 2.5; 0 for none. Default 0.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] epochs Above 0, such as 2.5; 0 for none. Default 0.
  */
 void mcandle_train_options_set_epochs(mcandle_train_options *options, double epochs);
 
 /**
  * Sets the number of rows in a batch, or of packs where rows are packed.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param batch_size At least 1. Default 4.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] batch_size At least 1. Default 4.
  */
 void mcandle_train_options_set_batch_size(mcandle_train_options *options, size_t batch_size);
 
@@ -3840,8 +3852,8 @@ void mcandle_train_options_set_batch_size(mcandle_train_options *options, size_t
  * Sets how many batches make one step, weighted by their scored tokens; pairs of preferences count
  * alike.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param batches At least 1. Default 1.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] batches At least 1. Default 1.
  */
 void mcandle_train_options_set_gradient_accumulation(mcandle_train_options *options,
                                                      size_t batches);
@@ -3849,32 +3861,32 @@ void mcandle_train_options_set_gradient_accumulation(mcandle_train_options *opti
 /**
  * Sets how rows are put together to batches. Rows of preferences cannot be packed.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param batching One of the MCANDLE_BATCHING_ constants. Default MCANDLE_BATCHING_PLAIN.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] batching One of the MCANDLE_BATCHING_ constants. Default MCANDLE_BATCHING_PLAIN.
  */
 void mcandle_train_options_set_batching(mcandle_train_options *options, mcandle_batching batching);
 
 /**
  * Sets the most tokens of a pack, where rows are packed.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param pack_length At least as many as the longest row has. Default 2048.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] pack_length At least as many as the longest row has. Default 2048.
  */
 void mcandle_train_options_set_pack_length(mcandle_train_options *options, size_t pack_length);
 
 /**
  * Sets whether rows come in another order in each epoch.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param shuffle Default true.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] shuffle Default true.
  */
 void mcandle_train_options_set_shuffle(mcandle_train_options *options, bool shuffle);
 
 /**
  * Sets the seed of the first weights of the adapter, the order of rows, and dropout.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param seed Any number. Default 0.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] seed Any number. Default 0.
  */
 void mcandle_train_options_set_seed(mcandle_train_options *options, uint64_t seed);
 
@@ -3882,8 +3894,8 @@ void mcandle_train_options_set_seed(mcandle_train_options *options, uint64_t see
  * Sets whether layers are computed again in the backward pass instead of kept: about a third
  * slower, and memory for one layer instead of all.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param grad_checkpoint Default false.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] grad_checkpoint Default false.
  */
 void mcandle_train_options_set_grad_checkpoint(mcandle_train_options *options,
                                                bool grad_checkpoint);
@@ -3892,8 +3904,8 @@ void mcandle_train_options_set_grad_checkpoint(mcandle_train_options *options,
  * Sets the share of each target that is spread over the whole vocabulary. The training loss
  * contains it, validation losses do not. Not for preferences; DPO has one of its own.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param label_smoothing 0 or more and below 1. Default 0.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] label_smoothing 0 or more and below 1. Default 0.
  */
 void mcandle_train_options_set_label_smoothing(mcandle_train_options *options,
                                                double label_smoothing);
@@ -3902,11 +3914,11 @@ void mcandle_train_options_set_label_smoothing(mcandle_train_options *options,
  * Learns from rows of {"prompt", "chosen", "rejected"} by direct preference optimisation, in the
  * place of any preference set before.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param beta How closely the model is held to the one before training; the smaller, the further
- * it may go. Above 0; 0.1 is usual.
- * @param label_smoothing The share of pairs that may be the wrong way round, 0 or more and below
- * 0.5; 0 is usual.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] beta How closely the model is held to the one before training; the smaller, the
+ * further it may go. Above 0; 0.1 is usual.
+ * @param[in] label_smoothing The share of pairs that may be the wrong way round, 0 or more and
+ * below 0.5; 0 is usual.
  */
 void mcandle_train_options_set_preference_dpo(mcandle_train_options *options,
                                               double beta,
@@ -3917,23 +3929,23 @@ void mcandle_train_options_set_preference_dpo(mcandle_train_options *options,
  * the place of any preference set before. It needs no second model, so a step takes less time than
  * one of DPO.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param lambda The weight of the odds ratio beside the likelihood of the chosen answer. Above 0;
- * 0.1 is usual.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] lambda The weight of the odds ratio beside the likelihood of the chosen answer. Above
+ * 0; 0.1 is usual.
  */
 void mcandle_train_options_set_preference_orpo(mcandle_train_options *options, double lambda);
 
 /**
  * Learns from texts again, which is the default.
  *
- * @param options The options; NULL is allowed and does nothing.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
  */
 void mcandle_train_options_clear_preference(mcandle_train_options *options);
 
 /**
  * Frees options.
  *
- * @param options The options; NULL is allowed and does nothing.
+ * @param[in] options The options; NULL is allowed and does nothing.
  */
 void mcandle_train_options_free(mcandle_train_options *options);
 
@@ -3941,24 +3953,24 @@ void mcandle_train_options_free(mcandle_train_options *options);
  * Sets the steps between evaluations on the validation rows, which also happen before the first
  * step and after the last.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param steps 0 for none. Default 200.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] steps 0 for none. Default 200.
  */
 void mcandle_train_options_set_eval_every(mcandle_train_options *options, size_t steps);
 
 /**
  * Sets the most batches of an evaluation.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param batches 0 for all. Default 25.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] batches 0 for all. Default 25.
  */
 void mcandle_train_options_set_eval_batches(mcandle_train_options *options, size_t batches);
 
 /**
  * Sets after how many evaluations in a row without a better loss the run ends.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param evaluations 0 for no such end. Default 0.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] evaluations 0 for no such end. Default 0.
  */
 void mcandle_train_options_set_early_stopping_patience(mcandle_train_options *options,
                                                        size_t evaluations);
@@ -3966,8 +3978,8 @@ void mcandle_train_options_set_early_stopping_patience(mcandle_train_options *op
 /**
  * Sets by how much a loss must be below the best one to be better.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param min_delta 0 or more. Default 0.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] min_delta 0 or more. Default 0.
  */
 void mcandle_train_options_set_early_stopping_min_delta(mcandle_train_options *options,
                                                         double min_delta);
@@ -3975,16 +3987,16 @@ void mcandle_train_options_set_early_stopping_min_delta(mcandle_train_options *o
 /**
  * Sets the steps between checkpoints, which need an output directory.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param steps 0 for none. Default 100.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] steps 0 for none. Default 100.
  */
 void mcandle_train_options_set_save_every(mcandle_train_options *options, size_t steps);
 
 /**
  * Sets how many of the newest checkpoints are kept, beside the one of the best evaluation.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param count 0 for all. Default 0.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] count 0 for all. Default 0.
  */
 void mcandle_train_options_set_keep_checkpoints(mcandle_train_options *options, size_t count);
 
@@ -3992,15 +4004,15 @@ void mcandle_train_options_set_keep_checkpoints(mcandle_train_options *options, 
  * Sets where checkpoints are written, metrics.jsonl and loss.svg, and at the end the adapter; or
  * the model, in the directory "model" there, where its weights are trained.
  *
- * @param options The options; NULL is allowed and does nothing.
- * @param path A directory, NUL-terminated UTF-8; it is copied. NULL for none. Default none.
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] path A directory, NUL-terminated UTF-8; it is copied. NULL for none. Default none.
  */
 void mcandle_train_options_set_output_dir(mcandle_train_options *options, const char *path);
 
 /**
  * Gives the number of steps done in all.
  *
- * @param summary The summary, or NULL.
+ * @param[in] summary The summary, or NULL.
  * @return The number; 0 for NULL.
  */
 size_t mcandle_train_summary_steps(const mcandle_train_summary *summary);
@@ -4008,7 +4020,7 @@ size_t mcandle_train_summary_steps(const mcandle_train_summary *summary);
 /**
  * Gives the loss of the last step.
  *
- * @param summary The summary, or NULL.
+ * @param[in] summary The summary, or NULL.
  * @return The loss; NaN for NULL and where no step was done.
  */
 double mcandle_train_summary_loss(const mcandle_train_summary *summary);
@@ -4016,7 +4028,7 @@ double mcandle_train_summary_loss(const mcandle_train_summary *summary);
 /**
  * Gives the last loss of the validation rows.
  *
- * @param summary The summary, or NULL.
+ * @param[in] summary The summary, or NULL.
  * @return The loss; NaN for NULL and where there was no evaluation.
  */
 double mcandle_train_summary_validation_loss(const mcandle_train_summary *summary);
@@ -4024,7 +4036,7 @@ double mcandle_train_summary_validation_loss(const mcandle_train_summary *summar
 /**
  * Tells whether a callback or another thread stopped the run before its last step.
  *
- * @param summary The summary, or NULL.
+ * @param[in] summary The summary, or NULL.
  * @return Whether it was stopped; false for NULL.
  */
 bool mcandle_train_summary_cancelled(const mcandle_train_summary *summary);
@@ -4032,7 +4044,7 @@ bool mcandle_train_summary_cancelled(const mcandle_train_summary *summary);
 /**
  * Gives why the run ended.
  *
- * @param summary The summary, or NULL.
+ * @param[in] summary The summary, or NULL.
  * @return One of the MCANDLE_TRAIN_STOP_ constants; -1 for NULL.
  */
 mcandle_train_stop mcandle_train_summary_stop_reason(const mcandle_train_summary *summary);
@@ -4040,7 +4052,7 @@ mcandle_train_stop mcandle_train_summary_stop_reason(const mcandle_train_summary
 /**
  * Gives the number of steps done before the evaluation with the lowest loss.
  *
- * @param summary The summary, or NULL.
+ * @param[in] summary The summary, or NULL.
  * @return The number; 0 for NULL, where there was no evaluation, and where none was better than
  * that before the first step.
  */
@@ -4049,7 +4061,7 @@ size_t mcandle_train_summary_best_step(const mcandle_train_summary *summary);
 /**
  * Gives the lowest loss of the validation rows, over all resumptions.
  *
- * @param summary The summary, or NULL.
+ * @param[in] summary The summary, or NULL.
  * @return The loss; NaN for NULL and where there was no evaluation.
  */
 double mcandle_train_summary_best_loss(const mcandle_train_summary *summary);
@@ -4057,7 +4069,7 @@ double mcandle_train_summary_best_loss(const mcandle_train_summary *summary);
 /**
  * Gives the checkpoint with the weights of the lowest validation loss.
  *
- * @param summary The summary, or NULL.
+ * @param[in] summary The summary, or NULL.
  * @return A NUL-terminated path that lives as long as the summary; empty for NULL and where no
  * such checkpoint was written.
  */
@@ -4066,7 +4078,7 @@ const char *mcandle_train_summary_best_path(const mcandle_train_summary *summary
 /**
  * Gives the number of tokens since the first step, over all resumptions.
  *
- * @param summary The summary, or NULL.
+ * @param[in] summary The summary, or NULL.
  * @return The number; 0 for NULL.
  */
 size_t mcandle_train_summary_tokens(const mcandle_train_summary *summary);
@@ -4074,7 +4086,7 @@ size_t mcandle_train_summary_tokens(const mcandle_train_summary *summary);
 /**
  * Gives the time of the run.
  *
- * @param summary The summary, or NULL.
+ * @param[in] summary The summary, or NULL.
  * @return Seconds; 0 for NULL.
  */
 double mcandle_train_summary_seconds(const mcandle_train_summary *summary);
@@ -4082,17 +4094,17 @@ double mcandle_train_summary_seconds(const mcandle_train_summary *summary);
 /**
  * Frees a summary.
  *
- * @param summary The summary; NULL is allowed and does nothing.
+ * @param[in] summary The summary; NULL is allowed and does nothing.
  */
 void mcandle_train_summary_free(mcandle_train_summary *summary);
 
 /**
  * Makes a trainer from the start: with a new adapter, or from the weights of the model.
  *
- * @param model The model; it need not outlive the trainer.
- * @param train The rows to train on; they need not outlive the trainer.
- * @param validation The rows to evaluate on, or NULL for no evaluation.
- * @param options Options, or NULL for the defaults.
+ * @param[in] model The model; it need not outlive the trainer.
+ * @param[in] train The rows to train on; they need not outlive the trainer.
+ * @param[in] validation The rows to evaluate on, or NULL for no evaluation.
+ * @param[in] options Options, or NULL for the defaults.
  * @param[out] trainer Receives the trainer on success, to be freed with mcandle_trainer_free().
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT, MCANDLE_CONTEXT_FULL where a row is too long for
@@ -4108,12 +4120,12 @@ mcandle_status mcandle_trainer_new(const mcandle_model *model,
 /**
  * Makes a trainer that goes on with an adapter, with a new optimizer and from step 0.
  *
- * @param model The model; it need not outlive the trainer.
- * @param train The rows to train on; they need not outlive the trainer.
- * @param validation The rows to evaluate on, or NULL for no evaluation.
- * @param options Options, or NULL for the defaults. The settings of the adapter take the place of
- * their method.
- * @param adapter The adapter, which does not change; it need not outlive the trainer.
+ * @param[in] model The model; it need not outlive the trainer.
+ * @param[in] train The rows to train on; they need not outlive the trainer.
+ * @param[in] validation The rows to evaluate on, or NULL for no evaluation.
+ * @param[in] options Options, or NULL for the defaults. The settings of the adapter take the place
+ * of their method.
+ * @param[in] adapter The adapter, which does not change; it need not outlive the trainer.
  * @param[out] trainer Receives the trainer on success, to be freed with mcandle_trainer_free().
  * @param[out] error Receives an error on failure; may be NULL.
  * @return As mcandle_trainer_new(); MCANDLE_INVALID_ARGUMENT also where the adapter is for a model of
@@ -4131,12 +4143,12 @@ mcandle_status mcandle_trainer_from_adapter(const mcandle_model *model,
  * Makes a trainer that goes on where a checkpoint was written. On the CPU its losses are, bit for
  * bit, those of the run that was not interrupted.
  *
- * @param model The model of the earlier run.
- * @param train The rows of the earlier run.
- * @param validation The rows to evaluate on, or NULL for no evaluation.
- * @param options The options of the earlier run, or NULL for the defaults; what does not change the
- * losses may differ.
- * @param checkpoint The directory of the checkpoint, NUL-terminated UTF-8.
+ * @param[in] model The model of the earlier run.
+ * @param[in] train The rows of the earlier run.
+ * @param[in] validation The rows to evaluate on, or NULL for no evaluation.
+ * @param[in] options The options of the earlier run, or NULL for the defaults; what does not
+ * change the losses may differ.
+ * @param[in] checkpoint The directory of the checkpoint, NUL-terminated UTF-8.
  * @param[out] trainer Receives the trainer on success, to be freed with mcandle_trainer_free().
  * @param[out] error Receives an error on failure; may be NULL.
  * @return As mcandle_trainer_new(), and MCANDLE_NOT_FOUND, MCANDLE_INVALID_FORMAT, or
@@ -4156,9 +4168,9 @@ mcandle_status mcandle_trainer_resume(const mcandle_model *model,
  * A run that is cancelled leaves a checkpoint of its last whole step where there is an output
  * directory, and another call goes on.
  *
- * @param trainer The trainer.
- * @param callback Receives what happens; may be NULL.
- * @param user_data Given to the callback as it is; not used after the call.
+ * @param[in,out] trainer The trainer.
+ * @param[in] callback Receives what happens; may be NULL.
+ * @param[in] user_data Given to the callback as it is; not used after the call.
  * @param[out] summary Receives how it ended, also when it was stopped, to be freed with
  * mcandle_train_summary_free(); may be NULL.
  * @param[out] error Receives an error on failure; may be NULL.
@@ -4176,14 +4188,14 @@ mcandle_status mcandle_trainer_train(mcandle_trainer *trainer,
  * Stops the training or evaluation that runs, within a step. Any thread may call it at any time while
  * the trainer lives; without a running one it does nothing.
  *
- * @param trainer The trainer; NULL is allowed and does nothing.
+ * @param[in] trainer The trainer; NULL is allowed and does nothing.
  */
 void mcandle_trainer_cancel(const mcandle_trainer *trainer);
 
 /**
  * Evaluates the validation rows with what is trained so far, as the events of evaluations do.
  *
- * @param trainer The trainer.
+ * @param[in] trainer The trainer.
  * @param[out] loss Receives the mean negative log-likelihood of a target token, or the mean loss of a
  * pair where preferences are learned; NaN where there are no validation rows.
  * @param[out] error Receives an error on failure; may be NULL.
@@ -4197,7 +4209,7 @@ mcandle_status mcandle_trainer_evaluate(const mcandle_trainer *trainer,
 /**
  * Gives the number of steps of the whole run: those of the options, or those that the epochs take.
  *
- * @param trainer The trainer, or NULL.
+ * @param[in] trainer The trainer, or NULL.
  * @return The number; 0 for NULL.
  */
 size_t mcandle_trainer_total_steps(const mcandle_trainer *trainer);
@@ -4205,7 +4217,7 @@ size_t mcandle_trainer_total_steps(const mcandle_trainer *trainer);
 /**
  * Gives the adapter as trained so far.
  *
- * @param trainer The trainer.
+ * @param[in] trainer The trainer.
  * @param[out] adapter Receives a copy on success, to be freed with mcandle_adapter_free(); further
  * training does not change it.
  * @param[out] error Receives an error on failure; may be NULL.
@@ -4219,7 +4231,7 @@ mcandle_status mcandle_trainer_adapter(const mcandle_trainer *trainer,
 /**
  * Gives the model as trained so far: with the adapter merged into its weights, or with its new weights.
  *
- * @param trainer The trainer.
+ * @param[in] trainer The trainer.
  * @param[out] model Receives a model of its own on success, to be freed with mcandle_model_free();
  * further training does not change it.
  * @param[out] error Receives an error on failure; may be NULL.
@@ -4233,8 +4245,8 @@ mcandle_status mcandle_trainer_model(const mcandle_trainer *trainer,
 /**
  * Writes a checkpoint, from which mcandle_trainer_resume() goes on.
  *
- * @param trainer The trainer.
- * @param path The directory, NUL-terminated UTF-8, which appears whole or not at all.
+ * @param[in] trainer The trainer.
+ * @param[in] path The directory, NUL-terminated UTF-8, which appears whole or not at all.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_IO, MCANDLE_BUSY, and those of bad arguments.
  */
@@ -4245,7 +4257,7 @@ mcandle_status mcandle_trainer_save_checkpoint(const mcandle_trainer *trainer,
 /**
  * Frees a trainer. No call may be using it.
  *
- * @param trainer The trainer; NULL is allowed and does nothing.
+ * @param[in] trainer The trainer; NULL is allowed and does nothing.
  */
 void mcandle_trainer_free(mcandle_trainer *trainer);
 

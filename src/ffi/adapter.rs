@@ -37,8 +37,8 @@ pub struct mcandle_adapter {
 /// Loads an adapter that Hugging Face's PEFT, mlx-lm or this library saved. The files that are there
 /// tell the format.
 ///
-/// @param path The directory, NUL-terminated UTF-8.
-/// @param model The model that the adapter is for; it need not outlive the adapter.
+/// @param[in] path The directory, NUL-terminated UTF-8.
+/// @param[in] model The model that the adapter is for; it need not outlive the adapter.
 /// @param[out] adapter Receives the adapter on success, to be freed with mcandle_adapter_free().
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_NOT_FOUND, MCANDLE_INVALID_FORMAT, MCANDLE_UNSUPPORTED,
@@ -66,8 +66,8 @@ pub unsafe extern "C" fn mcandle_adapter_load(
 
 /// Saves an adapter in the format of Hugging Face's PEFT.
 ///
-/// @param adapter The adapter.
-/// @param path The directory, NUL-terminated UTF-8; it is made where it does not exist.
+/// @param[in] adapter The adapter.
+/// @param[in] path The directory, NUL-terminated UTF-8; it is made where it does not exist.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_IO, and those of bad arguments.
 #[unsafe(no_mangle)]
@@ -90,9 +90,9 @@ pub unsafe extern "C" fn mcandle_adapter_save(
 /// Saves an adapter in the given format, in the place of an adapter that is there in either format.
 /// So adapters are converted: load one, and save it in the other format.
 ///
-/// @param adapter The adapter.
-/// @param path The directory, NUL-terminated UTF-8; it is made where it does not exist.
-/// @param format One of the MCANDLE_ADAPTER_FORMAT_ constants. mcandle_adapter_save() takes
+/// @param[in] adapter The adapter.
+/// @param[in] path The directory, NUL-terminated UTF-8; it is made where it does not exist.
+/// @param[in] format One of the MCANDLE_ADAPTER_FORMAT_ constants. mcandle_adapter_save() takes
 /// MCANDLE_ADAPTER_FORMAT_PEFT.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_IO, and those of bad arguments.
@@ -116,7 +116,7 @@ pub unsafe extern "C" fn mcandle_adapter_save_as(
 
 /// Gives the number of parameters of an adapter.
 ///
-/// @param adapter The adapter, or NULL.
+/// @param[in] adapter The adapter, or NULL.
 /// @return The number; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_adapter_parameter_count(adapter: *const mcandle_adapter) -> u64 {
@@ -126,7 +126,7 @@ pub unsafe extern "C" fn mcandle_adapter_parameter_count(adapter: *const mcandle
 
 /// Gives the rank of an adapter.
 ///
-/// @param adapter The adapter, or NULL.
+/// @param[in] adapter The adapter, or NULL.
 /// @return The rank; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_adapter_rank(adapter: *const mcandle_adapter) -> usize {
@@ -136,7 +136,7 @@ pub unsafe extern "C" fn mcandle_adapter_rank(adapter: *const mcandle_adapter) -
 
 /// Frees an adapter. Generators that use it keep what they need.
 ///
-/// @param adapter The adapter; NULL is allowed and does nothing.
+/// @param[in] adapter The adapter; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_adapter_free(adapter: *mut mcandle_adapter) {
     // SAFETY: the caller passes NULL or an adapter that it owns.

@@ -16,9 +16,9 @@ use std::ffi::c_char;
 /// others generate: what is being generated goes on with those that were active when it began, and the
 /// next generation has the new ones.
 ///
-/// @param model The model.
-/// @param name The name of the adapter, NUL-terminated UTF-8.
-/// @param path The directory of the adapter, as for mcandle_adapter_load().
+/// @param[in] model The model.
+/// @param[in] name The name of the adapter, NUL-terminated UTF-8.
+/// @param[in] path The directory of the adapter, as for mcandle_adapter_load().
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, MCANDLE_INVALID_ARGUMENT where the name is empty or taken, or what
 /// mcandle_adapter_load() gives.
@@ -43,9 +43,9 @@ pub unsafe extern "C" fn mcandle_model_load_adapter(
 
 /// Adds an adapter to those of a model, as mcandle_model_load_adapter() does.
 ///
-/// @param model The model.
-/// @param name The name of the adapter, NUL-terminated UTF-8.
-/// @param adapter The adapter, such as one that was just trained; it need not outlive the call.
+/// @param[in] model The model.
+/// @param[in] name The name of the adapter, NUL-terminated UTF-8.
+/// @param[in] adapter The adapter, such as one that was just trained; it need not outlive the call.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, MCANDLE_INVALID_ARGUMENT where the name is empty or taken or the adapter is for
 /// another model, and those of bad arguments.
@@ -92,8 +92,8 @@ unsafe fn change(
 
 /// Removes an adapter from those of a model. What is being generated with it goes on.
 ///
-/// @param model The model.
-/// @param name The name of the adapter, NUL-terminated UTF-8.
+/// @param[in] model The model.
+/// @param[in] name The name of the adapter, NUL-terminated UTF-8.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, MCANDLE_INVALID_ARGUMENT where no adapter has this name, and those of bad
 /// arguments.
@@ -109,8 +109,8 @@ pub unsafe extern "C" fn mcandle_model_unload_adapter(
 
 /// Makes an adapter active, beside those that are.
 ///
-/// @param model The model.
-/// @param name The name of the adapter, NUL-terminated UTF-8.
+/// @param[in] model The model.
+/// @param[in] name The name of the adapter, NUL-terminated UTF-8.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, MCANDLE_INVALID_ARGUMENT where no adapter has this name, MCANDLE_BACKEND, and
 /// those of bad arguments.
@@ -126,8 +126,8 @@ pub unsafe extern "C" fn mcandle_model_activate_adapter(
 
 /// Makes an adapter inactive. It stays loaded, with its weight.
 ///
-/// @param model The model.
-/// @param name The name of the adapter, NUL-terminated UTF-8.
+/// @param[in] model The model.
+/// @param[in] name The name of the adapter, NUL-terminated UTF-8.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, MCANDLE_INVALID_ARGUMENT where no adapter has this name, MCANDLE_BACKEND, and
 /// those of bad arguments.
@@ -147,9 +147,9 @@ pub unsafe extern "C" fn mcandle_model_deactivate_adapter(
 
 /// Makes these adapters active and all others inactive, in one step: no generation begins in between.
 ///
-/// @param model The model.
-/// @param names Their names, NUL-terminated UTF-8 each; NULL is allowed where there are none.
-/// @param count The number of names.
+/// @param[in] model The model.
+/// @param[in] names Their names, NUL-terminated UTF-8 each; NULL is allowed where there are none.
+/// @param[in] count The number of names.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, MCANDLE_INVALID_ARGUMENT where no adapter has one of these names,
 /// MCANDLE_BACKEND, and those of bad arguments.
@@ -175,9 +175,9 @@ pub unsafe extern "C" fn mcandle_model_set_active_adapters(
 
 /// Sets how much of an adapter acts where it is active.
 ///
-/// @param model The model.
-/// @param name The name of the adapter, NUL-terminated UTF-8.
-/// @param weight 1 for the adapter as it is, 0 for none of it, below 0 for its opposite.
+/// @param[in] model The model.
+/// @param[in] name The name of the adapter, NUL-terminated UTF-8.
+/// @param[in] weight 1 for the adapter as it is, 0 for none of it, below 0 for its opposite.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, MCANDLE_INVALID_ARGUMENT where no adapter has this name or the weight is not
 /// finite, MCANDLE_BACKEND, and those of bad arguments.
@@ -201,8 +201,8 @@ pub unsafe extern "C" fn mcandle_model_set_adapter_weight(
 
 /// Gives one of the adapters of a model.
 ///
-/// @param model The model.
-/// @param name The name of the adapter, NUL-terminated UTF-8.
+/// @param[in] model The model.
+/// @param[in] name The name of the adapter, NUL-terminated UTF-8.
 /// @param[out] adapter Receives the adapter on success, to be freed with mcandle_adapter_free(); it
 /// may outlive its place among those of the model.
 /// @param[out] error Receives an error on failure; may be NULL.
@@ -258,7 +258,7 @@ impl mcandle_adapter_list {
 
 /// Lists the adapters of a model.
 ///
-/// @param model The model.
+/// @param[in] model The model.
 /// @param[out] list Receives the list on success, to be freed with mcandle_adapter_list_free().
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_NULL_POINTER.
@@ -282,7 +282,7 @@ pub unsafe extern "C" fn mcandle_model_list_adapters(
 /// Gives a list as JSON: an array of objects with "name", "rank", "parameters", "use_dora", "active"
 /// and "weight".
 ///
-/// @param list The list, or NULL.
+/// @param[in] list The list, or NULL.
 /// @param[out] length Receives the length in bytes; may be NULL.
 /// @return The JSON, with a NUL behind it, which lives as long as the list; empty for NULL.
 #[unsafe(no_mangle)]
@@ -296,7 +296,7 @@ pub unsafe extern "C" fn mcandle_adapter_list_json(
 
 /// Gives the number of adapters in a list.
 ///
-/// @param list The list, or NULL.
+/// @param[in] list The list, or NULL.
 /// @return The number; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_adapter_list_length(list: *const mcandle_adapter_list) -> usize {
@@ -306,8 +306,8 @@ pub unsafe extern "C" fn mcandle_adapter_list_length(list: *const mcandle_adapte
 
 /// Gives the name of an adapter in a list.
 ///
-/// @param list The list, or NULL.
-/// @param index The place of the adapter, below the length of the list.
+/// @param[in] list The list, or NULL.
+/// @param[in] index The place of the adapter, below the length of the list.
 /// @param[out] length Receives the length of the name in bytes; may be NULL.
 /// @return The name, with a NUL behind it, which lives as long as the list; empty for NULL and places
 /// out of range.
@@ -326,8 +326,8 @@ pub unsafe extern "C" fn mcandle_adapter_list_name(
 
 /// Gives the rank of an adapter in a list.
 ///
-/// @param list The list, or NULL.
-/// @param index The place of the adapter, below the length of the list.
+/// @param[in] list The list, or NULL.
+/// @param[in] index The place of the adapter, below the length of the list.
 /// @return The rank; 0 for NULL and places out of range.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_adapter_list_rank(
@@ -340,8 +340,8 @@ pub unsafe extern "C" fn mcandle_adapter_list_rank(
 
 /// Gives the number of parameters of an adapter in a list.
 ///
-/// @param list The list, or NULL.
-/// @param index The place of the adapter, below the length of the list.
+/// @param[in] list The list, or NULL.
+/// @param[in] index The place of the adapter, below the length of the list.
 /// @return The number; 0 for NULL and places out of range.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_adapter_list_parameter_count(
@@ -354,8 +354,8 @@ pub unsafe extern "C" fn mcandle_adapter_list_parameter_count(
 
 /// Gives whether an adapter in a list is DoRA.
 ///
-/// @param list The list, or NULL.
-/// @param index The place of the adapter, below the length of the list.
+/// @param[in] list The list, or NULL.
+/// @param[in] index The place of the adapter, below the length of the list.
 /// @return Whether it is; false for NULL and places out of range.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_adapter_list_use_dora(
@@ -368,8 +368,8 @@ pub unsafe extern "C" fn mcandle_adapter_list_use_dora(
 
 /// Gives whether an adapter in a list was active.
 ///
-/// @param list The list, or NULL.
-/// @param index The place of the adapter, below the length of the list.
+/// @param[in] list The list, or NULL.
+/// @param[in] index The place of the adapter, below the length of the list.
 /// @return Whether it was; false for NULL and places out of range.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_adapter_list_is_active(
@@ -382,8 +382,8 @@ pub unsafe extern "C" fn mcandle_adapter_list_is_active(
 
 /// Gives the weight of an adapter in a list.
 ///
-/// @param list The list, or NULL.
-/// @param index The place of the adapter, below the length of the list.
+/// @param[in] list The list, or NULL.
+/// @param[in] index The place of the adapter, below the length of the list.
 /// @return The weight; 0 for NULL and places out of range.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_adapter_list_weight(
@@ -396,7 +396,7 @@ pub unsafe extern "C" fn mcandle_adapter_list_weight(
 
 /// Frees a list.
 ///
-/// @param list The list; NULL is allowed and does nothing.
+/// @param[in] list The list; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_adapter_list_free(list: *mut mcandle_adapter_list) {
     // SAFETY: the caller passes NULL or a list that it owns.

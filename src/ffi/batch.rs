@@ -30,9 +30,9 @@ pub struct mcandle_batch {
 
 /// Makes a batch without texts.
 ///
-/// @param model The model; it need not outlive the batch.
-/// @param max_batch_size The most texts to work on at once, at least 1; more wait. Memory grows with
-/// it.
+/// @param[in] model The model; it need not outlive the batch.
+/// @param[in] max_batch_size The most texts to work on at once, at least 1; more wait. Memory grows
+/// with it.
 /// @param[out] batch Receives the batch on success, to be freed with mcandle_batch_free().
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT, MCANDLE_NULL_POINTER.
@@ -60,9 +60,9 @@ pub unsafe extern "C" fn mcandle_batch_new(
 
 /// Uses an adapter for the texts that are added from now on, whatever is active on the model.
 ///
-/// @param batch The batch. Texts that it has already go on as they are.
-/// @param adapter The adapter, or NULL for those that are active on the model when a text is added; it
-/// need not outlive the call.
+/// @param[in,out] batch The batch. Texts that it has already go on as they are.
+/// @param[in] adapter The adapter, or NULL for those that are active on the model when a text is
+/// added; it need not outlive the call.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where the adapter is for another model,
 /// MCANDLE_BUSY, MCANDLE_NULL_POINTER.
@@ -86,10 +86,10 @@ pub unsafe extern "C" fn mcandle_batch_set_adapter(
 
 /// Adds a text to be continued, also between steps, while others are being generated.
 ///
-/// @param batch The batch.
-/// @param prompt The text in UTF-8; it is copied.
-/// @param prompt_length Its length in bytes.
-/// @param options Options, or NULL for the defaults; they are copied.
+/// @param[in,out] batch The batch.
+/// @param[in] prompt The text in UTF-8; it is copied.
+/// @param[in] prompt_length Its length in bytes.
+/// @param[in] options Options, or NULL for the defaults; they are copied.
 /// @param[out] sequence Receives the number of the text, which counts from 0; may be NULL.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_INVALID_UTF8, MCANDLE_INVALID_ARGUMENT, MCANDLE_CONTEXT_FULL,
@@ -120,10 +120,10 @@ pub unsafe extern "C" fn mcandle_batch_push(
 
 /// Adds token ids to be continued, as mcandle_batch_push() adds a text. The model needs no tokenizer.
 ///
-/// @param batch The batch.
-/// @param ids The token ids of the prompt; they are copied.
-/// @param id_count Their number.
-/// @param options Options, or NULL for the defaults; they are copied.
+/// @param[in,out] batch The batch.
+/// @param[in] ids The token ids of the prompt; they are copied.
+/// @param[in] id_count Their number.
+/// @param[in] options Options, or NULL for the defaults; they are copied.
 /// @param[out] sequence Receives the number of the text; may be NULL.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return As mcandle_batch_push(); MCANDLE_INVALID_ARGUMENT also for an id outside the vocabulary.
@@ -152,13 +152,13 @@ pub unsafe extern "C" fn mcandle_batch_push_ids(
 /// The user data belongs to the batch from this call on, also where the call fails. It is freed when
 /// the text is finished or the batch is freed; at once where the call fails or the callback is NULL.
 ///
-/// @param batch The batch.
-/// @param ids The token ids of the prompt; they are copied.
-/// @param id_count Their number.
-/// @param options Options, or NULL for the defaults; they are copied.
-/// @param callback Changes the logits of this text alone; may be NULL.
-/// @param user_data Given to the callback as it is.
-/// @param free_user_data Called once to free the user data; may be NULL.
+/// @param[in,out] batch The batch.
+/// @param[in] ids The token ids of the prompt; they are copied.
+/// @param[in] id_count Their number.
+/// @param[in] options Options, or NULL for the defaults; they are copied.
+/// @param[in] callback Changes the logits of this text alone; may be NULL.
+/// @param[in] user_data Given to the callback as it is.
+/// @param[in] free_user_data Called once to free the user data; may be NULL.
 /// @param[out] sequence Receives the number of the text; may be NULL.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return As mcandle_batch_push(); MCANDLE_INVALID_ARGUMENT also for an id outside the vocabulary.
@@ -196,7 +196,7 @@ pub unsafe extern "C" fn mcandle_batch_push_ids_with(
 
 /// Gives the number of texts that are not finished.
 ///
-/// @param batch The batch.
+/// @param[in] batch The batch.
 /// @param[out] length Receives the number.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_BUSY, MCANDLE_NULL_POINTER.
@@ -219,10 +219,10 @@ pub unsafe extern "C" fn mcandle_batch_length(
 
 /// Generates until all texts are finished. A text that fails stops no other.
 ///
-/// @param batch The batch.
-/// @param callback Receives the tokens of all texts as they come; may be NULL. By returning false it
-/// ends the text whose token it received.
-/// @param user_data Given to the callback as it is; not used after the call.
+/// @param[in,out] batch The batch.
+/// @param[in] callback Receives the tokens of all texts as they come; may be NULL. By returning
+/// false it ends the text whose token it received.
+/// @param[in] user_data Given to the callback as it is; not used after the call.
 /// @param[out] results Receives what became of each text, in the order in which they finished, to be
 /// freed with mcandle_batch_results_free(); may be NULL.
 /// @param[out] error Receives an error on failure; may be NULL.
@@ -252,10 +252,10 @@ pub unsafe extern "C" fn mcandle_batch_run(
 /// Computes the next token of every text, or a part of its prompt where that is long. Texts can be
 /// added between steps.
 ///
-/// @param batch The batch; without texts nothing is computed.
-/// @param callback Receives the tokens of all texts; may be NULL. By returning false it ends the text
-/// whose token it received.
-/// @param user_data Given to the callback as it is; not used after the call.
+/// @param[in,out] batch The batch; without texts nothing is computed.
+/// @param[in] callback Receives the tokens of all texts; may be NULL. By returning false it ends
+/// the text whose token it received.
+/// @param[in] user_data Given to the callback as it is; not used after the call.
 /// @param[out] results Receives what became of the texts that finished, often none, to be freed with
 /// mcandle_batch_results_free(); may be NULL.
 /// @param[out] error Receives an error on failure; may be NULL.
@@ -286,8 +286,8 @@ pub unsafe extern "C" fn mcandle_batch_step(
 
 /// Ends one text before its next token; the next step gives it among its results.
 ///
-/// @param batch The batch.
-/// @param sequence The number of the text.
+/// @param[in,out] batch The batch.
+/// @param[in] sequence The number of the text.
 /// @param[out] found Receives whether it was there and not finished; may be NULL.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, also where it was not there, or MCANDLE_BUSY, MCANDLE_NULL_POINTER.
@@ -315,7 +315,7 @@ pub unsafe extern "C" fn mcandle_batch_cancel_sequence(
 /// thread may call it at any time while the batch lives; between steps it stops what the next step
 /// finds.
 ///
-/// @param batch The batch; NULL is allowed and does nothing.
+/// @param[in] batch The batch; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_batch_cancel(batch: *const mcandle_batch) {
     // SAFETY: the caller passes NULL or a live batch, whose handle is shared between threads.
@@ -326,7 +326,7 @@ pub unsafe extern "C" fn mcandle_batch_cancel(batch: *const mcandle_batch) {
 
 /// Frees a batch, and texts that are not finished. No call may be using it.
 ///
-/// @param batch The batch; NULL is allowed and does nothing.
+/// @param[in] batch The batch; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_batch_free(batch: *mut mcandle_batch) {
     // SAFETY: the caller passes NULL or a batch that it owns.

@@ -36,7 +36,7 @@ impl mcandle_batch_results {
 
 /// Gives the number of results.
 ///
-/// @param results The results, or NULL.
+/// @param[in] results The results, or NULL.
 /// @return The number; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_batch_results_length(
@@ -48,8 +48,8 @@ pub unsafe extern "C" fn mcandle_batch_results_length(
 
 /// Gives the text that a result belongs to.
 ///
-/// @param results The results, or NULL.
-/// @param index The place of the result, below their number.
+/// @param[in] results The results, or NULL.
+/// @param[in] index The place of the result, below their number.
 /// @return The number that the text got when it was added; 0 for NULL and places out of range.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_batch_results_sequence(
@@ -62,8 +62,8 @@ pub unsafe extern "C" fn mcandle_batch_results_sequence(
 
 /// Gives the generation of a text that did not fail.
 ///
-/// @param results The results, or NULL.
-/// @param index The place of the result, below their number.
+/// @param[in] results The results, or NULL.
+/// @param[in] index The place of the result, below their number.
 /// @return The generation, which lives as long as the results and is not to be freed; NULL for a text
 /// that failed, for NULL and places out of range.
 #[unsafe(no_mangle)]
@@ -80,8 +80,8 @@ pub unsafe extern "C" fn mcandle_batch_results_generation(
 
 /// Gives the error of a text that failed.
 ///
-/// @param results The results, or NULL.
-/// @param index The place of the result, below their number.
+/// @param[in] results The results, or NULL.
+/// @param[in] index The place of the result, below their number.
 /// @return The error, which lives as long as the results and is not to be freed; NULL for a text that
 /// did not fail, for NULL and places out of range.
 #[unsafe(no_mangle)]
@@ -98,7 +98,7 @@ pub unsafe extern "C" fn mcandle_batch_results_error(
 
 /// Frees results, with their generations and errors.
 ///
-/// @param results The results; NULL is allowed and does nothing.
+/// @param[in] results The results; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_batch_results_free(results: *mut mcandle_batch_results) {
     // SAFETY: the caller passes NULL or results that it owns.

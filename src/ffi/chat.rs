@@ -18,7 +18,7 @@ pub(super) fn json(text: &str, name: &'static str, expected: &str) -> Result<Val
 
 /// Tells whether a model comes with a chat template.
 ///
-/// @param model The model, or NULL.
+/// @param[in] model The model, or NULL.
 /// @return Whether mcandle_model_apply_chat_template() has a template to apply, which may still be
 /// one that cannot be compiled; false for NULL.
 #[unsafe(no_mangle)]
@@ -35,15 +35,15 @@ pub unsafe extern "C" fn mcandle_model_has_chat_template(model: *const mcandle_m
 /// become special tokens as well, as in transformers: remove them from text that is not trusted. What
 /// a template does and writes is bounded in proportion to the messages.
 ///
-/// @param model The model.
-/// @param messages A JSON list of {"role": "user", "content": "..."} in UTF-8; further keys such as
-/// "tool_calls", "reasoning_content" are the template's.
-/// @param messages_length Its length in bytes.
-/// @param options A JSON object with the keys, all optional: "tools", a list of objects;
+/// @param[in] model The model.
+/// @param[in] messages A JSON list of {"role": "user", "content": "..."} in UTF-8; further keys
+/// such as "tool_calls", "reasoning_content" are the template's.
+/// @param[in] messages_length Its length in bytes.
+/// @param[in] options A JSON object with the keys, all optional: "tools", a list of objects;
 /// "add_generation_prompt", whether to end with the start of an assistant's message (default true);
 /// "continue_final_message", whether to leave the last message open instead (default false);
 /// "arguments", an object of further variables such as "enable_thinking". NULL for the defaults.
-/// @param options_length Its length in bytes.
+/// @param[in] options_length Its length in bytes.
 /// @param[out] text Receives the text on success, to be freed with mcandle_string_free().
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK; MCANDLE_NOT_FOUND where the model has no template, MCANDLE_INVALID_FORMAT

@@ -9,7 +9,7 @@ use std::ffi::c_char;
 
 /// Finds the checkpoint with the most steps in an output directory.
 ///
-/// @param output_dir The directory, NUL-terminated UTF-8.
+/// @param[in] output_dir The directory, NUL-terminated UTF-8.
 /// @param[out] checkpoint Receives its path, to be freed with mcandle_string_free(), or NULL where
 /// there is no checkpoint.
 /// @param[out] error Receives an error on failure; may be NULL.
@@ -36,7 +36,7 @@ pub unsafe extern "C" fn mcandle_latest_checkpoint(
 
 /// Finds the checkpoint of the evaluation with the lowest loss in an output directory.
 ///
-/// @param output_dir The directory, NUL-terminated UTF-8.
+/// @param[in] output_dir The directory, NUL-terminated UTF-8.
 /// @param[out] checkpoint Receives its path, to be freed with mcandle_string_free(), or NULL where no
 /// such checkpoint was written. It is not looked whether somebody removed it since.
 /// @param[out] step Receives the steps done before it, where there is one; may be NULL.
@@ -91,7 +91,8 @@ impl mcandle_checkpoints {
 
 /// Lists the checkpoints in an output directory that are whole.
 ///
-/// @param output_dir The directory, NUL-terminated UTF-8; where it does not exist there are none.
+/// @param[in] output_dir The directory, NUL-terminated UTF-8; where it does not exist there are
+/// none.
 /// @param[out] checkpoints Receives the list on success, to be freed with mcandle_checkpoints_free().
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_IO and those of bad arguments.
@@ -119,7 +120,7 @@ pub unsafe extern "C" fn mcandle_checkpoint_list(
 
 /// Gives the number of checkpoints.
 ///
-/// @param checkpoints The list, or NULL.
+/// @param[in] checkpoints The list, or NULL.
 /// @return The number; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_checkpoints_length(
@@ -131,8 +132,8 @@ pub unsafe extern "C" fn mcandle_checkpoints_length(
 
 /// Gives the steps done before a checkpoint.
 ///
-/// @param checkpoints The list, or NULL.
-/// @param index The place of the checkpoint, below their number.
+/// @param[in] checkpoints The list, or NULL.
+/// @param[in] index The place of the checkpoint, below their number.
 /// @return The number; 0 for NULL and places out of range.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_checkpoints_step(
@@ -145,8 +146,8 @@ pub unsafe extern "C" fn mcandle_checkpoints_step(
 
 /// Gives the directory of a checkpoint.
 ///
-/// @param checkpoints The list, or NULL.
-/// @param index The place of the checkpoint, below their number.
+/// @param[in] checkpoints The list, or NULL.
+/// @param[in] index The place of the checkpoint, below their number.
 /// @return A NUL-terminated path that lives as long as the list; empty for NULL and places out of
 /// range.
 #[unsafe(no_mangle)]
@@ -161,7 +162,7 @@ pub unsafe extern "C" fn mcandle_checkpoints_path(
 
 /// Frees a list of checkpoints; the checkpoints stay.
 ///
-/// @param checkpoints The list; NULL is allowed and does nothing.
+/// @param[in] checkpoints The list; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_checkpoints_free(checkpoints: *mut mcandle_checkpoints) {
     // SAFETY: the caller passes NULL or a list that it owns.

@@ -19,13 +19,12 @@ pub const MCANDLE_ROW_KIND_SAMPLE: mcandle_row_kind = 0;
 /// Two answers to a prompt, of which one is preferred.
 pub const MCANDLE_ROW_KIND_PAIR: mcandle_row_kind = 1;
 
-/// Gives the next row of a data set, on the thread that makes the data set. It must not unwind, jump
-/// out or throw.
+/// Gives the next row of a data set, on the thread that makes the data set.
 ///
 /// @param[out] row Receives the JSON of the row, as it would be a line of a file; it is copied before
 /// the next call.
 /// @param[out] row_length Receives its length in bytes.
-/// @param user_data As it was given with the callback.
+/// @param[in] user_data As it was given with the callback.
 /// @return 1 with a row, 0 at the end, or a number below 0 to stop, which fails the call that makes the
 /// data set with MCANDLE_CANCELLED.
 pub type mcandle_row_callback = Option<
@@ -65,9 +64,9 @@ impl mcandle_dataset {
 /// Of a file that is too long to be kept in memory the rows are read again when they are used; then
 /// the data set keeps the model, and a change of the file is an error.
 ///
-/// @param path The file, NUL-terminated UTF-8.
-/// @param model The model that will be trained.
-/// @param options Options, or NULL for the defaults.
+/// @param[in] path The file, NUL-terminated UTF-8.
+/// @param[in] model The model that will be trained.
+/// @param[in] options Options, or NULL for the defaults.
 /// @param[out] dataset Receives the data set on success, to be freed with mcandle_dataset_free().
 /// @param[out] error Receives an error on failure, which names file and line; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_NOT_FOUND, MCANDLE_IO, MCANDLE_INVALID_FORMAT, MCANDLE_TOKENIZER,
@@ -97,9 +96,9 @@ pub unsafe extern "C" fn mcandle_dataset_from_jsonl(
 /// Reads the data sets of a folder: train.jsonl, and where they are there valid.jsonl (or
 /// validation.jsonl) and test.jsonl, each as mcandle_dataset_from_jsonl() does.
 ///
-/// @param path The folder, NUL-terminated UTF-8.
-/// @param model The model that will be trained.
-/// @param options Options, or NULL for the defaults.
+/// @param[in] path The folder, NUL-terminated UTF-8.
+/// @param[in] model The model that will be trained.
+/// @param[in] options Options, or NULL for the defaults.
 /// @param[out] train Receives the rows to train on on success, to be freed with
 /// mcandle_dataset_free().
 /// @param[out] validation Receives the rows to evaluate on while training, to be freed likewise, or NULL
@@ -142,10 +141,10 @@ pub unsafe extern "C" fn mcandle_dataset_from_folder(
 /// Makes a data set of rows that a callback gives, for rows that come from elsewhere than a file. They
 /// are kept in memory.
 ///
-/// @param next Gives one row after the other.
-/// @param user_data Given to the callback as it is; not used after the call.
-/// @param model The model that will be trained.
-/// @param options Options, or NULL for the defaults.
+/// @param[in] next Gives one row after the other.
+/// @param[in] user_data Given to the callback as it is; not used after the call.
+/// @param[in] model The model that will be trained.
+/// @param[in] options Options, or NULL for the defaults.
 /// @param[out] dataset Receives the data set on success, to be freed with mcandle_dataset_free().
 /// @param[out] error Receives an error on failure, in which the rows are numbered from 1; may be
 /// NULL.
@@ -191,7 +190,7 @@ pub unsafe extern "C" fn mcandle_dataset_from_callback(
 
 /// Tells what the rows of a data set are.
 ///
-/// @param dataset The data set, or NULL.
+/// @param[in] dataset The data set, or NULL.
 /// @return One of the MCANDLE_ROW_KIND_ constants; MCANDLE_ROW_KIND_SAMPLE for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_dataset_row_kind(
@@ -206,7 +205,7 @@ pub unsafe extern "C" fn mcandle_dataset_row_kind(
 
 /// Gives the number of rows.
 ///
-/// @param dataset The data set, or NULL.
+/// @param[in] dataset The data set, or NULL.
 /// @return The number; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_dataset_length(dataset: *const mcandle_dataset) -> usize {
@@ -216,7 +215,7 @@ pub unsafe extern "C" fn mcandle_dataset_length(dataset: *const mcandle_dataset)
 
 /// Gives the number of tokens in all rows together.
 ///
-/// @param dataset The data set, or NULL.
+/// @param[in] dataset The data set, or NULL.
 /// @return The number; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_dataset_token_count(dataset: *const mcandle_dataset) -> usize {
@@ -226,7 +225,7 @@ pub unsafe extern "C" fn mcandle_dataset_token_count(dataset: *const mcandle_dat
 
 /// Gives the number of tokens that are scored, in all rows together.
 ///
-/// @param dataset The data set, or NULL.
+/// @param[in] dataset The data set, or NULL.
 /// @return The number; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_dataset_target_token_count(
@@ -238,7 +237,7 @@ pub unsafe extern "C" fn mcandle_dataset_target_token_count(
 
 /// Gives the number of rows that were cut to the most tokens of a row.
 ///
-/// @param dataset The data set, or NULL.
+/// @param[in] dataset The data set, or NULL.
 /// @return The number; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_dataset_truncated_count(dataset: *const mcandle_dataset) -> usize {
@@ -249,7 +248,7 @@ pub unsafe extern "C" fn mcandle_dataset_truncated_count(dataset: *const mcandle
 /// Gives the number of rows that were left out because they could not be used. Of the first 100 of
 /// them mcandle_dataset_skipped_line() and mcandle_dataset_skipped_reason() tell more.
 ///
-/// @param dataset The data set, or NULL.
+/// @param[in] dataset The data set, or NULL.
 /// @return The number; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_dataset_skipped_count(dataset: *const mcandle_dataset) -> usize {
@@ -259,8 +258,8 @@ pub unsafe extern "C" fn mcandle_dataset_skipped_count(dataset: *const mcandle_d
 
 /// Gives the place of a row that was left out.
 ///
-/// @param dataset The data set, or NULL.
-/// @param index Which of the rows that were left out, from 0.
+/// @param[in] dataset The data set, or NULL.
+/// @param[in] index Which of the rows that were left out, from 0.
 /// @return The line in the file, or the number of the row, from 1; 0 for NULL and where none is known.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_dataset_skipped_line(
@@ -275,8 +274,8 @@ pub unsafe extern "C" fn mcandle_dataset_skipped_line(
 
 /// Tells why a row was left out.
 ///
-/// @param dataset The data set, or NULL.
-/// @param index Which of the rows that were left out, from 0.
+/// @param[in] dataset The data set, or NULL.
+/// @param[in] index Which of the rows that were left out, from 0.
 /// @return A NUL-terminated string that lives as long as the data set; empty for NULL and where none
 /// is known.
 #[unsafe(no_mangle)]
@@ -294,7 +293,7 @@ pub unsafe extern "C" fn mcandle_dataset_skipped_reason(
 
 /// Frees a data set. Trainers that use it keep what they need.
 ///
-/// @param dataset The data set; NULL is allowed and does nothing.
+/// @param[in] dataset The data set; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_dataset_free(dataset: *mut mcandle_dataset) {
     // SAFETY: the caller passes NULL or a data set that it owns.

@@ -104,8 +104,8 @@ pub extern "C" fn mcandle_dataset_options_new() -> *mut mcandle_dataset_options 
 /// A mask is "none", "prompt" or "assistant", a bad row "stop" or "skip". A key that is left out has
 /// its default.
 ///
-/// @param json The JSON in UTF-8.
-/// @param json_length Its length in bytes.
+/// @param[in] json The JSON in UTF-8.
+/// @param[in] json_length Its length in bytes.
 /// @param[out] options Receives the options on success, to be freed with
 /// mcandle_dataset_options_free().
 /// @param[out] error Receives an error on failure; may be NULL.
@@ -133,7 +133,7 @@ pub unsafe extern "C" fn mcandle_dataset_options_from_json(
 
 /// Writes options as JSON, from which mcandle_dataset_options_from_json() makes the same options.
 ///
-/// @param options The options.
+/// @param[in] options The options.
 /// @param[out] json Receives an object with all keys on success, to be freed with
 /// mcandle_string_free().
 /// @param[out] error Receives an error on failure; may be NULL.
@@ -160,8 +160,8 @@ pub unsafe extern "C" fn mcandle_dataset_options_to_json(
 /// Sets the most tokens of a row; what is longer is cut at the end and counted. Values out of range
 /// are reported by the call that uses the options; so it is for all options.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param max_seq_length At least 2. Default 2048.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] max_seq_length At least 2. Default 2048.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_dataset_options_set_max_seq_length(
     options: *mut mcandle_dataset_options,
@@ -175,8 +175,8 @@ pub unsafe extern "C" fn mcandle_dataset_options_set_max_seq_length(
 
 /// Sets which tokens of a row are scored. A row of preferences scores its answers alone.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param mask One of the MCANDLE_LOSS_MASK_ constants. Default MCANDLE_LOSS_MASK_ASSISTANT.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] mask One of the MCANDLE_LOSS_MASK_ constants. Default MCANDLE_LOSS_MASK_ASSISTANT.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_dataset_options_set_mask(
     options: *mut mcandle_dataset_options,
@@ -191,10 +191,10 @@ pub unsafe extern "C" fn mcandle_dataset_options_set_mask(
 /// Sets the key under which rows have one of their parts. Two parts cannot have the same key. A part
 /// whose key no row has is hidden.
 ///
-/// @param options The options.
-/// @param field The part, NUL-terminated: "text", "prompt", "completion", "messages", "tools",
+/// @param[in,out] options The options.
+/// @param[in] field The part, NUL-terminated: "text", "prompt", "completion", "messages", "tools",
 /// "prefix", "suffix", "middle", "chosen" or "rejected".
-/// @param key The key, NUL-terminated UTF-8; it is copied. Default the name of the part.
+/// @param[in] key The key, NUL-terminated UTF-8; it is copied. Default the name of the part.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where there is no such part, MCANDLE_INVALID_UTF8,
 /// MCANDLE_NULL_POINTER.
@@ -218,8 +218,8 @@ pub unsafe extern "C" fn mcandle_dataset_options_set_field(
 
 /// Sets what happens where a row cannot be used.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param on_bad_row One of the MCANDLE_BAD_ROW_ constants. Default MCANDLE_BAD_ROW_STOP.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] on_bad_row One of the MCANDLE_BAD_ROW_ constants. Default MCANDLE_BAD_ROW_STOP.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_dataset_options_set_on_bad_row(
     options: *mut mcandle_dataset_options,
@@ -234,8 +234,8 @@ pub unsafe extern "C" fn mcandle_dataset_options_set_on_bad_row(
 /// Sets the size up to which a file is kept in memory as tokens. Of a longer one only an index is
 /// kept, and its rows are read again each time they are used.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param max_bytes_in_memory The size in bytes. Default 67108864.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] max_bytes_in_memory The size in bytes. Default 67108864.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_dataset_options_set_max_bytes_in_memory(
     options: *mut mcandle_dataset_options,
@@ -249,7 +249,7 @@ pub unsafe extern "C" fn mcandle_dataset_options_set_max_bytes_in_memory(
 
 /// Frees options.
 ///
-/// @param options The options; NULL is allowed and does nothing.
+/// @param[in] options The options; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_dataset_options_free(options: *mut mcandle_dataset_options) {
     // SAFETY: the caller passes NULL or options that it owns.

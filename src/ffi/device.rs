@@ -74,7 +74,7 @@ pub(super) fn dtype_of(dtype: DType) -> mcandle_dtype {
 
 /// Tells whether a device can be used on this machine with this build.
 ///
-/// @param device One of the MCANDLE_DEVICE_ constants.
+/// @param[in] device One of the MCANDLE_DEVICE_ constants.
 /// @return Whether a model can be loaded to it; false for other numbers.
 #[unsafe(no_mangle)]
 pub extern "C" fn mcandle_device_is_available(device: mcandle_device) -> bool {

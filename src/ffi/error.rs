@@ -90,7 +90,7 @@ impl From<Error> for mcandle_error {
 
 /// Gives the class of an error.
 ///
-/// @param error The error, or NULL.
+/// @param[in] error The error, or NULL.
 /// @return Its status; MCANDLE_OK for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_error_status(error: *const mcandle_error) -> mcandle_status {
@@ -100,7 +100,7 @@ pub unsafe extern "C" fn mcandle_error_status(error: *const mcandle_error) -> mc
 
 /// Gives the message of an error: what was wrong, where, and what would be right.
 ///
-/// @param error The error, or NULL.
+/// @param[in] error The error, or NULL.
 /// @return A NUL-terminated string in UTF-8 that lives as long as the error; an empty one for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_error_message(error: *const mcandle_error) -> *const c_char {
@@ -110,7 +110,7 @@ pub unsafe extern "C" fn mcandle_error_message(error: *const mcandle_error) -> *
 
 /// Frees an error.
 ///
-/// @param error The error; NULL is allowed and does nothing.
+/// @param[in] error The error; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_error_free(error: *mut mcandle_error) {
     // SAFETY: the caller passes NULL or an error that it owns.
@@ -119,7 +119,7 @@ pub unsafe extern "C" fn mcandle_error_free(error: *mut mcandle_error) {
 
 /// Gives the name of a status, such as "MCANDLE_NOT_FOUND".
 ///
-/// @param status Any number.
+/// @param[in] status Any number.
 /// @return A NUL-terminated string that lives as long as the library; "unknown status" for numbers
 /// that are not a status.
 #[unsafe(no_mangle)]

@@ -37,8 +37,8 @@ unsafe fn optional(text: *const c_char, name: &str) -> Result<Option<String>> {
 
 /// Sets the name of the repository.
 ///
-/// @param context The context.
-/// @param repo_name The name, NUL-terminated UTF-8; it is copied. NULL for none.
+/// @param[in,out] context The context.
+/// @param[in] repo_name The name, NUL-terminated UTF-8; it is copied. NULL for none.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
 #[unsafe(no_mangle)]
@@ -59,8 +59,8 @@ pub unsafe extern "C" fn mcandle_fim_context_set_repo_name(
 
 /// Sets the path of the file that is completed.
 ///
-/// @param context The context.
-/// @param path The path in the repository, NUL-terminated UTF-8; it is copied. NULL for none.
+/// @param[in,out] context The context.
+/// @param[in] path The path in the repository, NUL-terminated UTF-8; it is copied. NULL for none.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
 #[unsafe(no_mangle)]
@@ -81,10 +81,10 @@ pub unsafe extern "C" fn mcandle_fim_context_set_path(
 
 /// Adds another file of the repository, the most relevant one last.
 ///
-/// @param context The context.
-/// @param path The path in the repository, NUL-terminated UTF-8; it is copied.
-/// @param text The content in UTF-8; it is copied. May be NULL where the length is 0.
-/// @param text_length Its length in bytes.
+/// @param[in,out] context The context.
+/// @param[in] path The path in the repository, NUL-terminated UTF-8; it is copied.
+/// @param[in] text The content in UTF-8; it is copied. May be NULL where the length is 0.
+/// @param[in] text_length Its length in bytes.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
 #[unsafe(no_mangle)]
@@ -109,7 +109,7 @@ pub unsafe extern "C" fn mcandle_fim_context_add_file(
 
 /// Frees a context.
 ///
-/// @param context The context; NULL is allowed and does nothing.
+/// @param[in] context The context; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_fim_context_free(context: *mut mcandle_fim_context) {
     // SAFETY: the caller passes NULL or a context that it owns.
@@ -122,12 +122,12 @@ pub unsafe extern "C" fn mcandle_fim_context_free(context: *mut mcandle_fim_cont
 /// It has the tokens that the model was trained with: those of Qwen2.5-Coder, StarCoder,
 /// DeepSeek-Coder or Code Llama. Special tokens that the code spells are text.
 ///
-/// @param model The model.
-/// @param prefix The code before in UTF-8; may be NULL where the length is 0.
-/// @param prefix_length Its length in bytes.
-/// @param suffix The code after in UTF-8; may be NULL where the length is 0.
-/// @param suffix_length Its length in bytes.
-/// @param context What else of the repository the model is shown, or NULL.
+/// @param[in] model The model.
+/// @param[in] prefix The code before in UTF-8; may be NULL where the length is 0.
+/// @param[in] prefix_length Its length in bytes.
+/// @param[in] suffix The code after in UTF-8; may be NULL where the length is 0.
+/// @param[in] suffix_length Its length in bytes.
+/// @param[in] context What else of the repository the model is shown, or NULL.
 /// @param[out] tokens Receives the ids on success, to be freed with mcandle_tokens_free().
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_TOKENIZER where the model has no tokenizer or its vocabulary no such
@@ -163,7 +163,7 @@ pub unsafe extern "C" fn mcandle_model_fim_prompt(
 
 /// Gives the tokens that end a middle, for mcandle_generate_options_add_stop_token_id().
 ///
-/// @param model The model.
+/// @param[in] model The model.
 /// @param[out] tokens Receives the ids on success, to be freed with mcandle_tokens_free().
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_TOKENIZER where the model has no tokenizer or its vocabulary no

@@ -10,7 +10,7 @@ pub struct mcandle_floats {
 
 /// Gives the numbers.
 ///
-/// @param floats The numbers, or NULL.
+/// @param[in] floats The numbers, or NULL.
 /// @return A pointer that lives as long as the object; NULL for NULL. With a length of 0 it must not
 /// be read.
 #[unsafe(no_mangle)]
@@ -21,7 +21,7 @@ pub unsafe extern "C" fn mcandle_floats_data(floats: *const mcandle_floats) -> *
 
 /// Gives how many numbers there are.
 ///
-/// @param floats The numbers, or NULL.
+/// @param[in] floats The numbers, or NULL.
 /// @return How many; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_floats_length(floats: *const mcandle_floats) -> usize {
@@ -31,7 +31,7 @@ pub unsafe extern "C" fn mcandle_floats_length(floats: *const mcandle_floats) ->
 
 /// Frees numbers.
 ///
-/// @param floats The numbers; NULL is allowed and does nothing.
+/// @param[in] floats The numbers; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_floats_free(floats: *mut mcandle_floats) {
     // SAFETY: the caller passes NULL or an object that it owns.

@@ -69,8 +69,8 @@ pub extern "C" fn mcandle_generate_options_new() -> *mut mcandle_generate_option
 /// false. A grammar is {"grammar": {"json_schema": {...}}}, or with "regex" or "lark" and a string.
 /// A key that is left out has its default.
 ///
-/// @param json The JSON in UTF-8.
-/// @param json_length Its length in bytes.
+/// @param[in] json The JSON in UTF-8.
+/// @param[in] json_length Its length in bytes.
 /// @param[out] options Receives the options on success, to be freed with
 /// mcandle_generate_options_free().
 /// @param[out] error Receives an error on failure; may be NULL.
@@ -98,7 +98,7 @@ pub unsafe extern "C" fn mcandle_generate_options_from_json(
 
 /// Writes options as JSON, from which mcandle_generate_options_from_json() makes the same options.
 ///
-/// @param options The options.
+/// @param[in] options The options.
 /// @param[out] json Receives an object with all keys on success, to be freed with
 /// mcandle_string_free().
 /// @param[out] error Receives an error on failure; may be NULL.
@@ -126,8 +126,8 @@ pub unsafe extern "C" fn mcandle_generate_options_to_json(
 /// Sets the most tokens to generate. Values out of range are reported by the call that uses the
 /// options; so it is for all options.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param max_tokens At least 1. Default 256.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] max_tokens At least 1. Default 256.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_set_max_tokens(
     options: *mut mcandle_generate_options,
@@ -141,8 +141,8 @@ pub unsafe extern "C" fn mcandle_generate_options_set_max_tokens(
 
 /// Sets the number of tokens before which no token that ends the text is chosen.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param min_tokens At most the most tokens to generate. Default 0.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] min_tokens At most the most tokens to generate. Default 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_set_min_tokens(
     options: *mut mcandle_generate_options,
@@ -157,10 +157,10 @@ pub unsafe extern "C" fn mcandle_generate_options_set_min_tokens(
 /// Adds a stop string: where it is generated, the text ends before it. It may span tokens, and is
 /// not part of the text.
 ///
-/// @param options The options.
-/// @param stop The string in UTF-8; it is copied. An empty one is reported by the call that uses the
-/// options.
-/// @param stop_length Its length in bytes.
+/// @param[in,out] options The options.
+/// @param[in] stop The string in UTF-8; it is copied. An empty one is reported by the call that
+/// uses the options.
+/// @param[in] stop_length Its length in bytes.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
 #[unsafe(no_mangle)]
@@ -183,7 +183,7 @@ pub unsafe extern "C" fn mcandle_generate_options_add_stop(
 
 /// Removes all stop strings. There are none by default.
 ///
-/// @param options The options; NULL is allowed and does nothing.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_clear_stop(
     options: *mut mcandle_generate_options,
@@ -196,8 +196,8 @@ pub unsafe extern "C" fn mcandle_generate_options_clear_stop(
 
 /// Adds a token that ends the text, beside those that the model names. It is not part of the text.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param id The id of the token, below the size of the model's vocabulary.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] id The id of the token, below the size of the model's vocabulary.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_add_stop_token_id(
     options: *mut mcandle_generate_options,
@@ -212,7 +212,7 @@ pub unsafe extern "C" fn mcandle_generate_options_add_stop_token_id(
 /// Removes all tokens that mcandle_generate_options_add_stop_token_id() added. There are none by
 /// default.
 ///
-/// @param options The options; NULL is allowed and does nothing.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_clear_stop_token_ids(
     options: *mut mcandle_generate_options,
@@ -226,8 +226,8 @@ pub unsafe extern "C" fn mcandle_generate_options_clear_stop_token_ids(
 /// Sets whether to go on after a token by which the model ends the text. Tokens that
 /// mcandle_generate_options_add_stop_token_id() added end it all the same.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param ignore_eos Default false.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] ignore_eos Default false.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_set_ignore_eos(
     options: *mut mcandle_generate_options,
@@ -241,8 +241,8 @@ pub unsafe extern "C" fn mcandle_generate_options_set_ignore_eos(
 
 /// Sets the time after which a generation ends, with what there is.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param seconds Above 0, from the call on; or 0 for no limit. Default 0.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] seconds Above 0, from the call on; or 0 for no limit. Default 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_set_max_time(
     options: *mut mcandle_generate_options,
@@ -256,8 +256,8 @@ pub unsafe extern "C" fn mcandle_generate_options_set_max_time(
 
 /// Sets how many of the most likely tokens each token is reported with.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param top_logprobs At most 100. Default 0.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] top_logprobs At most 100. Default 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_set_top_logprobs(
     options: *mut mcandle_generate_options,
@@ -272,8 +272,8 @@ pub unsafe extern "C" fn mcandle_generate_options_set_top_logprobs(
 /// Sets whether special tokens, such as those between the turns of a conversation, are left out of
 /// the text.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param skip_special_tokens Default true.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] skip_special_tokens Default true.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_set_skip_special_tokens(
     options: *mut mcandle_generate_options,
@@ -287,8 +287,8 @@ pub unsafe extern "C" fn mcandle_generate_options_set_skip_special_tokens(
 
 /// Sets how many prompt tokens are computed at once; memory grows with it.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param prefill_chunk At least 1. Default 512.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] prefill_chunk At least 1. Default 512.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_set_prefill_chunk(
     options: *mut mcandle_generate_options,
@@ -303,8 +303,8 @@ pub unsafe extern "C" fn mcandle_generate_options_set_prefill_chunk(
 /// Sets the most tokens of context to keep, which bounds the memory of keys and values. The model's
 /// own limit holds too.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param max_kv_size At least 2, or 0 for the model's limit alone. Default 0.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] max_kv_size At least 2, or 0 for the model's limit alone. Default 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_set_max_kv_size(
     options: *mut mcandle_generate_options,
@@ -316,12 +316,12 @@ pub unsafe extern "C" fn mcandle_generate_options_set_max_kv_size(
     }
 }
 
-/// Sets what happens when the context is full: whether to drop the older half of it, all but the
+/// Sets what happens when the context is full: whether to give up the older half of it, all but the
 /// first tokens, and go on. Otherwise a prompt that does not fit is an error, and a text that
 /// reaches the limit ends.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param context_shift Default false.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] context_shift Default false.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_set_context_shift(
     options: *mut mcandle_generate_options,
@@ -335,8 +335,8 @@ pub unsafe extern "C" fn mcandle_generate_options_set_context_shift(
 
 /// Sets how many of the first tokens a shift of the context keeps, such as those of a system prompt.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param keep Below half the context. Default 4.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] keep Below half the context. Default 4.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_set_keep(
     options: *mut mcandle_generate_options,
@@ -353,8 +353,8 @@ pub unsafe extern "C" fn mcandle_generate_options_set_keep(
 /// sampled; it pays where the answer repeats the prompt. Generators with a draft model and batches do
 /// without.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param prompt_lookup_num_tokens The number, or 0 for none. Default 0.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] prompt_lookup_num_tokens The number, or 0 for none. Default 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_set_prompt_lookup_num_tokens(
     options: *mut mcandle_generate_options,
@@ -368,8 +368,8 @@ pub unsafe extern "C" fn mcandle_generate_options_set_prompt_lookup_num_tokens(
 
 /// Sets how many tokens are drafted at once where the generator has a draft model.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param num_draft_tokens At least 1. Default 3.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] num_draft_tokens At least 1. Default 3.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_set_num_draft_tokens(
     options: *mut mcandle_generate_options,
@@ -383,7 +383,7 @@ pub unsafe extern "C" fn mcandle_generate_options_set_num_draft_tokens(
 
 /// Frees options.
 ///
-/// @param options The options; NULL is allowed and does nothing.
+/// @param[in] options The options; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_free(options: *mut mcandle_generate_options) {
     // SAFETY: the caller passes NULL or options that it owns.

@@ -38,7 +38,7 @@ impl mcandle_chunk {
 
 /// Gives the text of a batch that a token belongs to.
 ///
-/// @param chunk The chunk, or NULL.
+/// @param[in] chunk The chunk, or NULL.
 /// @return The number that the text got when it was added to the batch; 0 for NULL and the chunks of
 /// a generator.
 #[unsafe(no_mangle)]
@@ -49,7 +49,7 @@ pub unsafe extern "C" fn mcandle_chunk_sequence(chunk: *const mcandle_chunk) -> 
 
 /// Gives the place of a token among the generated ones, from 0.
 ///
-/// @param chunk The chunk, or NULL.
+/// @param[in] chunk The chunk, or NULL.
 /// @return The place; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_chunk_index(chunk: *const mcandle_chunk) -> usize {
@@ -59,7 +59,7 @@ pub unsafe extern "C" fn mcandle_chunk_index(chunk: *const mcandle_chunk) -> usi
 
 /// Gives the id of a token.
 ///
-/// @param chunk The chunk, or NULL.
+/// @param[in] chunk The chunk, or NULL.
 /// @return The id; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_chunk_token(chunk: *const mcandle_chunk) -> u32 {
@@ -70,7 +70,7 @@ pub unsafe extern "C" fn mcandle_chunk_token(chunk: *const mcandle_chunk) -> u32
 /// Gives the text that became complete with a token: whole UTF-8 characters only. It is empty while
 /// the bytes of a character or what may be a stop string are still coming, and for special tokens.
 ///
-/// @param chunk The chunk, or NULL.
+/// @param[in] chunk The chunk, or NULL.
 /// @param[out] length Receives the length in bytes; may be NULL.
 /// @return The text, with a NUL behind it, which lives only during the callback; empty for NULL.
 #[unsafe(no_mangle)]
@@ -86,7 +86,7 @@ pub unsafe extern "C" fn mcandle_chunk_text(
 /// Gives the natural logarithm of the probability of a token under the model, before any option of
 /// sampling.
 ///
-/// @param chunk The chunk, or NULL.
+/// @param[in] chunk The chunk, or NULL.
 /// @return The logarithm, 0 or less; NaN for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_chunk_logprob(chunk: *const mcandle_chunk) -> f32 {
@@ -97,7 +97,7 @@ pub unsafe extern "C" fn mcandle_chunk_logprob(chunk: *const mcandle_chunk) -> f
 /// Gives the most likely tokens in the place of a token, the most likely first: as many as
 /// mcandle_generate_options_set_top_logprobs() asked for.
 ///
-/// @param chunk The chunk, or NULL.
+/// @param[in] chunk The chunk, or NULL.
 /// @param[out] count Receives their number; may be NULL.
 /// @return The ids, which live only during the callback; NULL for NULL. With a count of 0 they must
 /// not be read.
@@ -114,7 +114,7 @@ pub unsafe extern "C" fn mcandle_chunk_top_tokens(
 /// Gives the natural logarithms of the probabilities of the tokens that mcandle_chunk_top_tokens()
 /// gives, in the same order.
 ///
-/// @param chunk The chunk, or NULL.
+/// @param[in] chunk The chunk, or NULL.
 /// @param[out] count Receives their number; may be NULL.
 /// @return The logarithms, which live only during the callback; NULL for NULL. With a count of 0 they
 /// must not be read.
@@ -130,9 +130,12 @@ pub unsafe extern "C" fn mcandle_chunk_top_logprobs(
 
 /// Receives each token as it is generated, on the thread that called.
 ///
-/// It returns true to go on, and false to stop: the generation, or in a batch the text that the token
-/// belongs to. It must not unwind, jump out or throw, and must not use the generator or batch that
-/// calls it, except to cancel it.
+/// It must not use the generator or batch that calls it, except to cancel it.
+///
+/// @param[in] chunk The token, which lives only during the call.
+/// @param[in] user_data As it was given with the callback.
+/// @return True to go on, false to stop: the generation, or in a batch the text that the token
+/// belongs to.
 pub type mcandle_chunk_callback =
     Option<unsafe extern "C" fn(chunk: *const mcandle_chunk, user_data: *mut c_void) -> bool>;
 
@@ -196,7 +199,7 @@ impl mcandle_generation {
 /// Gives the generated text, without special tokens and stop string. It is empty where the model has
 /// no tokenizer.
 ///
-/// @param generation The generation, or NULL.
+/// @param[in] generation The generation, or NULL.
 /// @param[out] length Receives the length in bytes; may be NULL.
 /// @return The text, with a NUL behind it, which lives as long as the generation; empty for NULL.
 #[unsafe(no_mangle)]
@@ -214,7 +217,7 @@ pub unsafe extern "C" fn mcandle_generation_text(
 /// Gives the generated tokens, without the one that ended the text. Those of a stop string are among
 /// them.
 ///
-/// @param generation The generation, or NULL.
+/// @param[in] generation The generation, or NULL.
 /// @param[out] count Receives their number; may be NULL.
 /// @return The ids, which live as long as the generation; NULL for NULL. With a count of 0 they must
 /// not be read.
@@ -233,7 +236,7 @@ pub unsafe extern "C" fn mcandle_generation_tokens(
 /// Gives the natural logarithm of the probability of each generated token under the model, before any
 /// option of sampling.
 ///
-/// @param generation The generation, or NULL.
+/// @param[in] generation The generation, or NULL.
 /// @param[out] count Receives their number, which is that of the tokens; may be NULL.
 /// @return The logarithms, which live as long as the generation; NULL for NULL. With a count of 0 they
 /// must not be read.
@@ -251,7 +254,7 @@ pub unsafe extern "C" fn mcandle_generation_logprobs(
 
 /// Gives the number of tokens of the prompt.
 ///
-/// @param generation The generation, or NULL.
+/// @param[in] generation The generation, or NULL.
 /// @return The number; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generation_prompt_tokens(
@@ -263,7 +266,7 @@ pub unsafe extern "C" fn mcandle_generation_prompt_tokens(
 
 /// Gives how many tokens of the prompt the generator had read before, and did not compute again.
 ///
-/// @param generation The generation, or NULL.
+/// @param[in] generation The generation, or NULL.
 /// @return The number; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generation_cached_tokens(
@@ -275,7 +278,7 @@ pub unsafe extern "C" fn mcandle_generation_cached_tokens(
 
 /// Gives the time from the call to the first token.
 ///
-/// @param generation The generation, or NULL.
+/// @param[in] generation The generation, or NULL.
 /// @return Seconds; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generation_time_to_first_token(
@@ -289,7 +292,7 @@ pub unsafe extern "C" fn mcandle_generation_time_to_first_token(
 
 /// Gives the speed after the first token.
 ///
-/// @param generation The generation, or NULL.
+/// @param[in] generation The generation, or NULL.
 /// @return Tokens per second; 0 for NULL, and where there was no second token.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generation_tokens_per_second(
@@ -301,7 +304,7 @@ pub unsafe extern "C" fn mcandle_generation_tokens_per_second(
 
 /// Gives the reason why a generation ended.
 ///
-/// @param generation The generation, or NULL.
+/// @param[in] generation The generation, or NULL.
 /// @return One of the MCANDLE_FINISH_ constants; MCANDLE_FINISH_STOP for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generation_finish_reason(
@@ -320,7 +323,7 @@ pub unsafe extern "C" fn mcandle_generation_finish_reason(
 
 /// Gives the stop string that ended a generation.
 ///
-/// @param generation The generation, or NULL.
+/// @param[in] generation The generation, or NULL.
 /// @param[out] length Receives the length in bytes; may be NULL.
 /// @return The string, with a NUL behind it, which lives as long as the generation; empty for NULL and
 /// where no stop string ended it.
@@ -340,7 +343,7 @@ pub unsafe extern "C" fn mcandle_generation_stop_string(
 
 /// Gives the number of tokens that were drafted to be checked by the model.
 ///
-/// @param generation The generation, or NULL.
+/// @param[in] generation The generation, or NULL.
 /// @return The number; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generation_drafted_tokens(
@@ -352,7 +355,7 @@ pub unsafe extern "C" fn mcandle_generation_drafted_tokens(
 
 /// Gives how many of the drafted tokens were right. Their share is the acceptance rate.
 ///
-/// @param generation The generation, or NULL.
+/// @param[in] generation The generation, or NULL.
 /// @return The number; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generation_accepted_tokens(
@@ -364,7 +367,7 @@ pub unsafe extern "C" fn mcandle_generation_accepted_tokens(
 
 /// Frees a generation.
 ///
-/// @param generation The generation; NULL is allowed and does nothing.
+/// @param[in] generation The generation; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generation_free(generation: *mut mcandle_generation) {
     // SAFETY: the caller passes NULL or a generation that it owns.

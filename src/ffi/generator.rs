@@ -60,7 +60,7 @@ impl mcandle_generator {
 
 /// Makes a generator.
 ///
-/// @param model The model; it need not outlive the generator.
+/// @param[in] model The model; it need not outlive the generator.
 /// @param[out] generator Receives the generator on success, to be freed with
 /// mcandle_generator_free().
 /// @param[out] error Receives an error on failure; may be NULL.
@@ -84,8 +84,8 @@ pub unsafe extern "C" fn mcandle_generator_new(
 
 /// Makes a generator that keeps keys and values in another form.
 ///
-/// @param model The model; it need not outlive the generator.
-/// @param cache_type One of the MCANDLE_CACHE_ constants. mcandle_generator_new() takes
+/// @param[in] model The model; it need not outlive the generator.
+/// @param[in] cache_type One of the MCANDLE_CACHE_ constants. mcandle_generator_new() takes
 /// MCANDLE_CACHE_FULL.
 /// @param[out] generator Receives the generator on success, to be freed with
 /// mcandle_generator_free().
@@ -115,7 +115,7 @@ pub unsafe extern "C" fn mcandle_generator_new_with_cache_type(
 /// continuations of one conversation. It has the same adapter and draft model, and no logits
 /// callback.
 ///
-/// @param generator The generator to copy.
+/// @param[in] generator The generator to copy.
 /// @param[out] fork Receives the copy on success, to be freed with mcandle_generator_free().
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_BACKEND where memory is lacking, MCANDLE_BUSY,
@@ -143,9 +143,9 @@ pub unsafe extern "C" fn mcandle_generator_fork(
 /// Uses an adapter from the next generation on, whatever is active on the model. What was read before
 /// is forgotten.
 ///
-/// @param generator The generator.
-/// @param adapter The adapter, or NULL for those that are active on the model; it need not outlive the
-/// call.
+/// @param[in,out] generator The generator.
+/// @param[in] adapter The adapter, or NULL for those that are active on the model; it need not
+/// outlive the call.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where the adapter is for another model,
 /// MCANDLE_BUSY, MCANDLE_NULL_POINTER.
@@ -172,8 +172,8 @@ pub unsafe extern "C" fn mcandle_generator_set_adapter(
 /// Greedy text stays the same, and sampled text keeps its distribution. It pays where the smaller
 /// model is much faster and mostly right; mcandle_generation_accepted_tokens() tells.
 ///
-/// @param generator The generator.
-/// @param draft The smaller model, or NULL for none; it need not outlive the call.
+/// @param[in,out] generator The generator.
+/// @param[in] draft The smaller model, or NULL for none; it need not outlive the call.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where it has other tokens, MCANDLE_BUSY,
 /// MCANDLE_NULL_POINTER.
@@ -202,10 +202,10 @@ pub unsafe extern "C" fn mcandle_generator_set_draft_model(
 /// or the callback is NULL. Callback and user data may be used by every thread that uses the
 /// generator.
 ///
-/// @param generator The generator.
-/// @param callback The callback, or NULL for none.
-/// @param user_data Given to the callback as it is.
-/// @param free_user_data Called once to free the user data; may be NULL.
+/// @param[in,out] generator The generator.
+/// @param[in] callback The callback, or NULL for none.
+/// @param[in] user_data Given to the callback as it is.
+/// @param[in] free_user_data Called once to free the user data; may be NULL.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_BUSY, MCANDLE_NULL_POINTER.
 #[unsafe(no_mangle)]
@@ -235,12 +235,12 @@ pub unsafe extern "C" fn mcandle_generator_set_logits_processor(
 
 /// Continues a text, and hands each token to a callback as it comes.
 ///
-/// @param generator The generator.
-/// @param prompt The text in UTF-8.
-/// @param prompt_length Its length in bytes.
-/// @param options Options, or NULL for the defaults.
-/// @param callback Receives each token; may be NULL.
-/// @param user_data Given to the callback as it is; not used after the call.
+/// @param[in,out] generator The generator.
+/// @param[in] prompt The text in UTF-8.
+/// @param[in] prompt_length Its length in bytes.
+/// @param[in] options Options, or NULL for the defaults.
+/// @param[in] callback Receives each token; may be NULL.
+/// @param[in] user_data Given to the callback as it is; not used after the call.
 /// @param[out] generation Receives the finished generation, also when it was stopped, to be freed
 /// with mcandle_generation_free(); may be NULL.
 /// @param[out] error Receives an error on failure; may be NULL.
@@ -276,12 +276,12 @@ pub unsafe extern "C" fn mcandle_generator_generate(
 /// Continues token ids, as mcandle_generator_generate() continues a text. The model needs no
 /// tokenizer.
 ///
-/// @param generator The generator.
-/// @param ids The token ids of the prompt.
-/// @param id_count Their number.
-/// @param options Options, or NULL for the defaults.
-/// @param callback Receives each token; may be NULL.
-/// @param user_data Given to the callback as it is; not used after the call.
+/// @param[in,out] generator The generator.
+/// @param[in] ids The token ids of the prompt.
+/// @param[in] id_count Their number.
+/// @param[in] options Options, or NULL for the defaults.
+/// @param[in] callback Receives each token; may be NULL.
+/// @param[in] user_data Given to the callback as it is; not used after the call.
 /// @param[out] generation Receives the finished generation, also when it was stopped, to be freed
 /// with mcandle_generation_free(); may be NULL.
 /// @param[out] error Receives an error on failure; may be NULL.
@@ -334,7 +334,7 @@ pub(super) unsafe fn run(
 /// Gives the tokens that were read and are kept: the last prompt, and its answer but for the last
 /// token.
 ///
-/// @param generator The generator.
+/// @param[in] generator The generator.
 /// @param[out] context Receives a copy on success, to be freed with mcandle_tokens_free().
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_BUSY, MCANDLE_NULL_POINTER.
@@ -360,8 +360,9 @@ pub unsafe extern "C" fn mcandle_generator_context(
 
 /// Forgets tokens at the end of what was read.
 ///
-/// @param generator The generator.
-/// @param length How many tokens are left; 0 forgets all, and more than there are changes nothing.
+/// @param[in,out] generator The generator.
+/// @param[in] length How many tokens are left; 0 forgets all, and more than there are changes
+/// nothing.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_BUSY, MCANDLE_NULL_POINTER.
 #[unsafe(no_mangle)]
@@ -385,9 +386,9 @@ pub unsafe extern "C" fn mcandle_generator_truncate(
 /// Saves what a generator has read, so that mcandle_generator_load_session() goes on from it at
 /// another time or in another process.
 ///
-/// @param generator The generator. Adapter, draft model and logits callback are not saved.
-/// @param path The file, NUL-terminated UTF-8, which appears whole or not at all; folders above it
-/// are made.
+/// @param[in] generator The generator. Adapter, draft model and logits callback are not saved.
+/// @param[in] path The file, NUL-terminated UTF-8, which appears whole or not at all; folders above
+/// it are made.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_IO, MCANDLE_BACKEND, MCANDLE_BUSY, and those of bad arguments.
 #[unsafe(no_mangle)]
@@ -411,8 +412,8 @@ pub unsafe extern "C" fn mcandle_generator_save_session(
 /// Goes on from a file that mcandle_generator_save_session() wrote. Keys and values then are in the
 /// form of the saved ones. A generator whose call fails is as before.
 ///
-/// @param generator The generator, with the model and adapter that the file was saved with.
-/// @param path The file, NUL-terminated UTF-8.
+/// @param[in,out] generator The generator, with the model and adapter that the file was saved with.
+/// @param[in] path The file, NUL-terminated UTF-8.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_NOT_FOUND, MCANDLE_IO, MCANDLE_INVALID_FORMAT where it is no
 /// session, MCANDLE_INCOMPATIBLE where it belongs to another model or adapter, MCANDLE_BACKEND,
@@ -438,7 +439,7 @@ pub unsafe extern "C" fn mcandle_generator_load_session(
 /// Stops the generation that runs, before its next token. Any thread may call it at any time while
 /// the generator lives; without a running generation it does nothing.
 ///
-/// @param generator The generator; NULL is allowed and does nothing.
+/// @param[in] generator The generator; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generator_cancel(generator: *const mcandle_generator) {
     // SAFETY: the caller passes NULL or a live generator, whose handle is shared between threads.
@@ -449,7 +450,7 @@ pub unsafe extern "C" fn mcandle_generator_cancel(generator: *const mcandle_gene
 
 /// Frees a generator. No call may be using it.
 ///
-/// @param generator The generator; NULL is allowed and does nothing.
+/// @param[in] generator The generator; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generator_free(generator: *mut mcandle_generator) {
     // SAFETY: the caller passes NULL or a generator that it owns.

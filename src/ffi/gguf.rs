@@ -47,9 +47,9 @@ fn format(kind: mcandle_gguf_type) -> Result<GgufType> {
 ///
 /// The file appears whole or not at all; where it exists, it is replaced.
 ///
-/// @param model The model; one that mcandle_model_merge() made has its adapter in the weights.
-/// @param path The file, NUL-terminated UTF-8.
-/// @param gguf_type One of the MCANDLE_GGUF_ constants.
+/// @param[in] model The model; one that mcandle_model_merge() made has its adapter in the weights.
+/// @param[in] path The file, NUL-terminated UTF-8.
+/// @param[in] gguf_type One of the MCANDLE_GGUF_ constants.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_TOKENIZER where the model has no tokenizer, MCANDLE_UNSUPPORTED
 /// where llama.cpp has no counterpart of the tokenizer or of a setting of the model, MCANDLE_IO,

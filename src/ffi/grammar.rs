@@ -23,9 +23,9 @@ use std::ffi::c_char;
 /// as title have no effect. Any other keyword, and a schema that nothing meets, is reported by the
 /// call that uses the options.
 ///
-/// @param options The options.
-/// @param json_schema The schema as JSON in UTF-8; it is copied.
-/// @param json_schema_length Its length in bytes.
+/// @param[in,out] options The options.
+/// @param[in] json_schema The schema as JSON in UTF-8; it is copied.
+/// @param[in] json_schema_length Its length in bytes.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where it is not JSON, MCANDLE_INVALID_UTF8,
 /// MCANDLE_NULL_POINTER.
@@ -57,9 +57,9 @@ pub unsafe extern "C" fn mcandle_generate_options_set_json_schema(
 /// The syntax is that of Perl without look-around, word boundaries, back references and lazy
 /// matching. An expression that cannot be used is reported by the call that uses the options.
 ///
-/// @param options The options.
-/// @param regex The expression in UTF-8, at most 256 KiB; it is copied.
-/// @param regex_length Its length in bytes.
+/// @param[in,out] options The options.
+/// @param[in] regex The expression in UTF-8, at most 256 KiB; it is copied.
+/// @param[in] regex_length Its length in bytes.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
 #[unsafe(no_mangle)]
@@ -87,9 +87,9 @@ pub unsafe extern "C" fn mcandle_generate_options_set_regex(
 /// added tokens in angle brackets, such as <|im_end|>, stand for the tokens, which nothing else
 /// produces. A grammar that cannot be used is reported by the call that uses the options.
 ///
-/// @param options The options.
-/// @param lark The grammar in UTF-8, at most 256 KiB; it is copied.
-/// @param lark_length Its length in bytes.
+/// @param[in,out] options The options.
+/// @param[in] lark The grammar in UTF-8, at most 256 KiB; it is copied.
+/// @param[in] lark_length Its length in bytes.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
 #[unsafe(no_mangle)]
@@ -112,7 +112,7 @@ pub unsafe extern "C" fn mcandle_generate_options_set_lark(
 
 /// Removes what the text must be: schema, expression or grammar. There is none by default.
 ///
-/// @param options The options; NULL is allowed and does nothing.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_clear_grammar(
     options: *mut mcandle_generate_options,

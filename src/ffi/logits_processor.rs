@@ -6,16 +6,17 @@ use std::ffi::c_void;
 
 /// Changes the logits of the next token before it is chosen, on the thread that generates.
 ///
-/// Penalties, grammars and filters work on what it leaves. Negative infinity forbids a token. It
-/// returns true to go on, and false to fail the generation with MCANDLE_CANCELLED. It must not unwind,
-/// jump out or throw, and must not use the generator or batch that calls it, except to cancel it.
+/// Penalties, grammars and filters work on what it leaves. Negative infinity forbids a token. It must
+/// not use the generator or batch that calls it, except to cancel it.
 ///
-/// @param tokens The ids of the prompt and of what was generated; they live only during the call.
-/// @param token_count Their number.
+/// @param[in] tokens The ids of the prompt and of what was generated; they live only during the
+/// call.
+/// @param[in] token_count Their number.
 /// @param[in,out] logits One for each id of the vocabulary, to be changed in place; they live only
 /// during the call.
-/// @param logit_count Their number.
-/// @param user_data As it was given with the callback.
+/// @param[in] logit_count Their number.
+/// @param[in] user_data As it was given with the callback.
+/// @return True to go on, false to fail the generation with MCANDLE_CANCELLED.
 pub type mcandle_logits_callback = Option<
     unsafe extern "C" fn(
         tokens: *const u32,
@@ -27,8 +28,9 @@ pub type mcandle_logits_callback = Option<
 >;
 
 /// Frees the user data of a callback that the library keeps beyond a call. It is called once, on the
-/// thread whose call gives the callback up, and must not unwind, jump out or throw, nor use the object
-/// that kept the callback.
+/// thread whose call gives the callback up, and must not use the object that kept the callback.
+///
+/// @param[in] user_data As it was given with the callback.
 pub type mcandle_free_callback = Option<unsafe extern "C" fn(user_data: *mut c_void)>;
 
 /// User data that belongs to the library.

@@ -24,8 +24,8 @@ pub struct mcandle_model {
 /// as MLX quantised them, or in PyTorch's own files, or from a GGUF file. The format is found by looking
 /// at the files.
 ///
-/// @param path The directory or file, NUL-terminated UTF-8.
-/// @param options Options, or NULL for the defaults.
+/// @param[in] path The directory or file, NUL-terminated UTF-8.
+/// @param[in] options Options, or NULL for the defaults.
 /// @param[out] model Receives the model on success, to be freed with mcandle_model_free().
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or what went wrong: MCANDLE_NOT_FOUND, MCANDLE_INVALID_FORMAT,
@@ -57,7 +57,7 @@ pub unsafe extern "C" fn mcandle_model_load(
 
 /// Frees a model. Generators, trainers and tokenizers made from it stay usable.
 ///
-/// @param model The model; NULL is allowed and does nothing.
+/// @param[in] model The model; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_model_free(model: *mut mcandle_model) {
     // SAFETY: the caller passes NULL or a model that it owns.
@@ -71,8 +71,8 @@ pub unsafe extern "C" fn mcandle_model_free(model: *mut mcandle_model) {
 /// The directory appears whole or not at all. Where it exists, the model in it is replaced and files
 /// that are no part of a model stay; it may be the one that the model was loaded from.
 ///
-/// @param model The model; one that mcandle_model_merge() made has its adapter in the weights.
-/// @param path The directory, NUL-terminated UTF-8.
+/// @param[in] model The model; one that mcandle_model_merge() made has its adapter in the weights.
+/// @param[in] path The directory, NUL-terminated UTF-8.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_IO, MCANDLE_INVALID_FORMAT where the path is that of a file,
 /// MCANDLE_BACKEND, and those of bad arguments.
@@ -96,8 +96,8 @@ pub unsafe extern "C" fn mcandle_model_save(
 /// Makes a model with an adapter's change added to its weights. It generates what the model with the
 /// adapter does, at the speed of a plain model.
 ///
-/// @param model The model, which stays as it is; both share the weights that are not changed.
-/// @param adapter An adapter for the model.
+/// @param[in] model The model, which stays as it is; both share the weights that are not changed.
+/// @param[in] adapter An adapter for the model.
 /// @param[out] merged Receives the new model on success, to be freed with mcandle_model_free().
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where the adapter is for another model,
@@ -125,7 +125,7 @@ pub unsafe extern "C" fn mcandle_model_merge(
 
 /// Describes a model in one line: architecture, size, vocabulary, context, dtype, device.
 ///
-/// @param model The model.
+/// @param[in] model The model.
 /// @param[out] summary Receives the text on success, to be freed with mcandle_string_free().
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_NULL_POINTER.
@@ -148,7 +148,7 @@ pub unsafe extern "C" fn mcandle_model_summary(
 
 /// Gives the number of parameters of a model; a tied embedding counts once.
 ///
-/// @param model The model, or NULL.
+/// @param[in] model The model, or NULL.
 /// @return The number; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_model_parameter_count(model: *const mcandle_model) -> u64 {
@@ -158,7 +158,7 @@ pub unsafe extern "C" fn mcandle_model_parameter_count(model: *const mcandle_mod
 
 /// Gives the most tokens that prompt and generated text can have together.
 ///
-/// @param model The model, or NULL.
+/// @param[in] model The model, or NULL.
 /// @return The number; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_model_context_length(model: *const mcandle_model) -> usize {
@@ -168,7 +168,7 @@ pub unsafe extern "C" fn mcandle_model_context_length(model: *const mcandle_mode
 
 /// Gives the number of token ids that the model knows.
 ///
-/// @param model The model, or NULL.
+/// @param[in] model The model, or NULL.
 /// @return The number; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_model_vocab_size(model: *const mcandle_model) -> usize {
@@ -179,7 +179,7 @@ pub unsafe extern "C" fn mcandle_model_vocab_size(model: *const mcandle_model) -
 /// Tells whether weights of a model are kept in fewer bits than those of a float, because they are
 /// stored so or were quantised at load.
 ///
-/// @param model The model, or NULL.
+/// @param[in] model The model, or NULL.
 /// @return Whether they are; false for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_model_is_quantized(model: *const mcandle_model) -> bool {
@@ -189,7 +189,7 @@ pub unsafe extern "C" fn mcandle_model_is_quantized(model: *const mcandle_model)
 
 /// Gives the device that a model was loaded to.
 ///
-/// @param model The model, or NULL.
+/// @param[in] model The model, or NULL.
 /// @return One of the MCANDLE_DEVICE_ constants; MCANDLE_DEVICE_AUTO for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_model_device(model: *const mcandle_model) -> mcandle_device {
@@ -201,7 +201,7 @@ pub unsafe extern "C" fn mcandle_model_device(model: *const mcandle_model) -> mc
 
 /// Gives the number format that a model computes in.
 ///
-/// @param model The model, or NULL.
+/// @param[in] model The model, or NULL.
 /// @return One of the MCANDLE_DTYPE_ constants; MCANDLE_DTYPE_AUTO for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_model_dtype(model: *const mcandle_model) -> mcandle_dtype {
@@ -213,7 +213,7 @@ pub unsafe extern "C" fn mcandle_model_dtype(model: *const mcandle_model) -> mca
 
 /// Gives the tokenizer of a model.
 ///
-/// @param model The model.
+/// @param[in] model The model.
 /// @param[out] tokenizer Receives the tokenizer on success, to be freed with
 /// mcandle_tokenizer_free(); it may outlive the model.
 /// @param[out] error Receives an error on failure; may be NULL.

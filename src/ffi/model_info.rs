@@ -22,7 +22,7 @@ pub struct mcandle_model_info {
 
 /// Finds out what a stored model is, without loading its weights.
 ///
-/// @param path The model, as mcandle_model_load() takes it, NUL-terminated UTF-8.
+/// @param[in] path The model, as mcandle_model_load() takes it, NUL-terminated UTF-8.
 /// @param[out] info Receives what was found on success, to be freed with mcandle_model_info_free().
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or what went wrong: MCANDLE_NOT_FOUND, MCANDLE_INVALID_FORMAT,
@@ -52,7 +52,7 @@ pub unsafe extern "C" fn mcandle_model_inspect(
 
 /// Frees what was found out about a model.
 ///
-/// @param info The object; NULL is allowed and does nothing.
+/// @param[in] info The object; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_model_info_free(info: *mut mcandle_model_info) {
     // SAFETY: the caller passes NULL or an object that it owns.
@@ -61,7 +61,7 @@ pub unsafe extern "C" fn mcandle_model_info_free(info: *mut mcandle_model_info) 
 
 /// Gives the format in which a model is stored, such as "safetensors", "mlx", "gguf" or "pytorch".
 ///
-/// @param info What was found out, or NULL.
+/// @param[in] info What was found out, or NULL.
 /// @return A NUL-terminated text that lives as long as the object; empty for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_model_info_format(
@@ -73,7 +73,7 @@ pub unsafe extern "C" fn mcandle_model_info_format(
 
 /// Gives the family of a model, such as "qwen2" or "llama".
 ///
-/// @param info What was found out, or NULL.
+/// @param[in] info What was found out, or NULL.
 /// @return A NUL-terminated text that lives as long as the object; empty for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_model_info_architecture(
@@ -85,7 +85,7 @@ pub unsafe extern "C" fn mcandle_model_info_architecture(
 
 /// Gives the encoding of most of the weights that stay quantised, such as "Q4_K".
 ///
-/// @param info What was found out, or NULL.
+/// @param[in] info What was found out, or NULL.
 /// @return A NUL-terminated text that lives as long as the object; NULL where no weight is quantised,
 /// and for NULL.
 #[unsafe(no_mangle)]
@@ -99,7 +99,7 @@ pub unsafe extern "C" fn mcandle_model_info_quantization(
 
 /// Gives the number of parameters; a tied embedding counts once.
 ///
-/// @param info What was found out, or NULL.
+/// @param[in] info What was found out, or NULL.
 /// @return The number; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_model_info_parameter_count(
@@ -111,7 +111,7 @@ pub unsafe extern "C" fn mcandle_model_info_parameter_count(
 
 /// Gives the most tokens that prompt and generated text can have together.
 ///
-/// @param info What was found out, or NULL.
+/// @param[in] info What was found out, or NULL.
 /// @return The number; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_model_info_context_length(
@@ -124,8 +124,8 @@ pub unsafe extern "C" fn mcandle_model_info_context_length(
 /// Gives the memory that the weights take in a number format, of which those that are stored quantised
 /// are not.
 ///
-/// @param info What was found out.
-/// @param dtype One of the MCANDLE_DTYPE_ constants but MCANDLE_DTYPE_AUTO.
+/// @param[in] info What was found out.
+/// @param[in] dtype One of the MCANDLE_DTYPE_ constants but MCANDLE_DTYPE_AUTO.
 /// @param[out] bytes Receives the bytes on success.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT, MCANDLE_NULL_POINTER.
@@ -149,11 +149,11 @@ pub unsafe extern "C" fn mcandle_model_info_weights_size(
 
 /// Gives the memory that keys and values of a conversation take.
 ///
-/// @param info What was found out.
-/// @param tokens The tokens of the conversation.
-/// @param dtype The number format of the model, one of the MCANDLE_DTYPE_ constants but
+/// @param[in] info What was found out.
+/// @param[in] tokens The tokens of the conversation.
+/// @param[in] dtype The number format of the model, one of the MCANDLE_DTYPE_ constants but
 /// MCANDLE_DTYPE_AUTO.
-/// @param cache_type One of the MCANDLE_CACHE_ constants.
+/// @param[in] cache_type One of the MCANDLE_CACHE_ constants.
 /// @param[out] bytes Receives the bytes on success.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT, MCANDLE_NULL_POINTER.
@@ -183,7 +183,7 @@ pub unsafe extern "C" fn mcandle_model_info_cache_size(
 /// parameters and bytes by the name of each), and "memory" with the bytes of "weights" and of
 /// "cache_per_1000_tokens" in each number format.
 ///
-/// @param info What was found out.
+/// @param[in] info What was found out.
 /// @param[out] json Receives the text on success, to be freed with mcandle_string_free().
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_NULL_POINTER.

@@ -20,12 +20,10 @@ type Report = unsafe extern "C" fn(u64, u64, *mut c_void) -> bool;
 /// Hears how far a model is loaded, on the thread that loads it: before each tensor is read, and at the
 /// end.
 ///
-/// It returns true to go on, and false to end the loading with MCANDLE_CANCELLED. It must not unwind,
-/// jump out or throw.
-///
-/// @param loaded_bytes The bytes of the weights that were read.
-/// @param total_bytes All bytes of the weights.
-/// @param user_data As it was given with the callback.
+/// @param[in] loaded_bytes The bytes of the weights that were read.
+/// @param[in] total_bytes All bytes of the weights.
+/// @param[in] user_data As it was given with the callback.
+/// @return True to go on, false to end the loading with MCANDLE_CANCELLED.
 pub type mcandle_load_callback = Option<
     unsafe extern "C" fn(loaded_bytes: u64, total_bytes: u64, user_data: *mut c_void) -> bool,
 >;
@@ -86,8 +84,8 @@ pub extern "C" fn mcandle_model_options_new() -> *mut mcandle_model_options {
 
 /// Sets the device. A number that is no device is reported by mcandle_model_load().
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param device One of the MCANDLE_DEVICE_ constants. Default MCANDLE_DEVICE_AUTO.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] device One of the MCANDLE_DEVICE_ constants. Default MCANDLE_DEVICE_AUTO.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_model_options_set_device(
     options: *mut mcandle_model_options,
@@ -101,8 +99,8 @@ pub unsafe extern "C" fn mcandle_model_options_set_device(
 
 /// Sets the number format. A number that is no format is reported by mcandle_model_load().
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param dtype One of the MCANDLE_DTYPE_ constants. Default MCANDLE_DTYPE_AUTO.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] dtype One of the MCANDLE_DTYPE_ constants. Default MCANDLE_DTYPE_AUTO.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_model_options_set_dtype(
     options: *mut mcandle_model_options,
@@ -117,10 +115,11 @@ pub unsafe extern "C" fn mcandle_model_options_set_dtype(
 /// Keeps the weights of the linear maps in fewer bits: in groups that share a scale and a bias, as MLX
 /// does. Weights that are stored in fewer bits stay as they are.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param bits The bits of a weight, 4 or 8; 0 keeps weights as they are stored, which is the default.
-/// Other numbers are reported by mcandle_model_load().
-/// @param group_size The weights that share a scale: 32, 64 or 128. Without use where bits is 0.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] bits The bits of a weight, 4 or 8; 0 keeps weights as they are stored, which is the
+/// default. Other numbers are reported by mcandle_model_load().
+/// @param[in] group_size The weights that share a scale: 32, 64 or 128. Without use where bits is
+/// 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_model_options_set_quantization(
     options: *mut mcandle_model_options,
@@ -135,10 +134,10 @@ pub unsafe extern "C" fn mcandle_model_options_set_quantization(
 
 /// Lets a callback hear how far a model is loaded, and end the loading.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param callback The callback, or NULL for none, which is the default.
-/// @param user_data Given to the callback as it is; it must stay valid while a model is loaded with
-/// these options.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] callback The callback, or NULL for none, which is the default.
+/// @param[in] user_data Given to the callback as it is; it must stay valid while a model is loaded
+/// with these options.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_model_options_set_progress(
     options: *mut mcandle_model_options,
@@ -153,7 +152,7 @@ pub unsafe extern "C" fn mcandle_model_options_set_progress(
 
 /// Frees options.
 ///
-/// @param options The options; NULL is allowed and does nothing.
+/// @param[in] options The options; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_model_options_free(options: *mut mcandle_model_options) {
     // SAFETY: the caller passes NULL or options that it owns.

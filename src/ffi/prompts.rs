@@ -16,18 +16,18 @@ use std::ffi::{c_char, c_void};
 ///
 /// What the generator has read of the conversation already is not read again.
 ///
-/// @param generator The generator.
-/// @param messages The whole conversation as a JSON array of objects such as
+/// @param[in,out] generator The generator.
+/// @param[in] messages The whole conversation as a JSON array of objects such as
 /// {"role": "user", "content": "..."}, in UTF-8.
-/// @param messages_length Its length in bytes.
-/// @param chat_options A JSON object, or NULL for the defaults. Its keys: "tools", an array of
+/// @param[in] messages_length Its length in bytes.
+/// @param[in] chat_options A JSON object, or NULL for the defaults. Its keys: "tools", an array of
 /// descriptions of functions; "add_generation_prompt", default true; "continue_final_message",
 /// default false; "arguments", an object of further variables of the template, such as
 /// {"enable_thinking": false}.
-/// @param chat_options_length Its length in bytes.
-/// @param options Options, or NULL for the defaults.
-/// @param callback Receives each token; may be NULL.
-/// @param user_data Given to the callback as it is; not used after the call.
+/// @param[in] chat_options_length Its length in bytes.
+/// @param[in] options Options, or NULL for the defaults.
+/// @param[in] callback Receives each token; may be NULL.
+/// @param[in] user_data Given to the callback as it is; not used after the call.
 /// @param[out] generation Receives the finished generation, also when it was stopped, to be freed
 /// with mcandle_generation_free(); may be NULL.
 /// @param[out] error Receives an error on failure; may be NULL.
@@ -73,15 +73,15 @@ pub unsafe extern "C" fn mcandle_generator_chat(
 ///
 /// The text ends at the tokens of mcandle_model_fim_stop_tokens() too.
 ///
-/// @param generator The generator.
-/// @param prefix The code before in UTF-8; may be NULL where the length is 0.
-/// @param prefix_length Its length in bytes.
-/// @param suffix The code after in UTF-8; may be NULL where the length is 0.
-/// @param suffix_length Its length in bytes.
-/// @param context What else of the repository the model is shown, or NULL.
-/// @param options Options, or NULL for the defaults.
-/// @param callback Receives each token; may be NULL.
-/// @param user_data Given to the callback as it is; not used after the call.
+/// @param[in,out] generator The generator.
+/// @param[in] prefix The code before in UTF-8; may be NULL where the length is 0.
+/// @param[in] prefix_length Its length in bytes.
+/// @param[in] suffix The code after in UTF-8; may be NULL where the length is 0.
+/// @param[in] suffix_length Its length in bytes.
+/// @param[in] context What else of the repository the model is shown, or NULL.
+/// @param[in] options Options, or NULL for the defaults.
+/// @param[in] callback Receives each token; may be NULL.
+/// @param[in] user_data Given to the callback as it is; not used after the call.
 /// @param[out] generation Receives the finished generation, also when it was stopped, to be freed
 /// with mcandle_generation_free(); may be NULL.
 /// @param[out] error Receives an error on failure; may be NULL.

@@ -11,8 +11,8 @@ use std::ffi::c_char;
 /// Sets the temperature of sampling: it divides the logits. Below 1 sharpens, above 1 flattens the
 /// distribution.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param temperature 0 for always the most likely token, or more; finite. Default 0.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] temperature 0 for always the most likely token, or more; finite. Default 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_set_temperature(
     options: *mut mcandle_generate_options,
@@ -26,8 +26,8 @@ pub unsafe extern "C" fn mcandle_generate_options_set_temperature(
 
 /// Sets how many of the most likely tokens are sampled from.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param top_k 0 for all. Default 0.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] top_k 0 for all. Default 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_set_top_k(
     options: *mut mcandle_generate_options,
@@ -41,8 +41,8 @@ pub unsafe extern "C" fn mcandle_generate_options_set_top_k(
 
 /// Sets the probability that the most likely tokens must reach together to be sampled from.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param top_p Above 0 and at most 1, which is for all. Default 1.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] top_p Above 0 and at most 1, which is for all. Default 1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_set_top_p(
     options: *mut mcandle_generate_options,
@@ -56,8 +56,8 @@ pub unsafe extern "C" fn mcandle_generate_options_set_top_p(
 
 /// Sets the least probability to sample from, as a share of that of the most likely token.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param min_p 0 to 1; 0 is for all. Default 0.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] min_p 0 to 1; 0 is for all. Default 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_set_min_p(
     options: *mut mcandle_generate_options,
@@ -72,8 +72,8 @@ pub unsafe extern "C" fn mcandle_generate_options_set_min_p(
 /// Sets the probability that the most typical tokens must reach together to be sampled from: those
 /// whose information is closest to the entropy of the distribution come first.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param typical_p Above 0 and at most 1, which is for all. Default 1.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] typical_p Above 0 and at most 1, which is for all. Default 1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_set_typical_p(
     options: *mut mcandle_generate_options,
@@ -88,8 +88,8 @@ pub unsafe extern "C" fn mcandle_generate_options_set_typical_p(
 /// Sets how often a token is drawn without the top choices (XTC): all tokens that have the threshold
 /// or more, but the least likely one of them.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param xtc_probability 0 to 1; 0 is never. Default 0.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] xtc_probability 0 to 1; 0 is never. Default 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_set_xtc_probability(
     options: *mut mcandle_generate_options,
@@ -103,8 +103,8 @@ pub unsafe extern "C" fn mcandle_generate_options_set_xtc_probability(
 
 /// Sets the least probability of a top choice of XTC.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param xtc_threshold 0 to 0.5. Default 0.1.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] xtc_threshold 0 to 0.5. Default 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_set_xtc_threshold(
     options: *mut mcandle_generate_options,
@@ -119,8 +119,8 @@ pub unsafe extern "C" fn mcandle_generate_options_set_xtc_threshold(
 /// Sets the factor by which tokens that occurred are made less likely: a divisor of their positive
 /// logits, and a factor of the negative ones.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param repetition_penalty Above 0 and finite; 1 is for none, below 1 makes them more likely.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] repetition_penalty Above 0 and finite; 1 is for none, below 1 makes them more likely.
 /// Default 1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_set_repetition_penalty(
@@ -135,8 +135,8 @@ pub unsafe extern "C" fn mcandle_generate_options_set_repetition_penalty(
 
 /// Sets what is subtracted from the logits of tokens that occurred, once for each token.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param presence_penalty Finite, usually -2 to 2. Default 0.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] presence_penalty Finite, usually -2 to 2. Default 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_set_presence_penalty(
     options: *mut mcandle_generate_options,
@@ -150,8 +150,8 @@ pub unsafe extern "C" fn mcandle_generate_options_set_presence_penalty(
 
 /// Sets what is subtracted from the logit of a token as often as it occurred.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param frequency_penalty Finite, usually -2 to 2. Default 0.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] frequency_penalty Finite, usually -2 to 2. Default 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_set_frequency_penalty(
     options: *mut mcandle_generate_options,
@@ -166,8 +166,8 @@ pub unsafe extern "C" fn mcandle_generate_options_set_frequency_penalty(
 /// Sets the number of last tokens, of prompt and answer together, in which the penalties on
 /// repetition, presence and frequency look for a token.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param penalty_last_n 0 for all. Default 0.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] penalty_last_n 0 for all. Default 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_set_penalty_last_n(
     options: *mut mcandle_generate_options,
@@ -182,8 +182,8 @@ pub unsafe extern "C" fn mcandle_generate_options_set_penalty_last_n(
 /// Sets the size of the penalty on going on with a repetition (DRY): a token that would go on with a
 /// repetition of n tokens loses multiplier * base^(n - allowed length) of its logit.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param dry_multiplier 0 for none, or more; finite. 0.8 is usual. Default 0.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] dry_multiplier 0 for none, or more; finite. 0.8 is usual. Default 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_set_dry_multiplier(
     options: *mut mcandle_generate_options,
@@ -197,8 +197,8 @@ pub unsafe extern "C" fn mcandle_generate_options_set_dry_multiplier(
 
 /// Sets the growth of the DRY penalty with each further token of a repetition.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param dry_base At least 1 and finite. Default 1.75.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] dry_base At least 1 and finite. Default 1.75.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_set_dry_base(
     options: *mut mcandle_generate_options,
@@ -212,8 +212,8 @@ pub unsafe extern "C" fn mcandle_generate_options_set_dry_base(
 
 /// Sets the shortest repetition that has a DRY penalty, in tokens.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param dry_allowed_length Any number. Default 2.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] dry_allowed_length Any number. Default 2.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_set_dry_allowed_length(
     options: *mut mcandle_generate_options,
@@ -227,8 +227,8 @@ pub unsafe extern "C" fn mcandle_generate_options_set_dry_allowed_length(
 
 /// Sets the number of last tokens, of prompt and answer together, in which DRY looks for repetitions.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param dry_penalty_last_n 0 for all. Default 0.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] dry_penalty_last_n 0 for all. Default 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_set_dry_penalty_last_n(
     options: *mut mcandle_generate_options,
@@ -243,10 +243,10 @@ pub unsafe extern "C" fn mcandle_generate_options_set_dry_penalty_last_n(
 /// Adds a text that ends a repetition for DRY: no repetition goes over a token that has it in its
 /// text, nor is such a token penalised. By default there are a line break, ":", "\"" and "*".
 ///
-/// @param options The options.
-/// @param breaker The text in UTF-8; it is copied. An empty one is reported by the call that uses the
-/// options.
-/// @param breaker_length Its length in bytes.
+/// @param[in,out] options The options.
+/// @param[in] breaker The text in UTF-8; it is copied. An empty one is reported by the call that
+/// uses the options.
+/// @param[in] breaker_length Its length in bytes.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
 #[unsafe(no_mangle)]
@@ -270,7 +270,7 @@ pub unsafe extern "C" fn mcandle_generate_options_add_dry_sequence_breaker(
 
 /// Removes all texts that end a repetition for DRY, those of the default included.
 ///
-/// @param options The options; NULL is allowed and does nothing.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_clear_dry_sequence_breakers(
     options: *mut mcandle_generate_options,
@@ -284,10 +284,10 @@ pub unsafe extern "C" fn mcandle_generate_options_clear_dry_sequence_breakers(
 /// Sets what is added to the logit of a token before anything else. Another call for the same token
 /// replaces it.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param id The id of the token, below the size of the model's vocabulary.
-/// @param bias A finite number, or negative infinity for a token that must not be drawn. Default 0
-/// for each token.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] id The id of the token, below the size of the model's vocabulary.
+/// @param[in] bias A finite number, or negative infinity for a token that must not be drawn.
+/// Default 0 for each token.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_set_logit_bias(
     options: *mut mcandle_generate_options,
@@ -302,7 +302,7 @@ pub unsafe extern "C" fn mcandle_generate_options_set_logit_bias(
 
 /// Removes what mcandle_generate_options_set_logit_bias() set, for all tokens.
 ///
-/// @param options The options; NULL is allowed and does nothing.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_clear_logit_bias(
     options: *mut mcandle_generate_options,
@@ -315,8 +315,8 @@ pub unsafe extern "C" fn mcandle_generate_options_clear_logit_bias(
 
 /// Sets the seed of sampling. The same seed, model and device give the same tokens.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param seed Any number. Default 0.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] seed Any number. Default 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generate_options_set_seed(
     options: *mut mcandle_generate_options,

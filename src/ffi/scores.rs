@@ -29,10 +29,10 @@ fn pooling_of(pooling: mcandle_pooling) -> Result<Pooling> {
 
 /// Gives the logits of the token that follows a text.
 ///
-/// @param generator The generator. Its adapter counts; what it has read is reused or forgotten, as for
-/// a generation.
-/// @param ids The token ids of the text, at least one.
-/// @param id_count Their number.
+/// @param[in,out] generator The generator. Its adapter counts; what it has read is reused or
+/// forgotten, as for a generation.
+/// @param[in] ids The token ids of the text, at least one.
+/// @param[in] id_count Their number.
 /// @param[out] logits Receives one for each id of the vocabulary on success, to be freed with
 /// mcandle_floats_free().
 /// @param[out] error Receives an error on failure; may be NULL.
@@ -64,10 +64,10 @@ pub unsafe extern "C" fn mcandle_generator_next_logits(
 /// Gives the natural logarithm of the probability of each token of a text after the first, given
 /// those before it.
 ///
-/// @param generator The generator. Its adapter counts; what it has read is reused or forgotten, as for
-/// a generation.
-/// @param ids The token ids of the text, at least two.
-/// @param id_count Their number.
+/// @param[in,out] generator The generator. Its adapter counts; what it has read is reused or
+/// forgotten, as for a generation.
+/// @param[in] ids The token ids of the text, at least two.
+/// @param[in] id_count Their number.
 /// @param[out] logprobs Receives one less than there are ids on success, to be freed with
 /// mcandle_floats_free().
 /// @param[out] error Receives an error on failure; may be NULL.
@@ -97,13 +97,13 @@ pub unsafe extern "C" fn mcandle_generator_logprobs(
 }
 
 /// Gives the perplexity of a text, by a window that moves over it: each token is predicted from at
-/// least `window - stride` tokens before it, where there are so many.
+/// least window - stride tokens before it, where there are so many.
 ///
-/// @param generator The generator. Its adapter counts; what it has read is forgotten.
-/// @param ids The token ids of the text, at least two.
-/// @param id_count Their number, which may exceed the context.
-/// @param window The length of the window in tokens: 2 or more, up to the context of the model.
-/// @param stride By how many tokens it moves: 1 or more, below the window.
+/// @param[in,out] generator The generator. Its adapter counts; what it has read is forgotten.
+/// @param[in] ids The token ids of the text, at least two.
+/// @param[in] id_count Their number, which may exceed the context.
+/// @param[in] window The length of the window in tokens: 2 or more, up to the context of the model.
+/// @param[in] stride By how many tokens it moves: 1 or more, below the window.
 /// @param[out] perplexity Receives the exponential of the mean negative log-likelihood per scored
 /// token.
 /// @param[out] sum_nll Receives the summed negative log-likelihood, in nats; may be NULL.
@@ -142,12 +142,12 @@ pub unsafe extern "C" fn mcandle_generator_perplexity(
 
 /// Gives a vector that stands for a text: the hidden states after the last layer, pooled.
 ///
-/// @param generator The generator. Its adapter counts; what it has read is reused or forgotten, as for
-/// a generation.
-/// @param ids The token ids of the text, at least one.
-/// @param id_count Their number.
-/// @param pooling One of the MCANDLE_POOLING_ constants; mean pooling is usual.
-/// @param normalize Whether to scale the vector to length 1.
+/// @param[in,out] generator The generator. Its adapter counts; what it has read is reused or
+/// forgotten, as for a generation.
+/// @param[in] ids The token ids of the text, at least one.
+/// @param[in] id_count Their number.
+/// @param[in] pooling One of the MCANDLE_POOLING_ constants; mean pooling is usual.
+/// @param[in] normalize Whether to scale the vector to length 1.
 /// @param[out] embedding Receives as many numbers as the model is wide on success, to be freed with
 /// mcandle_floats_free().
 /// @param[out] error Receives an error on failure; may be NULL.

@@ -50,7 +50,7 @@ impl mcandle_string {
 
 /// Gives the bytes of a text, in UTF-8 and with a NUL behind them.
 ///
-/// @param string The text, or NULL.
+/// @param[in] string The text, or NULL.
 /// @return A pointer that lives as long as the text; an empty string for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_string_data(string: *const mcandle_string) -> *const c_char {
@@ -60,7 +60,7 @@ pub unsafe extern "C" fn mcandle_string_data(string: *const mcandle_string) -> *
 
 /// Gives the length of a text in bytes, without the NUL behind it.
 ///
-/// @param string The text, or NULL.
+/// @param[in] string The text, or NULL.
 /// @return The length; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_string_length(string: *const mcandle_string) -> usize {
@@ -70,7 +70,7 @@ pub unsafe extern "C" fn mcandle_string_length(string: *const mcandle_string) ->
 
 /// Frees a text.
 ///
-/// @param string The text; NULL is allowed and does nothing.
+/// @param[in] string The text; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_string_free(string: *mut mcandle_string) {
     // SAFETY: the caller passes NULL or a text that it owns.
@@ -85,7 +85,7 @@ pub struct mcandle_tokens {
 
 /// Gives the token ids.
 ///
-/// @param tokens The token ids, or NULL.
+/// @param[in] tokens The token ids, or NULL.
 /// @return A pointer that lives as long as the object; NULL for NULL. With a length of 0 it must not
 /// be read.
 #[unsafe(no_mangle)]
@@ -96,7 +96,7 @@ pub unsafe extern "C" fn mcandle_tokens_data(tokens: *const mcandle_tokens) -> *
 
 /// Gives the number of token ids.
 ///
-/// @param tokens The token ids, or NULL.
+/// @param[in] tokens The token ids, or NULL.
 /// @return The number; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_tokens_length(tokens: *const mcandle_tokens) -> usize {
@@ -106,7 +106,7 @@ pub unsafe extern "C" fn mcandle_tokens_length(tokens: *const mcandle_tokens) ->
 
 /// Frees token ids.
 ///
-/// @param tokens The token ids; NULL is allowed and does nothing.
+/// @param[in] tokens The token ids; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_tokens_free(tokens: *mut mcandle_tokens) {
     // SAFETY: the caller passes NULL or an object that it owns.

@@ -29,10 +29,10 @@ impl mcandle_tokenizer {
 
 /// Turns text into token ids.
 ///
-/// @param tokenizer The tokenizer.
-/// @param text The text in UTF-8; may be NULL where the length is 0.
-/// @param text_length Its length in bytes.
-/// @param add_special_tokens Whether to add what the model expects at the start, as before
+/// @param[in] tokenizer The tokenizer.
+/// @param[in] text The text in UTF-8; may be NULL where the length is 0.
+/// @param[in] text_length Its length in bytes.
+/// @param[in] add_special_tokens Whether to add what the model expects at the start, as before
 /// generating; Qwen2 expects nothing.
 /// @param[out] tokens Receives the ids on success, to be freed with mcandle_tokens_free().
 /// @param[out] error Receives an error on failure; may be NULL.
@@ -61,10 +61,10 @@ pub unsafe extern "C" fn mcandle_tokenizer_encode(
 
 /// Turns token ids into text.
 ///
-/// @param tokenizer The tokenizer.
-/// @param ids The token ids; may be NULL where the number is 0.
-/// @param id_count Their number.
-/// @param skip_special_tokens Whether to leave tokens such as the end of the text out.
+/// @param[in] tokenizer The tokenizer.
+/// @param[in] ids The token ids; may be NULL where the number is 0.
+/// @param[in] id_count Their number.
+/// @param[in] skip_special_tokens Whether to leave tokens such as the end of the text out.
 /// @param[out] text Receives the text on success, to be freed with mcandle_string_free().
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_TOKENIZER, MCANDLE_NULL_POINTER.
@@ -92,7 +92,7 @@ pub unsafe extern "C" fn mcandle_tokenizer_decode(
 
 /// Frees a tokenizer.
 ///
-/// @param tokenizer The tokenizer; NULL is allowed and does nothing.
+/// @param[in] tokenizer The tokenizer; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_tokenizer_free(tokenizer: *mut mcandle_tokenizer) {
     // SAFETY: the caller passes NULL or a tokenizer that it owns.

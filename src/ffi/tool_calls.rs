@@ -45,7 +45,7 @@ impl mcandle_piece {
 
 /// Gives the kind of a piece.
 ///
-/// @param piece The piece, or NULL.
+/// @param[in] piece The piece, or NULL.
 /// @return One of the MCANDLE_PIECE_ constants; -1 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_piece_kind_of(piece: *const mcandle_piece) -> mcandle_piece_kind {
@@ -55,7 +55,7 @@ pub unsafe extern "C" fn mcandle_piece_kind_of(piece: *const mcandle_piece) -> m
 
 /// Gives the text of a piece; of a tool call the arguments, a JSON object.
 ///
-/// @param piece The piece, or NULL.
+/// @param[in] piece The piece, or NULL.
 /// @param[out] length Receives the length in bytes; may be NULL.
 /// @return The text, with a NUL behind it, which lives only during the callback; empty for NULL.
 #[unsafe(no_mangle)]
@@ -70,7 +70,7 @@ pub unsafe extern "C" fn mcandle_piece_text(
 
 /// Gives the name of the tool that a piece calls.
 ///
-/// @param piece The piece, or NULL.
+/// @param[in] piece The piece, or NULL.
 /// @param[out] length Receives the length in bytes; may be NULL.
 /// @return The name, with a NUL behind it, which lives only during the callback; empty for NULL, and
 /// for a piece that is no tool call.
@@ -84,8 +84,10 @@ pub unsafe extern "C" fn mcandle_piece_name(
     unsafe { mcandle_string::give(piece.as_ref().map(|piece| &piece.name), length) }
 }
 
-/// Receives each piece, in order, on the thread that called. It must not unwind, jump out or throw,
-/// and must not use the parser that calls it.
+/// Receives each piece, in order, on the thread that called. It must not use the parser that calls it.
+///
+/// @param[in] piece The piece, which lives only during the call.
+/// @param[in] user_data As it was given with the callback.
 pub type mcandle_piece_callback =
     Option<unsafe extern "C" fn(piece: *const mcandle_piece, user_data: *mut c_void)>;
 
@@ -114,10 +116,10 @@ pub struct mcandle_tool_call_parser {
 
 /// Makes a parser at the start of a text.
 ///
-/// @param find_reasoning Whether text between "<think>" and "</think>" comes out as
+/// @param[in] find_reasoning Whether text between "<think>" and "</think>" comes out as
 /// MCANDLE_PIECE_REASONING, without the tags; if not, it is text.
-/// @param inside_reasoning Whether the text starts inside of the reasoning, as it does where the
-/// prompt ends with the opening tag; then the first is true whatever is given.
+/// @param[in] inside_reasoning Whether the text starts inside of the reasoning, as it does where
+/// the prompt ends with the opening tag; then the first is true whatever is given.
 /// @return A parser, to be freed with mcandle_tool_call_parser_free().
 #[unsafe(no_mangle)]
 pub extern "C" fn mcandle_tool_call_parser_new(
@@ -136,11 +138,11 @@ pub extern "C" fn mcandle_tool_call_parser_new(
 
 /// Takes the next chunk, and hands over the pieces that are now complete.
 ///
-/// @param parser The parser.
-/// @param text The chunk in UTF-8; may be NULL where the length is 0.
-/// @param text_length Its length in bytes.
-/// @param callback Receives the pieces; may be NULL.
-/// @param user_data Given to the callback as it is; not used after the call.
+/// @param[in,out] parser The parser.
+/// @param[in] text The chunk in UTF-8; may be NULL where the length is 0.
+/// @param[in] text_length Its length in bytes.
+/// @param[in] callback Receives the pieces; may be NULL.
+/// @param[in] user_data Given to the callback as it is; not used after the call.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
 #[unsafe(no_mangle)]
@@ -168,9 +170,9 @@ pub unsafe extern "C" fn mcandle_tool_call_parser_push(
 /// Ends the text, and hands over what is still held back; a call that was not closed is text. The
 /// next chunk starts another text.
 ///
-/// @param parser The parser.
-/// @param callback Receives the pieces; may be NULL.
-/// @param user_data Given to the callback as it is; not used after the call.
+/// @param[in,out] parser The parser.
+/// @param[in] callback Receives the pieces; may be NULL.
+/// @param[in] user_data Given to the callback as it is; not used after the call.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_NULL_POINTER.
 #[unsafe(no_mangle)]
@@ -193,7 +195,7 @@ pub unsafe extern "C" fn mcandle_tool_call_parser_finish(
 
 /// Frees a parser.
 ///
-/// @param parser The parser; NULL is allowed and does nothing.
+/// @param[in] parser The parser; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_tool_call_parser_free(parser: *mut mcandle_tool_call_parser) {
     // SAFETY: the caller passes NULL or a parser that it owns.

@@ -105,7 +105,7 @@ pub(super) unsafe fn of_start<T: Default>(
 
 /// Gives the kind of an event.
 ///
-/// @param event The event, or NULL.
+/// @param[in] event The event, or NULL.
 /// @return One of the MCANDLE_TRAIN_EVENT_ constants; -1 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_event_kind_of(
@@ -126,7 +126,7 @@ pub unsafe extern "C" fn mcandle_train_event_kind_of(
 /// key "event" is "start", "step", "evaluation", "checkpoint" or "end". Times are in seconds,
 /// numbers that are not finite are null.
 ///
-/// @param event The event, or NULL.
+/// @param[in] event The event, or NULL.
 /// @return A NUL-terminated string in UTF-8 that lives only during the callback; empty for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_event_json(
@@ -138,7 +138,7 @@ pub unsafe extern "C" fn mcandle_train_event_json(
 
 /// Gives the number of steps done.
 ///
-/// @param event The event, or NULL.
+/// @param[in] event The event, or NULL.
 /// @return The number, the step of the event included, and at a start those of the run that is
 /// resumed; 0 for NULL.
 #[unsafe(no_mangle)]
@@ -155,7 +155,7 @@ pub unsafe extern "C" fn mcandle_train_event_step(event: *const mcandle_train_ev
 
 /// Gives the number of steps of the whole run.
 ///
-/// @param event The event of a start or step.
+/// @param[in] event The event of a start or step, or NULL.
 /// @return The number; 0 for NULL and other events.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_event_total_steps(
@@ -172,7 +172,7 @@ pub unsafe extern "C" fn mcandle_train_event_total_steps(
 /// Gives how often every training row was seen, the step of the event included; 1.5 is the middle
 /// of the second time.
 ///
-/// @param event The event of a step.
+/// @param[in] event The event of a step, or NULL.
 /// @return The number; 0 for NULL and other events.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_event_epoch(event: *const mcandle_train_event) -> f64 {
@@ -183,7 +183,7 @@ pub unsafe extern "C" fn mcandle_train_event_epoch(event: *const mcandle_train_e
 /// Gives the mean negative log-likelihood of the target tokens: of the step before its update, or
 /// of the validation rows. Where preferences are learned it is the mean loss of the pairs.
 ///
-/// @param event The event of a step or evaluation.
+/// @param[in] event The event of a step or evaluation, or NULL.
 /// @return The loss; 0 for NULL and other events.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_event_loss(event: *const mcandle_train_event) -> f64 {
@@ -197,7 +197,7 @@ pub unsafe extern "C" fn mcandle_train_event_loss(event: *const mcandle_train_ev
 
 /// Gives e to the power of the loss of the validation rows.
 ///
-/// @param event The event of an evaluation.
+/// @param[in] event The event of an evaluation, or NULL.
 /// @return The perplexity; 0 for NULL and other events.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_event_perplexity(event: *const mcandle_train_event) -> f64 {
@@ -211,7 +211,7 @@ pub unsafe extern "C" fn mcandle_train_event_perplexity(event: *const mcandle_tr
 /// Tells whether an evaluation has the lowest loss of the run so far, or whether a checkpoint holds
 /// the weights of that evaluation.
 ///
-/// @param event The event of an evaluation or checkpoint.
+/// @param[in] event The event of an evaluation or checkpoint, or NULL.
 /// @return Whether it is the best; false for NULL and other events.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_event_best(event: *const mcandle_train_event) -> bool {
@@ -224,7 +224,7 @@ pub unsafe extern "C" fn mcandle_train_event_best(event: *const mcandle_train_ev
 
 /// Gives the learning rate of a step.
 ///
-/// @param event The event of a step.
+/// @param[in] event The event of a step, or NULL.
 /// @return The learning rate; 0 for NULL and other events.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_event_learning_rate(
@@ -236,7 +236,7 @@ pub unsafe extern "C" fn mcandle_train_event_learning_rate(
 
 /// Gives the L2 norm of the gradient of a step, before clipping.
 ///
-/// @param event The event of a step.
+/// @param[in] event The event of a step, or NULL.
 /// @return The norm; 0 for NULL and other events.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_event_grad_norm(event: *const mcandle_train_event) -> f64 {
@@ -246,7 +246,7 @@ pub unsafe extern "C" fn mcandle_train_event_grad_norm(event: *const mcandle_tra
 
 /// Gives the number of tokens, without padding: of the step, or at a start of all training rows.
 ///
-/// @param event The event of a start or step.
+/// @param[in] event The event of a start or step, or NULL.
 /// @return The number; 0 for NULL and other events.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_event_tokens(event: *const mcandle_train_event) -> usize {
@@ -260,7 +260,7 @@ pub unsafe extern "C" fn mcandle_train_event_tokens(event: *const mcandle_train_
 
 /// Gives the number of tokens that are scored: of the step, or at a start of all training rows.
 ///
-/// @param event The event of a start or step.
+/// @param[in] event The event of a start or step, or NULL.
 /// @return The number; 0 for NULL and other events.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_event_target_tokens(
@@ -277,7 +277,7 @@ pub unsafe extern "C" fn mcandle_train_event_target_tokens(
 /// Gives the number of tokens since the first step, that of the event included, over all
 /// resumptions.
 ///
-/// @param event The event of a step.
+/// @param[in] event The event of a step, or NULL.
 /// @return The number; 0 for NULL and other events.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_event_tokens_so_far(
@@ -289,7 +289,7 @@ pub unsafe extern "C" fn mcandle_train_event_tokens_so_far(
 
 /// Gives the speed of a step.
 ///
-/// @param event The event of a step.
+/// @param[in] event The event of a step, or NULL.
 /// @return Tokens per second, without padding; 0 for NULL and other events.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_event_tokens_per_second(
@@ -301,7 +301,7 @@ pub unsafe extern "C" fn mcandle_train_event_tokens_per_second(
 
 /// Gives the time since the run, or its resumption, began.
 ///
-/// @param event The event of a step, evaluation or end.
+/// @param[in] event The event of a step, evaluation or end, or NULL.
 /// @return Seconds; 0 for NULL and other events.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_event_seconds_elapsed(
@@ -318,7 +318,7 @@ pub unsafe extern "C" fn mcandle_train_event_seconds_elapsed(
 
 /// Gives the time that the remaining steps will take at the pace so far.
 ///
-/// @param event The event of a step.
+/// @param[in] event The event of a step, or NULL.
 /// @return Seconds; 0 for NULL and other events.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_event_seconds_remaining(
@@ -330,7 +330,7 @@ pub unsafe extern "C" fn mcandle_train_event_seconds_remaining(
 
 /// Gives the memory that the process holds at the end of a step.
 ///
-/// @param event The event of a step.
+/// @param[in] event The event of a step, or NULL.
 /// @return Bytes; 0 for NULL, other events, and where the operating system does not tell.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_event_memory(event: *const mcandle_train_event) -> u64 {
@@ -340,7 +340,7 @@ pub unsafe extern "C" fn mcandle_train_event_memory(event: *const mcandle_train_
 
 /// Gives the most memory that the process has held, at the end of a step.
 ///
-/// @param event The event of a step.
+/// @param[in] event The event of a step, or NULL.
 /// @return Bytes; 0 for NULL and other events.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_event_peak_memory(event: *const mcandle_train_event) -> u64 {
@@ -350,7 +350,7 @@ pub unsafe extern "C" fn mcandle_train_event_peak_memory(event: *const mcandle_t
 
 /// Gives the directory of a checkpoint.
 ///
-/// @param event The event of a checkpoint.
+/// @param[in] event The event of a checkpoint, or NULL.
 /// @return A NUL-terminated path that lives only during the callback; empty for NULL and other
 /// events.
 #[unsafe(no_mangle)]
@@ -363,7 +363,7 @@ pub unsafe extern "C" fn mcandle_train_event_path(
 
 /// Gives how a run ended.
 ///
-/// @param event The event of an end.
+/// @param[in] event The event of an end, or NULL.
 /// @return A summary that lives only during the callback and is not to be freed; NULL for NULL and
 /// other events.
 #[unsafe(no_mangle)]
@@ -378,7 +378,10 @@ pub unsafe extern "C" fn mcandle_train_event_summary(
 
 /// Receives what happens in training, on the thread that called.
 ///
-/// It returns true to go on, and false to stop. It must not unwind, jump out or throw, and must not
-/// use the trainer that calls it, except to cancel it.
+/// It must not use the trainer that calls it, except to cancel it.
+///
+/// @param[in] event What happened, which lives only during the call.
+/// @param[in] user_data As it was given with the callback.
+/// @return True to go on, false to stop.
 pub type mcandle_train_callback =
     Option<unsafe extern "C" fn(event: *const mcandle_train_event, user_data: *mut c_void) -> bool>;

@@ -24,7 +24,7 @@ unsafe fn of_pairs(
 /// A reward is the log-probability of an answer times beta, with DPO less that of the model before
 /// training; with ORPO it is lambda times the mean of the log-probabilities of its tokens.
 ///
-/// @param event The event of a step.
+/// @param[in] event The event of a step, or NULL.
 /// @return The reward; NaN for NULL, other events, and where no preferences are learned.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_event_reward_chosen(
@@ -36,7 +36,7 @@ pub unsafe extern "C" fn mcandle_train_event_reward_chosen(
 
 /// Gives the mean reward of the answers of a step that were rejected.
 ///
-/// @param event The event of a step.
+/// @param[in] event The event of a step, or NULL.
 /// @return The reward; NaN for NULL, other events, and where no preferences are learned.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_event_reward_rejected(
@@ -48,7 +48,7 @@ pub unsafe extern "C" fn mcandle_train_event_reward_rejected(
 
 /// Gives the mean of the differences of rewards in a step, chosen less rejected.
 ///
-/// @param event The event of a step.
+/// @param[in] event The event of a step, or NULL.
 /// @return The difference; NaN for NULL, other events, and where no preferences are learned.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_event_reward_margin(
@@ -60,7 +60,7 @@ pub unsafe extern "C" fn mcandle_train_event_reward_margin(
 
 /// Gives the share of the pairs of a step whose chosen answer has the higher reward.
 ///
-/// @param event The event of a step.
+/// @param[in] event The event of a step, or NULL.
 /// @return 0 to 1; NaN for NULL, other events, and where no preferences are learned.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_event_reward_accuracy(

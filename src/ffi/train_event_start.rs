@@ -5,7 +5,7 @@ use std::ffi::c_char;
 
 /// Gives how many numbers are trained.
 ///
-/// @param event The event of a start.
+/// @param[in] event The event of a start, or NULL.
 /// @return The number; 0 for NULL and other events.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_event_trainable_parameters(
@@ -17,7 +17,7 @@ pub unsafe extern "C" fn mcandle_train_event_trainable_parameters(
 
 /// Gives how many numbers there are in all: those of the model and those that training adds.
 ///
-/// @param event The event of a start.
+/// @param[in] event The event of a start, or NULL.
 /// @return The number; 0 for NULL and other events.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_event_parameters(event: *const mcandle_train_event) -> u64 {
@@ -27,7 +27,7 @@ pub unsafe extern "C" fn mcandle_train_event_parameters(event: *const mcandle_tr
 
 /// Gives the number of training rows.
 ///
-/// @param event The event of a start.
+/// @param[in] event The event of a start, or NULL.
 /// @return The number; 0 for NULL and other events.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_event_rows(event: *const mcandle_train_event) -> usize {
@@ -37,7 +37,7 @@ pub unsafe extern "C" fn mcandle_train_event_rows(event: *const mcandle_train_ev
 
 /// Gives how many training rows were cut to the longest length.
 ///
-/// @param event The event of a start.
+/// @param[in] event The event of a start, or NULL.
 /// @return The number; 0 for NULL and other events.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_event_truncated(event: *const mcandle_train_event) -> usize {
@@ -47,7 +47,7 @@ pub unsafe extern "C" fn mcandle_train_event_truncated(event: *const mcandle_tra
 
 /// Gives how many training rows were left out.
 ///
-/// @param event The event of a start.
+/// @param[in] event The event of a start, or NULL.
 /// @return The number; 0 for NULL and other events.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_event_skipped(event: *const mcandle_train_event) -> usize {
@@ -57,7 +57,7 @@ pub unsafe extern "C" fn mcandle_train_event_skipped(event: *const mcandle_train
 
 /// Gives the number of batches in which every training row comes once.
 ///
-/// @param event The event of a start.
+/// @param[in] event The event of a start, or NULL.
 /// @return The number; 0 for NULL and other events.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_event_batches_per_epoch(
@@ -69,7 +69,7 @@ pub unsafe extern "C" fn mcandle_train_event_batches_per_epoch(
 
 /// Gives the share of the places of a packed batch that hold tokens.
 ///
-/// @param event The event of a start.
+/// @param[in] event The event of a start, or NULL.
 /// @return Above 0 and at most 1; 0 where rows are not packed, for NULL and for other events.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_event_pack_efficiency(
@@ -81,7 +81,7 @@ pub unsafe extern "C" fn mcandle_train_event_pack_efficiency(
 
 /// Gives what is trained.
 ///
-/// @param event The event of a start.
+/// @param[in] event The event of a start, or NULL.
 /// @return "lora", "dora", "qlora", "qdora" or "full", NUL-terminated, which lives only during the
 /// callback; empty for NULL and other events.
 #[unsafe(no_mangle)]
@@ -94,7 +94,7 @@ pub unsafe extern "C" fn mcandle_train_event_method(
 
 /// Gives what the loss rewards.
 ///
-/// @param event The event of a start.
+/// @param[in] event The event of a start, or NULL.
 /// @return "sft", "dpo" or "orpo", NUL-terminated, which lives only during the callback; empty for
 /// NULL and other events.
 #[unsafe(no_mangle)]

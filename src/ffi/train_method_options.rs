@@ -96,8 +96,8 @@ impl MethodOptions {
 
 /// Sets what is trained.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param method One of the MCANDLE_METHOD_ constants. Default MCANDLE_METHOD_LORA.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] method One of the MCANDLE_METHOD_ constants. Default MCANDLE_METHOD_LORA.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_method(
     options: *mut mcandle_train_options,
@@ -112,8 +112,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_method(
 /// Sets how many of the last layers are trained. MCANDLE_METHOD_FULL with all of them trains
 /// embedding, norms and head, too, and otherwise only what belongs to these layers.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param num_layers The number; a model of fewer is trained in all. 0 for all. Default 0.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] num_layers The number; a model of fewer is trained in all. 0 for all. Default 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_num_layers(
     options: *mut mcandle_train_options,
@@ -130,8 +130,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_num_layers(
 
 /// Sets the rank of the adapter. This and the settings below are not used by MCANDLE_METHOD_FULL.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param rank 1 to 4096. Default 8.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] rank 1 to 4096. Default 8.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_rank(
     options: *mut mcandle_train_options,
@@ -146,8 +146,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_rank(
 /// Sets the strength of the adapter before division by its rank: lora_alpha of PEFT. Of alpha and
 /// scale the last one that is set counts.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param alpha Above 0. Default 16.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] alpha Above 0. Default 16.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_alpha(
     options: *mut mcandle_train_options,
@@ -162,8 +162,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_alpha(
 /// Sets the strength of the adapter itself, which no rank divides: scale of mlx-lm. Of alpha and
 /// scale the last one that is set counts.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param scale Above 0; 20 is the default of mlx-lm. Default none: alpha counts.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] scale Above 0; 20 is the default of mlx-lm. Default none: alpha counts.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_scale(
     options: *mut mcandle_train_options,
@@ -177,8 +177,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_scale(
 
 /// Sets the share of the inputs of the adapter that training drops.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param dropout 0 or more and below 1. Default 0.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] dropout 0 or more and below 1. Default 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_dropout(
     options: *mut mcandle_train_options,
@@ -192,8 +192,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_dropout(
 
 /// Sets whether alpha is divided by the square root of the rank.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param use_rslora Default false.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] use_rslora Default false.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_use_rslora(
     options: *mut mcandle_train_options,
@@ -207,8 +207,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_use_rslora(
 
 /// Sets whether the lengths of the rows of weights are trained apart from their directions (DoRA).
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param use_dora Default false.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] use_dora Default false.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_use_dora(
     options: *mut mcandle_train_options,
@@ -222,8 +222,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_use_dora(
 
 /// Sets which projections the adapter changes. Of names and a pattern the last that is set counts.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param names NUL-terminated names with commas between them, out of q_proj, k_proj, v_proj,
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] names NUL-terminated names with commas between them, out of q_proj, k_proj, v_proj,
 /// o_proj, gate_proj, up_proj, down_proj; it is copied. NULL for all. Default all.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_target_modules(
@@ -242,8 +242,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_target_modules(
 /// Sets which projections the adapter changes by a pattern. Of names and a pattern the last that is
 /// set counts.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param pattern A regular expression, NUL-terminated UTF-8, that matches whole names such as
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] pattern A regular expression, NUL-terminated UTF-8, that matches whole names such as
 /// model.layers.3.self_attn.q_proj; it is copied. NULL for all. Default all.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_target_pattern(

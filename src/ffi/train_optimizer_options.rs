@@ -103,8 +103,8 @@ impl OptimizerSettings {
 /// this one. A setting that the optimizer does not have is an error of the call that uses the
 /// options.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param optimizer One of the MCANDLE_OPTIMIZER_ constants. Default MCANDLE_OPTIMIZER_ADAMW.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] optimizer One of the MCANDLE_OPTIMIZER_ constants. Default MCANDLE_OPTIMIZER_ADAMW.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_optimizer(
     options: *mut mcandle_train_options,
@@ -127,9 +127,9 @@ pub unsafe extern "C" fn mcandle_train_options_set_optimizer(
 
 /// Sets the decay of the means of gradients and of squared gradients of AdamW and Adam.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param beta1 0 or more and below 1. Default 0.9.
-/// @param beta2 0 or more and below 1. Default 0.999.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] beta1 0 or more and below 1. Default 0.9.
+/// @param[in] beta2 0 or more and below 1. Default 0.999.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_betas(
     options: *mut mcandle_train_options,
@@ -144,8 +144,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_betas(
 
 /// Sets what AdamW and Adam add to their denominator, and the least norm that Muon divides by.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param eps Above 0. Default 1e-8, and 1e-7 for Muon.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] eps Above 0. Default 1e-8, and 1e-7 for Muon.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_eps(
     options: *mut mcandle_train_options,
@@ -160,8 +160,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_eps(
 /// Sets the share of each weight that is taken away per step and unit of learning rate; Adam and
 /// SGD add it to the gradient. With Muon it is that of the matrices which Muon changes.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param weight_decay 0 or more. Default 0.01 for AdamW, 0.1 for Muon, and 0 for the others.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] weight_decay 0 or more. Default 0.01 for AdamW, 0.1 for Muon, and 0 for the others.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_weight_decay(
     options: *mut mcandle_train_options,
@@ -175,8 +175,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_weight_decay(
 
 /// Sets the share of the last direction that the next step of SGD or Muon keeps.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param momentum 0 or more and below 1. Default 0 for SGD and 0.95 for Muon.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] momentum 0 or more and below 1. Default 0 for SGD and 0.95 for Muon.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_momentum(
     options: *mut mcandle_train_options,
@@ -190,8 +190,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_momentum(
 
 /// Sets the L2 norm that gradients are scaled down to, over all weights together.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param max_grad_norm 0 for no limit, or more. Default 1.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] max_grad_norm 0 for no limit, or more. Default 1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_max_grad_norm(
     options: *mut mcandle_train_options,
@@ -205,8 +205,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_max_grad_norm(
 
 /// Sets the highest learning rate.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param learning_rate Above 0. Default 1e-4.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] learning_rate Above 0. Default 1e-4.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_learning_rate(
     options: *mut mcandle_train_options,
@@ -220,8 +220,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_learning_rate(
 
 /// Sets what a falling learning rate does not fall below.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param min_learning_rate 0 or more, at most the highest. Default 0.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] min_learning_rate 0 or more, at most the highest. Default 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_min_learning_rate(
     options: *mut mcandle_train_options,
@@ -235,8 +235,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_min_learning_rate(
 
 /// Sets the steps over which the learning rate rises from 0.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param warmup_steps At most the number of steps. Default 0.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] warmup_steps At most the number of steps. Default 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_warmup_steps(
     options: *mut mcandle_train_options,
@@ -250,8 +250,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_warmup_steps(
 
 /// Sets how the learning rate falls, in the place of any schedule set before.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param schedule One of the MCANDLE_SCHEDULE_ constants. Default MCANDLE_SCHEDULE_CONSTANT.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] schedule One of the MCANDLE_SCHEDULE_ constants. Default MCANDLE_SCHEDULE_CONSTANT.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_schedule(
     options: *mut mcandle_train_options,
@@ -271,9 +271,9 @@ pub unsafe extern "C" fn mcandle_train_options_set_schedule(
 /// Multiplies the learning rate by a factor each so many steps after the warm-up, in the place of
 /// any schedule set before.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param step_size Steps between two changes, at least 1.
-/// @param gamma The factor, above 0 and at most 1; 0.1 is usual.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] step_size Steps between two changes, at least 1.
+/// @param[in] gamma The factor, above 0 and at most 1; 0.1 is usual.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_schedule_step(
     options: *mut mcandle_train_options,
@@ -289,8 +289,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_schedule_step(
 /// Multiplies the learning rate by a factor each step after the warm-up, in the place of any
 /// schedule set before.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param gamma The factor, above 0 and at most 1, such as 0.999.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] gamma The factor, above 0 and at most 1, such as 0.999.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_schedule_exponential(
     options: *mut mcandle_train_options,

@@ -125,8 +125,8 @@ pub extern "C" fn mcandle_train_options_new() -> *mut mcandle_train_options {
 /// have no setter are given so. A "batching" is "plain", "length_buckets" or "packed". A key that is
 /// left out has its default.
 ///
-/// @param json The JSON in UTF-8.
-/// @param json_length Its length in bytes.
+/// @param[in] json The JSON in UTF-8.
+/// @param[in] json_length Its length in bytes.
 /// @param[out] options Receives the options on success, to be freed with
 /// mcandle_train_options_free().
 /// @param[out] error Receives an error on failure; may be NULL.
@@ -153,7 +153,7 @@ pub unsafe extern "C" fn mcandle_train_options_from_json(
 
 /// Writes options as JSON, from which mcandle_train_options_from_json() makes the same options.
 ///
-/// @param options The options.
+/// @param[in] options The options.
 /// @param[out] json Receives an object with all keys on success, to be freed with
 /// mcandle_string_free().
 /// @param[out] error Receives an error on failure; may be NULL.
@@ -181,8 +181,8 @@ pub unsafe extern "C" fn mcandle_train_options_to_json(
 /// Sets the number of optimizer steps. Values out of range are reported by the call that uses the
 /// options; so it is for all options.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param steps At least 1. Default 1000.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] steps At least 1. Default 1000.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_steps(
     options: *mut mcandle_train_options,
@@ -196,8 +196,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_steps(
 
 /// Sets the number of passes over the training rows, in the place of a number of steps.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param epochs Above 0, such as 2.5; 0 for none. Default 0.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] epochs Above 0, such as 2.5; 0 for none. Default 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_epochs(
     options: *mut mcandle_train_options,
@@ -211,8 +211,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_epochs(
 
 /// Sets the number of rows in a batch, or of packs where rows are packed.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param batch_size At least 1. Default 4.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] batch_size At least 1. Default 4.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_batch_size(
     options: *mut mcandle_train_options,
@@ -227,8 +227,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_batch_size(
 /// Sets how many batches make one step, weighted by their scored tokens; pairs of preferences count
 /// alike.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param batches At least 1. Default 1.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] batches At least 1. Default 1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_gradient_accumulation(
     options: *mut mcandle_train_options,
@@ -242,8 +242,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_gradient_accumulation(
 
 /// Sets how rows are put together to batches. Rows of preferences cannot be packed.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param batching One of the MCANDLE_BATCHING_ constants. Default MCANDLE_BATCHING_PLAIN.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] batching One of the MCANDLE_BATCHING_ constants. Default MCANDLE_BATCHING_PLAIN.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_batching(
     options: *mut mcandle_train_options,
@@ -262,8 +262,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_batching(
 
 /// Sets the most tokens of a pack, where rows are packed.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param pack_length At least as many as the longest row has. Default 2048.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] pack_length At least as many as the longest row has. Default 2048.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_pack_length(
     options: *mut mcandle_train_options,
@@ -277,8 +277,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_pack_length(
 
 /// Sets whether rows come in another order in each epoch.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param shuffle Default true.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] shuffle Default true.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_shuffle(
     options: *mut mcandle_train_options,
@@ -292,8 +292,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_shuffle(
 
 /// Sets the seed of the first weights of the adapter, the order of rows, and dropout.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param seed Any number. Default 0.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] seed Any number. Default 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_seed(
     options: *mut mcandle_train_options,
@@ -308,8 +308,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_seed(
 /// Sets whether layers are computed again in the backward pass instead of kept: about a third
 /// slower, and memory for one layer instead of all.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param grad_checkpoint Default false.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] grad_checkpoint Default false.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_grad_checkpoint(
     options: *mut mcandle_train_options,
@@ -324,8 +324,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_grad_checkpoint(
 /// Sets the share of each target that is spread over the whole vocabulary. The training loss
 /// contains it, validation losses do not. Not for preferences; DPO has one of its own.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param label_smoothing 0 or more and below 1. Default 0.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] label_smoothing 0 or more and below 1. Default 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_label_smoothing(
     options: *mut mcandle_train_options,
@@ -340,11 +340,11 @@ pub unsafe extern "C" fn mcandle_train_options_set_label_smoothing(
 /// Learns from rows of {"prompt", "chosen", "rejected"} by direct preference optimisation, in the
 /// place of any preference set before.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param beta How closely the model is held to the one before training; the smaller, the further
-/// it may go. Above 0; 0.1 is usual.
-/// @param label_smoothing The share of pairs that may be the wrong way round, 0 or more and below
-/// 0.5; 0 is usual.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] beta How closely the model is held to the one before training; the smaller, the
+/// further it may go. Above 0; 0.1 is usual.
+/// @param[in] label_smoothing The share of pairs that may be the wrong way round, 0 or more and
+/// below 0.5; 0 is usual.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_preference_dpo(
     options: *mut mcandle_train_options,
@@ -364,9 +364,9 @@ pub unsafe extern "C" fn mcandle_train_options_set_preference_dpo(
 /// the place of any preference set before. It needs no second model, so a step takes less time than
 /// one of DPO.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param lambda The weight of the odds ratio beside the likelihood of the chosen answer. Above 0;
-/// 0.1 is usual.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] lambda The weight of the odds ratio beside the likelihood of the chosen answer. Above
+/// 0; 0.1 is usual.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_preference_orpo(
     options: *mut mcandle_train_options,
@@ -380,7 +380,7 @@ pub unsafe extern "C" fn mcandle_train_options_set_preference_orpo(
 
 /// Learns from texts again, which is the default.
 ///
-/// @param options The options; NULL is allowed and does nothing.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_clear_preference(
     options: *mut mcandle_train_options,
@@ -393,7 +393,7 @@ pub unsafe extern "C" fn mcandle_train_options_clear_preference(
 
 /// Frees options.
 ///
-/// @param options The options; NULL is allowed and does nothing.
+/// @param[in] options The options; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_free(options: *mut mcandle_train_options) {
     // SAFETY: the caller passes NULL or options that it owns.

@@ -6,8 +6,8 @@ use std::ffi::c_char;
 /// Sets the steps between evaluations on the validation rows, which also happen before the first
 /// step and after the last.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param steps 0 for none. Default 200.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] steps 0 for none. Default 200.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_eval_every(
     options: *mut mcandle_train_options,
@@ -21,8 +21,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_eval_every(
 
 /// Sets the most batches of an evaluation.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param batches 0 for all. Default 25.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] batches 0 for all. Default 25.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_eval_batches(
     options: *mut mcandle_train_options,
@@ -36,8 +36,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_eval_batches(
 
 /// Sets after how many evaluations in a row without a better loss the run ends.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param evaluations 0 for no such end. Default 0.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] evaluations 0 for no such end. Default 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_early_stopping_patience(
     options: *mut mcandle_train_options,
@@ -51,8 +51,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_early_stopping_patience(
 
 /// Sets by how much a loss must be below the best one to be better.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param min_delta 0 or more. Default 0.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] min_delta 0 or more. Default 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_early_stopping_min_delta(
     options: *mut mcandle_train_options,
@@ -66,8 +66,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_early_stopping_min_delta(
 
 /// Sets the steps between checkpoints, which need an output directory.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param steps 0 for none. Default 100.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] steps 0 for none. Default 100.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_save_every(
     options: *mut mcandle_train_options,
@@ -81,8 +81,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_save_every(
 
 /// Sets how many of the newest checkpoints are kept, beside the one of the best evaluation.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param count 0 for all. Default 0.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] count 0 for all. Default 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_keep_checkpoints(
     options: *mut mcandle_train_options,
@@ -97,8 +97,8 @@ pub unsafe extern "C" fn mcandle_train_options_set_keep_checkpoints(
 /// Sets where checkpoints are written, metrics.jsonl and loss.svg, and at the end the adapter; or
 /// the model, in the directory "model" there, where its weights are trained.
 ///
-/// @param options The options; NULL is allowed and does nothing.
-/// @param path A directory, NUL-terminated UTF-8; it is copied. NULL for none. Default none.
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] path A directory, NUL-terminated UTF-8; it is copied. NULL for none. Default none.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_options_set_output_dir(
     options: *mut mcandle_train_options,

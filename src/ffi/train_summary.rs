@@ -35,7 +35,7 @@ impl mcandle_train_summary {
 
 /// Gives the number of steps done in all.
 ///
-/// @param summary The summary, or NULL.
+/// @param[in] summary The summary, or NULL.
 /// @return The number; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_summary_steps(
@@ -47,7 +47,7 @@ pub unsafe extern "C" fn mcandle_train_summary_steps(
 
 /// Gives the loss of the last step.
 ///
-/// @param summary The summary, or NULL.
+/// @param[in] summary The summary, or NULL.
 /// @return The loss; NaN for NULL and where no step was done.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_summary_loss(summary: *const mcandle_train_summary) -> f64 {
@@ -57,7 +57,7 @@ pub unsafe extern "C" fn mcandle_train_summary_loss(summary: *const mcandle_trai
 
 /// Gives the last loss of the validation rows.
 ///
-/// @param summary The summary, or NULL.
+/// @param[in] summary The summary, or NULL.
 /// @return The loss; NaN for NULL and where there was no evaluation.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_summary_validation_loss(
@@ -71,7 +71,7 @@ pub unsafe extern "C" fn mcandle_train_summary_validation_loss(
 
 /// Tells whether a callback or another thread stopped the run before its last step.
 ///
-/// @param summary The summary, or NULL.
+/// @param[in] summary The summary, or NULL.
 /// @return Whether it was stopped; false for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_summary_cancelled(
@@ -83,7 +83,7 @@ pub unsafe extern "C" fn mcandle_train_summary_cancelled(
 
 /// Gives why the run ended.
 ///
-/// @param summary The summary, or NULL.
+/// @param[in] summary The summary, or NULL.
 /// @return One of the MCANDLE_TRAIN_STOP_ constants; -1 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_summary_stop_reason(
@@ -100,7 +100,7 @@ pub unsafe extern "C" fn mcandle_train_summary_stop_reason(
 
 /// Gives the number of steps done before the evaluation with the lowest loss.
 ///
-/// @param summary The summary, or NULL.
+/// @param[in] summary The summary, or NULL.
 /// @return The number; 0 for NULL, where there was no evaluation, and where none was better than
 /// that before the first step.
 #[unsafe(no_mangle)]
@@ -115,7 +115,7 @@ pub unsafe extern "C" fn mcandle_train_summary_best_step(
 
 /// Gives the lowest loss of the validation rows, over all resumptions.
 ///
-/// @param summary The summary, or NULL.
+/// @param[in] summary The summary, or NULL.
 /// @return The loss; NaN for NULL and where there was no evaluation.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_summary_best_loss(
@@ -129,7 +129,7 @@ pub unsafe extern "C" fn mcandle_train_summary_best_loss(
 
 /// Gives the checkpoint with the weights of the lowest validation loss.
 ///
-/// @param summary The summary, or NULL.
+/// @param[in] summary The summary, or NULL.
 /// @return A NUL-terminated path that lives as long as the summary; empty for NULL and where no
 /// such checkpoint was written.
 #[unsafe(no_mangle)]
@@ -142,7 +142,7 @@ pub unsafe extern "C" fn mcandle_train_summary_best_path(
 
 /// Gives the number of tokens since the first step, over all resumptions.
 ///
-/// @param summary The summary, or NULL.
+/// @param[in] summary The summary, or NULL.
 /// @return The number; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_summary_tokens(
@@ -154,7 +154,7 @@ pub unsafe extern "C" fn mcandle_train_summary_tokens(
 
 /// Gives the time of the run.
 ///
-/// @param summary The summary, or NULL.
+/// @param[in] summary The summary, or NULL.
 /// @return Seconds; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_summary_seconds(
@@ -166,7 +166,7 @@ pub unsafe extern "C" fn mcandle_train_summary_seconds(
 
 /// Frees a summary.
 ///
-/// @param summary The summary; NULL is allowed and does nothing.
+/// @param[in] summary The summary; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_train_summary_free(summary: *mut mcandle_train_summary) {
     // SAFETY: the caller passes NULL or a summary that it owns.

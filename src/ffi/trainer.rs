@@ -68,10 +68,10 @@ impl Inputs<'_> {
 
 /// Makes a trainer from the start: with a new adapter, or from the weights of the model.
 ///
-/// @param model The model; it need not outlive the trainer.
-/// @param train The rows to train on; they need not outlive the trainer.
-/// @param validation The rows to evaluate on, or NULL for no evaluation.
-/// @param options Options, or NULL for the defaults.
+/// @param[in] model The model; it need not outlive the trainer.
+/// @param[in] train The rows to train on; they need not outlive the trainer.
+/// @param[in] validation The rows to evaluate on, or NULL for no evaluation.
+/// @param[in] options Options, or NULL for the defaults.
 /// @param[out] trainer Receives the trainer on success, to be freed with mcandle_trainer_free().
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT, MCANDLE_CONTEXT_FULL where a row is too long for
@@ -99,12 +99,12 @@ pub unsafe extern "C" fn mcandle_trainer_new(
 
 /// Makes a trainer that goes on with an adapter, with a new optimizer and from step 0.
 ///
-/// @param model The model; it need not outlive the trainer.
-/// @param train The rows to train on; they need not outlive the trainer.
-/// @param validation The rows to evaluate on, or NULL for no evaluation.
-/// @param options Options, or NULL for the defaults. The settings of the adapter take the place of
-/// their method.
-/// @param adapter The adapter, which does not change; it need not outlive the trainer.
+/// @param[in] model The model; it need not outlive the trainer.
+/// @param[in] train The rows to train on; they need not outlive the trainer.
+/// @param[in] validation The rows to evaluate on, or NULL for no evaluation.
+/// @param[in] options Options, or NULL for the defaults. The settings of the adapter take the place
+/// of their method.
+/// @param[in] adapter The adapter, which does not change; it need not outlive the trainer.
 /// @param[out] trainer Receives the trainer on success, to be freed with mcandle_trainer_free().
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return As mcandle_trainer_new(); MCANDLE_INVALID_ARGUMENT also where the adapter is for a model of
@@ -136,12 +136,12 @@ pub unsafe extern "C" fn mcandle_trainer_from_adapter(
 /// Makes a trainer that goes on where a checkpoint was written. On the CPU its losses are, bit for
 /// bit, those of the run that was not interrupted.
 ///
-/// @param model The model of the earlier run.
-/// @param train The rows of the earlier run.
-/// @param validation The rows to evaluate on, or NULL for no evaluation.
-/// @param options The options of the earlier run, or NULL for the defaults; what does not change the
-/// losses may differ.
-/// @param checkpoint The directory of the checkpoint, NUL-terminated UTF-8.
+/// @param[in] model The model of the earlier run.
+/// @param[in] train The rows of the earlier run.
+/// @param[in] validation The rows to evaluate on, or NULL for no evaluation.
+/// @param[in] options The options of the earlier run, or NULL for the defaults; what does not
+/// change the losses may differ.
+/// @param[in] checkpoint The directory of the checkpoint, NUL-terminated UTF-8.
 /// @param[out] trainer Receives the trainer on success, to be freed with mcandle_trainer_free().
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return As mcandle_trainer_new(), and MCANDLE_NOT_FOUND, MCANDLE_INVALID_FORMAT, or
@@ -175,9 +175,9 @@ pub unsafe extern "C" fn mcandle_trainer_resume(
 /// A run that is cancelled leaves a checkpoint of its last whole step where there is an output
 /// directory, and another call goes on.
 ///
-/// @param trainer The trainer.
-/// @param callback Receives what happens; may be NULL.
-/// @param user_data Given to the callback as it is; not used after the call.
+/// @param[in,out] trainer The trainer.
+/// @param[in] callback Receives what happens; may be NULL.
+/// @param[in] user_data Given to the callback as it is; not used after the call.
 /// @param[out] summary Receives how it ended, also when it was stopped, to be freed with
 /// mcandle_train_summary_free(); may be NULL.
 /// @param[out] error Receives an error on failure; may be NULL.
@@ -221,7 +221,7 @@ pub unsafe extern "C" fn mcandle_trainer_train(
 /// Stops the training or evaluation that runs, within a step. Any thread may call it at any time while
 /// the trainer lives; without a running one it does nothing.
 ///
-/// @param trainer The trainer; NULL is allowed and does nothing.
+/// @param[in] trainer The trainer; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_trainer_cancel(trainer: *const mcandle_trainer) {
     // SAFETY: the caller passes NULL or a live trainer, whose handle is shared between threads.
@@ -232,7 +232,7 @@ pub unsafe extern "C" fn mcandle_trainer_cancel(trainer: *const mcandle_trainer)
 
 /// Evaluates the validation rows with what is trained so far, as the events of evaluations do.
 ///
-/// @param trainer The trainer.
+/// @param[in] trainer The trainer.
 /// @param[out] loss Receives the mean negative log-likelihood of a target token, or the mean loss of a
 /// pair where preferences are learned; NaN where there are no validation rows.
 /// @param[out] error Receives an error on failure; may be NULL.
@@ -262,7 +262,7 @@ pub unsafe extern "C" fn mcandle_trainer_evaluate(
 
 /// Gives the number of steps of the whole run: those of the options, or those that the epochs take.
 ///
-/// @param trainer The trainer, or NULL.
+/// @param[in] trainer The trainer, or NULL.
 /// @return The number; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_trainer_total_steps(trainer: *const mcandle_trainer) -> usize {
@@ -272,7 +272,7 @@ pub unsafe extern "C" fn mcandle_trainer_total_steps(trainer: *const mcandle_tra
 
 /// Gives the adapter as trained so far.
 ///
-/// @param trainer The trainer.
+/// @param[in] trainer The trainer.
 /// @param[out] adapter Receives a copy on success, to be freed with mcandle_adapter_free(); further
 /// training does not change it.
 /// @param[out] error Receives an error on failure; may be NULL.
@@ -306,7 +306,7 @@ pub unsafe extern "C" fn mcandle_trainer_adapter(
 
 /// Gives the model as trained so far: with the adapter merged into its weights, or with its new weights.
 ///
-/// @param trainer The trainer.
+/// @param[in] trainer The trainer.
 /// @param[out] model Receives a model of its own on success, to be freed with mcandle_model_free();
 /// further training does not change it.
 /// @param[out] error Receives an error on failure; may be NULL.
@@ -334,8 +334,8 @@ pub unsafe extern "C" fn mcandle_trainer_model(
 
 /// Writes a checkpoint, from which mcandle_trainer_resume() goes on.
 ///
-/// @param trainer The trainer.
-/// @param path The directory, NUL-terminated UTF-8, which appears whole or not at all.
+/// @param[in] trainer The trainer.
+/// @param[in] path The directory, NUL-terminated UTF-8, which appears whole or not at all.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_IO, MCANDLE_BUSY, and those of bad arguments.
 #[unsafe(no_mangle)]
@@ -358,7 +358,7 @@ pub unsafe extern "C" fn mcandle_trainer_save_checkpoint(
 
 /// Frees a trainer. No call may be using it.
 ///
-/// @param trainer The trainer; NULL is allowed and does nothing.
+/// @param[in] trainer The trainer; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_trainer_free(trainer: *mut mcandle_trainer) {
     // SAFETY: the caller passes NULL or a trainer that it owns.
