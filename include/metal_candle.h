@@ -26,6 +26,14 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+/*
+ * What fine-tunes is declared as well, unless MCANDLE_WITHOUT_TRAINING is defined: for a library that
+ * was built without the Cargo feature `training`, which has none of it.
+ */
+#if !defined(MCANDLE_WITHOUT_TRAINING) && !defined(MCANDLE_TRAINING)
+#define MCANDLE_TRAINING
+#endif
+
 
 /**
  * Version of the binary interface that this header describes.
@@ -62,10 +70,12 @@ typedef struct mcandle_batch mcandle_batch;
  */
 typedef struct mcandle_batch_results mcandle_batch_results;
 
+#if defined(MCANDLE_TRAINING)
 /**
  * The checkpoints in an output directory, by their steps, ascending.
  */
 typedef struct mcandle_checkpoints mcandle_checkpoints;
+#endif
 
 /**
  * One generated token. It lives only during the callback that receives it.
@@ -75,15 +85,19 @@ typedef struct mcandle_checkpoints mcandle_checkpoints;
  */
 typedef struct mcandle_chunk mcandle_chunk;
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Tokenised rows to train on. It is never written, so trainers on several threads can share one.
  */
 typedef struct mcandle_dataset mcandle_dataset;
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * How a data set is read.
  */
 typedef struct mcandle_dataset_options mcandle_dataset_options;
+#endif
 
 /**
  * What went wrong, with a message for people.
@@ -173,21 +187,28 @@ typedef struct mcandle_tokens mcandle_tokens;
  */
 typedef struct mcandle_tool_call_parser mcandle_tool_call_parser;
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Something that happened in training. It lives only during the callback that receives it.
  */
 typedef struct mcandle_train_event mcandle_train_event;
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * How a model is fine-tuned.
  */
 typedef struct mcandle_train_options mcandle_train_options;
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * How a training run ended.
  */
 typedef struct mcandle_train_summary mcandle_train_summary;
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Fine-tunes a model: an adapter beside it, or a copy of its weights. The model itself does not
  * change.
@@ -195,6 +216,7 @@ typedef struct mcandle_train_summary mcandle_train_summary;
  * It serves one call at a time; another call meanwhile gets MCANDLE_BUSY.
  */
 typedef struct mcandle_trainer mcandle_trainer;
+#endif
 
 /**
  * The result of a call: MCANDLE_OK, or the class of what went wrong.
@@ -246,33 +268,6 @@ typedef void (*mcandle_free_callback)(void *user_data);
  * belongs to.
  */
 typedef bool (*mcandle_chunk_callback)(const mcandle_chunk *chunk, void *user_data);
-
-/**
- * Gives the next row of a data set, on the thread that makes the data set.
- *
- * @param[out] row Receives the JSON of the row, as it would be a line of a file; it is copied before
- * the next call.
- * @param[out] row_length Receives its length in bytes.
- * @param[in] user_data As it was given with the callback.
- * @return 1 with a row, 0 at the end, or a number below 0 to stop, which fails the call that makes the
- * data set with MCANDLE_CANCELLED.
- */
-typedef int32_t (*mcandle_row_callback)(const char **row, size_t *row_length, void *user_data);
-
-/**
- * What the rows of a data set are: one of the MCANDLE_ROW_KIND_ constants.
- */
-typedef int32_t mcandle_row_kind;
-
-/**
- * Which tokens of a row are scored: one of the MCANDLE_LOSS_MASK_ constants.
- */
-typedef int32_t mcandle_loss_mask;
-
-/**
- * What happens where a row cannot be used: one of the MCANDLE_BAD_ROW_ constants.
- */
-typedef int32_t mcandle_bad_row;
 
 /**
  * Where a model computes: one of the MCANDLE_DEVICE_ constants.
@@ -333,39 +328,87 @@ typedef int32_t mcandle_piece_kind;
  */
 typedef void (*mcandle_piece_callback)(const mcandle_piece *piece, void *user_data);
 
+#if defined(MCANDLE_TRAINING)
+/**
+ * Gives the next row of a data set, on the thread that makes the data set.
+ *
+ * @param[out] row Receives the JSON of the row, as it would be a line of a file; it is copied before
+ * the next call.
+ * @param[out] row_length Receives its length in bytes.
+ * @param[in] user_data As it was given with the callback.
+ * @return 1 with a row, 0 at the end, or a number below 0 to stop, which fails the call that makes the
+ * data set with MCANDLE_CANCELLED.
+ */
+typedef int32_t (*mcandle_row_callback)(const char **row, size_t *row_length, void *user_data);
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * What the rows of a data set are: one of the MCANDLE_ROW_KIND_ constants.
+ */
+typedef int32_t mcandle_row_kind;
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Which tokens of a row are scored: one of the MCANDLE_LOSS_MASK_ constants.
+ */
+typedef int32_t mcandle_loss_mask;
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * What happens where a row cannot be used: one of the MCANDLE_BAD_ROW_ constants.
+ */
+typedef int32_t mcandle_bad_row;
+#endif
+
+#if defined(MCANDLE_TRAINING)
 /**
  * What a train callback is told: one of the MCANDLE_TRAIN_EVENT_ constants. There may be more in
  * later versions, so let a callback pass over those that it does not know.
  */
 typedef int32_t mcandle_train_event_kind;
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * What a training run changes: one of the MCANDLE_METHOD_ constants.
  */
 typedef int32_t mcandle_method;
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * How gradients change weights: one of the MCANDLE_OPTIMIZER_ constants.
  */
 typedef int32_t mcandle_optimizer;
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * How the learning rate falls: one of the MCANDLE_SCHEDULE_ constants. Two more have settings, and a
  * setter for each: mcandle_train_options_set_schedule_step() and
  * mcandle_train_options_set_schedule_exponential().
  */
 typedef int32_t mcandle_schedule;
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * How rows are put together to batches: one of the MCANDLE_BATCHING_ constants.
  */
 typedef int32_t mcandle_batching;
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Why a training run ended: one of the MCANDLE_TRAIN_STOP_ constants.
  */
 typedef int32_t mcandle_train_stop;
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Receives what happens in training, on the thread that called.
  *
@@ -376,6 +419,7 @@ typedef int32_t mcandle_train_stop;
  * @return True to go on, false to stop.
  */
 typedef bool (*mcandle_train_callback)(const mcandle_train_event *event, void *user_data);
+#endif
 
 /**
  * That of Hugging Face's PEFT: adapter_config.json and adapter_model.safetensors.
@@ -386,41 +430,6 @@ typedef bool (*mcandle_train_callback)(const mcandle_train_event *event, void *u
  * That of mlx-lm: adapter_config.json and adapters.safetensors.
  */
 #define MCANDLE_ADAPTER_FORMAT_MLX 1
-
-/**
- * Texts to imitate: a text, a completion, a conversation, a middle.
- */
-#define MCANDLE_ROW_KIND_SAMPLE 0
-
-/**
- * Two answers to a prompt, of which one is preferred.
- */
-#define MCANDLE_ROW_KIND_PAIR 1
-
-/**
- * All but the first.
- */
-#define MCANDLE_LOSS_MASK_NONE 0
-
-/**
- * Those of the completion, of the middle or of the last message of the assistant.
- */
-#define MCANDLE_LOSS_MASK_PROMPT 1
-
-/**
- * Those of the completion, of the middle or of every message of the assistant.
- */
-#define MCANDLE_LOSS_MASK_ASSISTANT 2
-
-/**
- * The data set is an error that names the row.
- */
-#define MCANDLE_BAD_ROW_STOP 0
-
-/**
- * The row is left out and reported.
- */
-#define MCANDLE_BAD_ROW_SKIP 1
 
 /**
  * Metal where there is a usable one, else CUDA where the build has it, else the CPU.
@@ -643,113 +652,204 @@ typedef bool (*mcandle_train_callback)(const mcandle_train_event *event, void *u
  */
 #define MCANDLE_PIECE_TOOL_CALL 2
 
+#if defined(MCANDLE_TRAINING)
+/**
+ * Texts to imitate: a text, a completion, a conversation, a middle.
+ */
+#define MCANDLE_ROW_KIND_SAMPLE 0
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Two answers to a prompt, of which one is preferred.
+ */
+#define MCANDLE_ROW_KIND_PAIR 1
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * All but the first.
+ */
+#define MCANDLE_LOSS_MASK_NONE 0
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Those of the completion, of the middle or of the last message of the assistant.
+ */
+#define MCANDLE_LOSS_MASK_PROMPT 1
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Those of the completion, of the middle or of every message of the assistant.
+ */
+#define MCANDLE_LOSS_MASK_ASSISTANT 2
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * The data set is an error that names the row.
+ */
+#define MCANDLE_BAD_ROW_STOP 0
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * The row is left out and reported.
+ */
+#define MCANDLE_BAD_ROW_SKIP 1
+#endif
+
+#if defined(MCANDLE_TRAINING)
 /**
  * A step is done: all numbers of the step can be read.
  */
 #define MCANDLE_TRAIN_EVENT_STEP 0
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * The validation rows were evaluated: mcandle_train_event_loss() is their loss.
  */
 #define MCANDLE_TRAIN_EVENT_EVALUATION 1
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * A checkpoint is safe on disk: mcandle_train_event_path() is its directory.
  */
 #define MCANDLE_TRAIN_EVENT_CHECKPOINT 2
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * A run, or its resumption, begins: what it is about to do can be read. It comes first.
  */
 #define MCANDLE_TRAIN_EVENT_START 3
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * The run is over: mcandle_train_event_summary() tells how it ended. It comes last, and not after an
  * error.
  */
 #define MCANDLE_TRAIN_EVENT_END 4
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * An adapter beside the model: LoRA, rsLoRA or DoRA, and QLoRA where the model is quantised.
  */
 #define MCANDLE_METHOD_LORA 0
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * The weights of the model, in 32 bits while they are trained. It takes some 16 bytes a weight with
  * Adam, and a model that is not quantised.
  */
 #define MCANDLE_METHOD_FULL 1
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * AdamW, which keeps 2 numbers a weight.
  */
 #define MCANDLE_OPTIMIZER_ADAMW 0
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Adam, whose decay of weights is part of the gradient. It keeps 2 numbers a weight.
  */
 #define MCANDLE_OPTIMIZER_ADAM 1
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Stochastic gradient descent, which keeps a number a weight with momentum, and none without.
  */
 #define MCANDLE_OPTIMIZER_SGD 2
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Adafactor, which keeps next to nothing.
  */
 #define MCANDLE_OPTIMIZER_ADAFACTOR 3
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Muon for matrices between hidden states, where it keeps a number a weight, and AdamW for the rest.
  */
 #define MCANDLE_OPTIMIZER_MUON 4
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * It stays.
  */
 #define MCANDLE_SCHEDULE_CONSTANT 0
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * It falls along a line, to the lowest at the last step.
  */
 #define MCANDLE_SCHEDULE_LINEAR 1
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * It falls along half a cosine, to the lowest at the last step.
  */
 #define MCANDLE_SCHEDULE_COSINE 2
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * They come as they are, each padded to the longest of its batch.
  */
 #define MCANDLE_BATCHING_PLAIN 0
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Rows of similar length come together, so that there is little to pad.
  */
 #define MCANDLE_BATCHING_LENGTH_BUCKETS 1
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Rows that have few tokens together make one of a batch's rows, and do not see each other. Nothing
  * is padded within it.
  */
 #define MCANDLE_BATCHING_PACKED 2
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * All steps are done.
  */
 #define MCANDLE_TRAIN_STOP_FINISHED 0
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * A callback or another thread stopped it before its last step.
  */
 #define MCANDLE_TRAIN_STOP_CANCELLED 1
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * The validation loss no longer fell.
  */
 #define MCANDLE_TRAIN_STOP_EARLY_STOPPING 2
+#endif
 
 #ifdef __cplusplus
 extern "C" {
@@ -1312,333 +1412,6 @@ mcandle_status mcandle_model_apply_chat_template(const mcandle_model *model,
                                                  size_t options_length,
                                                  mcandle_string **text,
                                                  mcandle_error **error);
-
-/**
- * Finds the checkpoint with the most steps in an output directory.
- *
- * @param[in] output_dir The directory, NUL-terminated UTF-8.
- * @param[out] checkpoint Receives its path, to be freed with mcandle_string_free(), or NULL where
- * there is no checkpoint.
- * @param[out] error Receives an error on failure; may be NULL.
- * @return MCANDLE_OK, also where there is none, or MCANDLE_IO and those of bad arguments.
- */
-mcandle_status mcandle_latest_checkpoint(const char *output_dir,
-                                         mcandle_string **checkpoint,
-                                         mcandle_error **error);
-
-/**
- * Finds the checkpoint of the evaluation with the lowest loss in an output directory.
- *
- * @param[in] output_dir The directory, NUL-terminated UTF-8.
- * @param[out] checkpoint Receives its path, to be freed with mcandle_string_free(), or NULL where no
- * such checkpoint was written. It is not looked whether somebody removed it since.
- * @param[out] step Receives the steps done before it, where there is one; may be NULL.
- * @param[out] loss Receives its validation loss, where there is one; may be NULL.
- * @param[out] error Receives an error on failure; may be NULL.
- * @return MCANDLE_OK, also where there is none, or MCANDLE_INVALID_FORMAT where best.json in the
- * directory is damaged, MCANDLE_IO and those of bad arguments.
- */
-mcandle_status mcandle_checkpoint_best(const char *output_dir,
-                                       mcandle_string **checkpoint,
-                                       size_t *step,
-                                       double *loss,
-                                       mcandle_error **error);
-
-/**
- * Lists the checkpoints in an output directory that are whole.
- *
- * @param[in] output_dir The directory, NUL-terminated UTF-8; where it does not exist there are
- * none.
- * @param[out] checkpoints Receives the list on success, to be freed with mcandle_checkpoints_free().
- * @param[out] error Receives an error on failure; may be NULL.
- * @return MCANDLE_OK, or MCANDLE_IO and those of bad arguments.
- */
-mcandle_status mcandle_checkpoint_list(const char *output_dir,
-                                       mcandle_checkpoints **checkpoints,
-                                       mcandle_error **error);
-
-/**
- * Gives the number of checkpoints.
- *
- * @param[in] checkpoints The list, or NULL.
- * @return The number; 0 for NULL.
- */
-size_t mcandle_checkpoints_length(const mcandle_checkpoints *checkpoints);
-
-/**
- * Gives the steps done before a checkpoint.
- *
- * @param[in] checkpoints The list, or NULL.
- * @param[in] index The place of the checkpoint, below their number.
- * @return The number; 0 for NULL and places out of range.
- */
-size_t mcandle_checkpoints_step(const mcandle_checkpoints *checkpoints, size_t index);
-
-/**
- * Gives the directory of a checkpoint.
- *
- * @param[in] checkpoints The list, or NULL.
- * @param[in] index The place of the checkpoint, below their number.
- * @return A NUL-terminated path that lives as long as the list; empty for NULL and places out of
- * range.
- */
-const char *mcandle_checkpoints_path(const mcandle_checkpoints *checkpoints, size_t index);
-
-/**
- * Frees a list of checkpoints; the checkpoints stay.
- *
- * @param[in] checkpoints The list; NULL is allowed and does nothing.
- */
-void mcandle_checkpoints_free(mcandle_checkpoints *checkpoints);
-
-/**
- * Reads a data set from a JSONL file: a JSON object in each line.
- *
- * A row is {"text": ...}; {"prompt": ..., "completion": ...}; {"messages": [...]}, perhaps with
- * "tools", by the model's chat template; {"prefix": ..., "suffix": ..., "middle": ...}, by the model's
- * tokens for code to fill in; or {"prompt": ..., "chosen": ..., "rejected": ...}, which cannot be mixed
- * with the others. Prompts and answers are texts or lists of messages. Other keys are ignored.
- *
- * Of a file that is too long to be kept in memory the rows are read again when they are used; then
- * the data set keeps the model, and a change of the file is an error.
- *
- * @param[in] path The file, NUL-terminated UTF-8.
- * @param[in] model The model that will be trained.
- * @param[in] options Options, or NULL for the defaults.
- * @param[out] dataset Receives the data set on success, to be freed with mcandle_dataset_free().
- * @param[out] error Receives an error on failure, which names file and line; may be NULL.
- * @return MCANDLE_OK, or MCANDLE_NOT_FOUND, MCANDLE_IO, MCANDLE_INVALID_FORMAT, MCANDLE_TOKENIZER,
- * MCANDLE_INVALID_ARGUMENT for options out of range, and those of bad arguments.
- */
-mcandle_status mcandle_dataset_from_jsonl(const char *path,
-                                          const mcandle_model *model,
-                                          const mcandle_dataset_options *options,
-                                          mcandle_dataset **dataset,
-                                          mcandle_error **error);
-
-/**
- * Reads the data sets of a folder: train.jsonl, and where they are there valid.jsonl (or
- * validation.jsonl) and test.jsonl, each as mcandle_dataset_from_jsonl() does.
- *
- * @param[in] path The folder, NUL-terminated UTF-8.
- * @param[in] model The model that will be trained.
- * @param[in] options Options, or NULL for the defaults.
- * @param[out] train Receives the rows to train on on success, to be freed with
- * mcandle_dataset_free().
- * @param[out] validation Receives the rows to evaluate on while training, to be freed likewise, or NULL
- * where there is no such file; may be NULL.
- * @param[out] test Receives the rows to evaluate on at the end, to be freed likewise, or NULL where
- * there is no such file; may be NULL.
- * @param[out] error Receives an error on failure; may be NULL.
- * @return As mcandle_dataset_from_jsonl(); MCANDLE_NOT_FOUND where there is no train.jsonl.
- */
-mcandle_status mcandle_dataset_from_folder(const char *path,
-                                           const mcandle_model *model,
-                                           const mcandle_dataset_options *options,
-                                           mcandle_dataset **train,
-                                           mcandle_dataset **validation,
-                                           mcandle_dataset **test,
-                                           mcandle_error **error);
-
-/**
- * Makes a data set of rows that a callback gives, for rows that come from elsewhere than a file. They
- * are kept in memory.
- *
- * @param[in] next Gives one row after the other.
- * @param[in] user_data Given to the callback as it is; not used after the call.
- * @param[in] model The model that will be trained.
- * @param[in] options Options, or NULL for the defaults.
- * @param[out] dataset Receives the data set on success, to be freed with mcandle_dataset_free().
- * @param[out] error Receives an error on failure, in which the rows are numbered from 1; may be
- * NULL.
- * @return As mcandle_dataset_from_jsonl(); MCANDLE_CANCELLED where the callback stops.
- */
-mcandle_status mcandle_dataset_from_callback(mcandle_row_callback next,
-                                             void *user_data,
-                                             const mcandle_model *model,
-                                             const mcandle_dataset_options *options,
-                                             mcandle_dataset **dataset,
-                                             mcandle_error **error);
-
-/**
- * Tells what the rows of a data set are.
- *
- * @param[in] dataset The data set, or NULL.
- * @return One of the MCANDLE_ROW_KIND_ constants; MCANDLE_ROW_KIND_SAMPLE for NULL.
- */
-mcandle_row_kind mcandle_dataset_row_kind(const mcandle_dataset *dataset);
-
-/**
- * Gives the number of rows.
- *
- * @param[in] dataset The data set, or NULL.
- * @return The number; 0 for NULL.
- */
-size_t mcandle_dataset_length(const mcandle_dataset *dataset);
-
-/**
- * Gives the number of tokens in all rows together.
- *
- * @param[in] dataset The data set, or NULL.
- * @return The number; 0 for NULL.
- */
-size_t mcandle_dataset_token_count(const mcandle_dataset *dataset);
-
-/**
- * Gives the number of tokens that are scored, in all rows together.
- *
- * @param[in] dataset The data set, or NULL.
- * @return The number; 0 for NULL.
- */
-size_t mcandle_dataset_target_token_count(const mcandle_dataset *dataset);
-
-/**
- * Gives the number of rows that were cut to the most tokens of a row.
- *
- * @param[in] dataset The data set, or NULL.
- * @return The number; 0 for NULL.
- */
-size_t mcandle_dataset_truncated_count(const mcandle_dataset *dataset);
-
-/**
- * Gives the number of rows that were left out because they could not be used. Of the first 100 of
- * them mcandle_dataset_skipped_line() and mcandle_dataset_skipped_reason() tell more.
- *
- * @param[in] dataset The data set, or NULL.
- * @return The number; 0 for NULL.
- */
-size_t mcandle_dataset_skipped_count(const mcandle_dataset *dataset);
-
-/**
- * Gives the place of a row that was left out.
- *
- * @param[in] dataset The data set, or NULL.
- * @param[in] index Which of the rows that were left out, from 0.
- * @return The line in the file, or the number of the row, from 1; 0 for NULL and where none is known.
- */
-size_t mcandle_dataset_skipped_line(const mcandle_dataset *dataset,
-                                    size_t index);
-
-/**
- * Tells why a row was left out.
- *
- * @param[in] dataset The data set, or NULL.
- * @param[in] index Which of the rows that were left out, from 0.
- * @return A NUL-terminated string that lives as long as the data set; empty for NULL and where none
- * is known.
- */
-const char *mcandle_dataset_skipped_reason(const mcandle_dataset *dataset, size_t index);
-
-/**
- * Frees a data set. Trainers that use it keep what they need.
- *
- * @param[in] dataset The data set; NULL is allowed and does nothing.
- */
-void mcandle_dataset_free(mcandle_dataset *dataset);
-
-/**
- * Makes options with the defaults: rows of at most 2,048 tokens, of which those are scored that the
- * assistant writes; a row that cannot be used is an error.
- *
- * @return Options, to be freed with mcandle_dataset_options_free().
- */
-mcandle_dataset_options *mcandle_dataset_options_new(void);
-
-/**
- * Makes options from JSON: an object whose keys are the names in the setters, such as
- * {"max_seq_length": 512, "mask": "prompt", "on_bad_row": "skip", "fields": {"prompt": "question"}}.
- *
- * A mask is "none", "prompt" or "assistant", a bad row "stop" or "skip". A key that is left out has
- * its default.
- *
- * @param[in] json The JSON in UTF-8.
- * @param[in] json_length Its length in bytes.
- * @param[out] options Receives the options on success, to be freed with
- * mcandle_dataset_options_free().
- * @param[out] error Receives an error on failure; may be NULL.
- * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT for what is not JSON, unknown keys and values of
- * another type, MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER. Values out of range are reported by the
- * call that uses the options.
- */
-mcandle_status mcandle_dataset_options_from_json(const char *json,
-                                                 size_t json_length,
-                                                 mcandle_dataset_options **options,
-                                                 mcandle_error **error);
-
-/**
- * Writes options as JSON, from which mcandle_dataset_options_from_json() makes the same options.
- *
- * @param[in] options The options.
- * @param[out] json Receives an object with all keys on success, to be freed with
- * mcandle_string_free().
- * @param[out] error Receives an error on failure; may be NULL.
- * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where an option is out of its range,
- * MCANDLE_NULL_POINTER.
- */
-mcandle_status mcandle_dataset_options_to_json(const mcandle_dataset_options *options,
-                                               mcandle_string **json,
-                                               mcandle_error **error);
-
-/**
- * Sets the most tokens of a row; what is longer is cut at the end and counted. Values out of range
- * are reported by the call that uses the options; so it is for all options.
- *
- * @param[in,out] options The options; NULL is allowed and does nothing.
- * @param[in] max_seq_length At least 2. Default 2048.
- */
-void mcandle_dataset_options_set_max_seq_length(mcandle_dataset_options *options,
-                                                size_t max_seq_length);
-
-/**
- * Sets which tokens of a row are scored. A row of preferences scores its answers alone.
- *
- * @param[in,out] options The options; NULL is allowed and does nothing.
- * @param[in] mask One of the MCANDLE_LOSS_MASK_ constants. Default MCANDLE_LOSS_MASK_ASSISTANT.
- */
-void mcandle_dataset_options_set_mask(mcandle_dataset_options *options, mcandle_loss_mask mask);
-
-/**
- * Sets the key under which rows have one of their parts. Two parts cannot have the same key. A part
- * whose key no row has is hidden.
- *
- * @param[in,out] options The options.
- * @param[in] field The part, NUL-terminated: "text", "prompt", "completion", "messages", "tools",
- * "prefix", "suffix", "middle", "chosen" or "rejected".
- * @param[in] key The key, NUL-terminated UTF-8; it is copied. Default the name of the part.
- * @param[out] error Receives an error on failure; may be NULL.
- * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where there is no such part, MCANDLE_INVALID_UTF8,
- * MCANDLE_NULL_POINTER.
- */
-mcandle_status mcandle_dataset_options_set_field(mcandle_dataset_options *options,
-                                                 const char *field,
-                                                 const char *key,
-                                                 mcandle_error **error);
-
-/**
- * Sets what happens where a row cannot be used.
- *
- * @param[in,out] options The options; NULL is allowed and does nothing.
- * @param[in] on_bad_row One of the MCANDLE_BAD_ROW_ constants. Default MCANDLE_BAD_ROW_STOP.
- */
-void mcandle_dataset_options_set_on_bad_row(mcandle_dataset_options *options,
-                                            mcandle_bad_row on_bad_row);
-
-/**
- * Sets the size up to which a file is kept in memory as tokens. Of a longer one only an index is
- * kept, and its rows are read again each time they are used.
- *
- * @param[in,out] options The options; NULL is allowed and does nothing.
- * @param[in] max_bytes_in_memory The size in bytes. Default 67108864.
- */
-void mcandle_dataset_options_set_max_bytes_in_memory(mcandle_dataset_options *options,
-                                                     uint64_t max_bytes_in_memory);
-
-/**
- * Frees options.
- *
- * @param[in] options The options; NULL is allowed and does nothing.
- */
-void mcandle_dataset_options_free(mcandle_dataset_options *options);
 
 /**
  * Tells whether a device can be used on this machine with this build.
@@ -3307,6 +3080,390 @@ mcandle_status mcandle_tool_call_parser_finish(mcandle_tool_call_parser *parser,
  */
 void mcandle_tool_call_parser_free(mcandle_tool_call_parser *parser);
 
+#if defined(MCANDLE_TRAINING)
+/**
+ * Finds the checkpoint with the most steps in an output directory.
+ *
+ * @param[in] output_dir The directory, NUL-terminated UTF-8.
+ * @param[out] checkpoint Receives its path, to be freed with mcandle_string_free(), or NULL where
+ * there is no checkpoint.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, also where there is none, or MCANDLE_IO and those of bad arguments.
+ */
+mcandle_status mcandle_latest_checkpoint(const char *output_dir,
+                                         mcandle_string **checkpoint,
+                                         mcandle_error **error);
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Finds the checkpoint of the evaluation with the lowest loss in an output directory.
+ *
+ * @param[in] output_dir The directory, NUL-terminated UTF-8.
+ * @param[out] checkpoint Receives its path, to be freed with mcandle_string_free(), or NULL where no
+ * such checkpoint was written. It is not looked whether somebody removed it since.
+ * @param[out] step Receives the steps done before it, where there is one; may be NULL.
+ * @param[out] loss Receives its validation loss, where there is one; may be NULL.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, also where there is none, or MCANDLE_INVALID_FORMAT where best.json in the
+ * directory is damaged, MCANDLE_IO and those of bad arguments.
+ */
+mcandle_status mcandle_checkpoint_best(const char *output_dir,
+                                       mcandle_string **checkpoint,
+                                       size_t *step,
+                                       double *loss,
+                                       mcandle_error **error);
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Lists the checkpoints in an output directory that are whole.
+ *
+ * @param[in] output_dir The directory, NUL-terminated UTF-8; where it does not exist there are
+ * none.
+ * @param[out] checkpoints Receives the list on success, to be freed with mcandle_checkpoints_free().
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_IO and those of bad arguments.
+ */
+mcandle_status mcandle_checkpoint_list(const char *output_dir,
+                                       mcandle_checkpoints **checkpoints,
+                                       mcandle_error **error);
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Gives the number of checkpoints.
+ *
+ * @param[in] checkpoints The list, or NULL.
+ * @return The number; 0 for NULL.
+ */
+size_t mcandle_checkpoints_length(const mcandle_checkpoints *checkpoints);
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Gives the steps done before a checkpoint.
+ *
+ * @param[in] checkpoints The list, or NULL.
+ * @param[in] index The place of the checkpoint, below their number.
+ * @return The number; 0 for NULL and places out of range.
+ */
+size_t mcandle_checkpoints_step(const mcandle_checkpoints *checkpoints, size_t index);
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Gives the directory of a checkpoint.
+ *
+ * @param[in] checkpoints The list, or NULL.
+ * @param[in] index The place of the checkpoint, below their number.
+ * @return A NUL-terminated path that lives as long as the list; empty for NULL and places out of
+ * range.
+ */
+const char *mcandle_checkpoints_path(const mcandle_checkpoints *checkpoints, size_t index);
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Frees a list of checkpoints; the checkpoints stay.
+ *
+ * @param[in] checkpoints The list; NULL is allowed and does nothing.
+ */
+void mcandle_checkpoints_free(mcandle_checkpoints *checkpoints);
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Reads a data set from a JSONL file: a JSON object in each line.
+ *
+ * A row is {"text": ...}; {"prompt": ..., "completion": ...}; {"messages": [...]}, perhaps with
+ * "tools", by the model's chat template; {"prefix": ..., "suffix": ..., "middle": ...}, by the model's
+ * tokens for code to fill in; or {"prompt": ..., "chosen": ..., "rejected": ...}, which cannot be mixed
+ * with the others. Prompts and answers are texts or lists of messages. Other keys are ignored.
+ *
+ * Of a file that is too long to be kept in memory the rows are read again when they are used; then
+ * the data set keeps the model, and a change of the file is an error.
+ *
+ * @param[in] path The file, NUL-terminated UTF-8.
+ * @param[in] model The model that will be trained.
+ * @param[in] options Options, or NULL for the defaults.
+ * @param[out] dataset Receives the data set on success, to be freed with mcandle_dataset_free().
+ * @param[out] error Receives an error on failure, which names file and line; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_NOT_FOUND, MCANDLE_IO, MCANDLE_INVALID_FORMAT, MCANDLE_TOKENIZER,
+ * MCANDLE_INVALID_ARGUMENT for options out of range, and those of bad arguments.
+ */
+mcandle_status mcandle_dataset_from_jsonl(const char *path,
+                                          const mcandle_model *model,
+                                          const mcandle_dataset_options *options,
+                                          mcandle_dataset **dataset,
+                                          mcandle_error **error);
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Reads the data sets of a folder: train.jsonl, and where they are there valid.jsonl (or
+ * validation.jsonl) and test.jsonl, each as mcandle_dataset_from_jsonl() does.
+ *
+ * @param[in] path The folder, NUL-terminated UTF-8.
+ * @param[in] model The model that will be trained.
+ * @param[in] options Options, or NULL for the defaults.
+ * @param[out] train Receives the rows to train on on success, to be freed with
+ * mcandle_dataset_free().
+ * @param[out] validation Receives the rows to evaluate on while training, to be freed likewise, or NULL
+ * where there is no such file; may be NULL.
+ * @param[out] test Receives the rows to evaluate on at the end, to be freed likewise, or NULL where
+ * there is no such file; may be NULL.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return As mcandle_dataset_from_jsonl(); MCANDLE_NOT_FOUND where there is no train.jsonl.
+ */
+mcandle_status mcandle_dataset_from_folder(const char *path,
+                                           const mcandle_model *model,
+                                           const mcandle_dataset_options *options,
+                                           mcandle_dataset **train,
+                                           mcandle_dataset **validation,
+                                           mcandle_dataset **test,
+                                           mcandle_error **error);
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Makes a data set of rows that a callback gives, for rows that come from elsewhere than a file. They
+ * are kept in memory.
+ *
+ * @param[in] next Gives one row after the other.
+ * @param[in] user_data Given to the callback as it is; not used after the call.
+ * @param[in] model The model that will be trained.
+ * @param[in] options Options, or NULL for the defaults.
+ * @param[out] dataset Receives the data set on success, to be freed with mcandle_dataset_free().
+ * @param[out] error Receives an error on failure, in which the rows are numbered from 1; may be
+ * NULL.
+ * @return As mcandle_dataset_from_jsonl(); MCANDLE_CANCELLED where the callback stops.
+ */
+mcandle_status mcandle_dataset_from_callback(mcandle_row_callback next,
+                                             void *user_data,
+                                             const mcandle_model *model,
+                                             const mcandle_dataset_options *options,
+                                             mcandle_dataset **dataset,
+                                             mcandle_error **error);
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Tells what the rows of a data set are.
+ *
+ * @param[in] dataset The data set, or NULL.
+ * @return One of the MCANDLE_ROW_KIND_ constants; MCANDLE_ROW_KIND_SAMPLE for NULL.
+ */
+mcandle_row_kind mcandle_dataset_row_kind(const mcandle_dataset *dataset);
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Gives the number of rows.
+ *
+ * @param[in] dataset The data set, or NULL.
+ * @return The number; 0 for NULL.
+ */
+size_t mcandle_dataset_length(const mcandle_dataset *dataset);
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Gives the number of tokens in all rows together.
+ *
+ * @param[in] dataset The data set, or NULL.
+ * @return The number; 0 for NULL.
+ */
+size_t mcandle_dataset_token_count(const mcandle_dataset *dataset);
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Gives the number of tokens that are scored, in all rows together.
+ *
+ * @param[in] dataset The data set, or NULL.
+ * @return The number; 0 for NULL.
+ */
+size_t mcandle_dataset_target_token_count(const mcandle_dataset *dataset);
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Gives the number of rows that were cut to the most tokens of a row.
+ *
+ * @param[in] dataset The data set, or NULL.
+ * @return The number; 0 for NULL.
+ */
+size_t mcandle_dataset_truncated_count(const mcandle_dataset *dataset);
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Gives the number of rows that were left out because they could not be used. Of the first 100 of
+ * them mcandle_dataset_skipped_line() and mcandle_dataset_skipped_reason() tell more.
+ *
+ * @param[in] dataset The data set, or NULL.
+ * @return The number; 0 for NULL.
+ */
+size_t mcandle_dataset_skipped_count(const mcandle_dataset *dataset);
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Gives the place of a row that was left out.
+ *
+ * @param[in] dataset The data set, or NULL.
+ * @param[in] index Which of the rows that were left out, from 0.
+ * @return The line in the file, or the number of the row, from 1; 0 for NULL and where none is known.
+ */
+size_t mcandle_dataset_skipped_line(const mcandle_dataset *dataset,
+                                    size_t index);
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Tells why a row was left out.
+ *
+ * @param[in] dataset The data set, or NULL.
+ * @param[in] index Which of the rows that were left out, from 0.
+ * @return A NUL-terminated string that lives as long as the data set; empty for NULL and where none
+ * is known.
+ */
+const char *mcandle_dataset_skipped_reason(const mcandle_dataset *dataset, size_t index);
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Frees a data set. Trainers that use it keep what they need.
+ *
+ * @param[in] dataset The data set; NULL is allowed and does nothing.
+ */
+void mcandle_dataset_free(mcandle_dataset *dataset);
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Makes options with the defaults: rows of at most 2,048 tokens, of which those are scored that the
+ * assistant writes; a row that cannot be used is an error.
+ *
+ * @return Options, to be freed with mcandle_dataset_options_free().
+ */
+mcandle_dataset_options *mcandle_dataset_options_new(void);
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Makes options from JSON: an object whose keys are the names in the setters, such as
+ * {"max_seq_length": 512, "mask": "prompt", "on_bad_row": "skip", "fields": {"prompt": "question"}}.
+ *
+ * A mask is "none", "prompt" or "assistant", a bad row "stop" or "skip". A key that is left out has
+ * its default.
+ *
+ * @param[in] json The JSON in UTF-8.
+ * @param[in] json_length Its length in bytes.
+ * @param[out] options Receives the options on success, to be freed with
+ * mcandle_dataset_options_free().
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT for what is not JSON, unknown keys and values of
+ * another type, MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER. Values out of range are reported by the
+ * call that uses the options.
+ */
+mcandle_status mcandle_dataset_options_from_json(const char *json,
+                                                 size_t json_length,
+                                                 mcandle_dataset_options **options,
+                                                 mcandle_error **error);
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Writes options as JSON, from which mcandle_dataset_options_from_json() makes the same options.
+ *
+ * @param[in] options The options.
+ * @param[out] json Receives an object with all keys on success, to be freed with
+ * mcandle_string_free().
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where an option is out of its range,
+ * MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_dataset_options_to_json(const mcandle_dataset_options *options,
+                                               mcandle_string **json,
+                                               mcandle_error **error);
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Sets the most tokens of a row; what is longer is cut at the end and counted. Values out of range
+ * are reported by the call that uses the options; so it is for all options.
+ *
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] max_seq_length At least 2. Default 2048.
+ */
+void mcandle_dataset_options_set_max_seq_length(mcandle_dataset_options *options,
+                                                size_t max_seq_length);
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Sets which tokens of a row are scored. A row of preferences scores its answers alone.
+ *
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] mask One of the MCANDLE_LOSS_MASK_ constants. Default MCANDLE_LOSS_MASK_ASSISTANT.
+ */
+void mcandle_dataset_options_set_mask(mcandle_dataset_options *options, mcandle_loss_mask mask);
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Sets the key under which rows have one of their parts. Two parts cannot have the same key. A part
+ * whose key no row has is hidden.
+ *
+ * @param[in,out] options The options.
+ * @param[in] field The part, NUL-terminated: "text", "prompt", "completion", "messages", "tools",
+ * "prefix", "suffix", "middle", "chosen" or "rejected".
+ * @param[in] key The key, NUL-terminated UTF-8; it is copied. Default the name of the part.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where there is no such part, MCANDLE_INVALID_UTF8,
+ * MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_dataset_options_set_field(mcandle_dataset_options *options,
+                                                 const char *field,
+                                                 const char *key,
+                                                 mcandle_error **error);
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Sets what happens where a row cannot be used.
+ *
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] on_bad_row One of the MCANDLE_BAD_ROW_ constants. Default MCANDLE_BAD_ROW_STOP.
+ */
+void mcandle_dataset_options_set_on_bad_row(mcandle_dataset_options *options,
+                                            mcandle_bad_row on_bad_row);
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Sets the size up to which a file is kept in memory as tokens. Of a longer one only an index is
+ * kept, and its rows are read again each time they are used.
+ *
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] max_bytes_in_memory The size in bytes. Default 67108864.
+ */
+void mcandle_dataset_options_set_max_bytes_in_memory(mcandle_dataset_options *options,
+                                                     uint64_t max_bytes_in_memory);
+#endif
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Frees options.
+ *
+ * @param[in] options The options; NULL is allowed and does nothing.
+ */
+void mcandle_dataset_options_free(mcandle_dataset_options *options);
+#endif
+
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the kind of an event.
  *
@@ -3314,7 +3471,9 @@ void mcandle_tool_call_parser_free(mcandle_tool_call_parser *parser);
  * @return One of the MCANDLE_TRAIN_EVENT_ constants; -1 for NULL.
  */
 mcandle_train_event_kind mcandle_train_event_kind_of(const mcandle_train_event *event);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives everything that an event says as JSON, as it is a line of metrics.jsonl: an object whose
  * key "event" is "start", "step", "evaluation", "checkpoint" or "end". Times are in seconds,
@@ -3324,7 +3483,9 @@ mcandle_train_event_kind mcandle_train_event_kind_of(const mcandle_train_event *
  * @return A NUL-terminated string in UTF-8 that lives only during the callback; empty for NULL.
  */
 const char *mcandle_train_event_json(const mcandle_train_event *event);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the number of steps done.
  *
@@ -3333,7 +3494,9 @@ const char *mcandle_train_event_json(const mcandle_train_event *event);
  * resumed; 0 for NULL.
  */
 size_t mcandle_train_event_step(const mcandle_train_event *event);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the number of steps of the whole run.
  *
@@ -3341,7 +3504,9 @@ size_t mcandle_train_event_step(const mcandle_train_event *event);
  * @return The number; 0 for NULL and other events.
  */
 size_t mcandle_train_event_total_steps(const mcandle_train_event *event);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives how often every training row was seen, the step of the event included; 1.5 is the middle
  * of the second time.
@@ -3350,7 +3515,9 @@ size_t mcandle_train_event_total_steps(const mcandle_train_event *event);
  * @return The number; 0 for NULL and other events.
  */
 double mcandle_train_event_epoch(const mcandle_train_event *event);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the mean negative log-likelihood of the target tokens: of the step before its update, or
  * of the validation rows. Where preferences are learned it is the mean loss of the pairs.
@@ -3359,7 +3526,9 @@ double mcandle_train_event_epoch(const mcandle_train_event *event);
  * @return The loss; 0 for NULL and other events.
  */
 double mcandle_train_event_loss(const mcandle_train_event *event);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives e to the power of the loss of the validation rows.
  *
@@ -3367,7 +3536,9 @@ double mcandle_train_event_loss(const mcandle_train_event *event);
  * @return The perplexity; 0 for NULL and other events.
  */
 double mcandle_train_event_perplexity(const mcandle_train_event *event);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Tells whether an evaluation has the lowest loss of the run so far, or whether a checkpoint holds
  * the weights of that evaluation.
@@ -3376,7 +3547,9 @@ double mcandle_train_event_perplexity(const mcandle_train_event *event);
  * @return Whether it is the best; false for NULL and other events.
  */
 bool mcandle_train_event_best(const mcandle_train_event *event);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the learning rate of a step.
  *
@@ -3384,7 +3557,9 @@ bool mcandle_train_event_best(const mcandle_train_event *event);
  * @return The learning rate; 0 for NULL and other events.
  */
 double mcandle_train_event_learning_rate(const mcandle_train_event *event);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the L2 norm of the gradient of a step, before clipping.
  *
@@ -3392,7 +3567,9 @@ double mcandle_train_event_learning_rate(const mcandle_train_event *event);
  * @return The norm; 0 for NULL and other events.
  */
 double mcandle_train_event_grad_norm(const mcandle_train_event *event);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the number of tokens, without padding: of the step, or at a start of all training rows.
  *
@@ -3400,7 +3577,9 @@ double mcandle_train_event_grad_norm(const mcandle_train_event *event);
  * @return The number; 0 for NULL and other events.
  */
 size_t mcandle_train_event_tokens(const mcandle_train_event *event);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the number of tokens that are scored: of the step, or at a start of all training rows.
  *
@@ -3408,7 +3587,9 @@ size_t mcandle_train_event_tokens(const mcandle_train_event *event);
  * @return The number; 0 for NULL and other events.
  */
 size_t mcandle_train_event_target_tokens(const mcandle_train_event *event);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the number of tokens since the first step, that of the event included, over all
  * resumptions.
@@ -3417,7 +3598,9 @@ size_t mcandle_train_event_target_tokens(const mcandle_train_event *event);
  * @return The number; 0 for NULL and other events.
  */
 size_t mcandle_train_event_tokens_so_far(const mcandle_train_event *event);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the speed of a step.
  *
@@ -3425,7 +3608,9 @@ size_t mcandle_train_event_tokens_so_far(const mcandle_train_event *event);
  * @return Tokens per second, without padding; 0 for NULL and other events.
  */
 double mcandle_train_event_tokens_per_second(const mcandle_train_event *event);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the time since the run, or its resumption, began.
  *
@@ -3433,7 +3618,9 @@ double mcandle_train_event_tokens_per_second(const mcandle_train_event *event);
  * @return Seconds; 0 for NULL and other events.
  */
 double mcandle_train_event_seconds_elapsed(const mcandle_train_event *event);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the time that the remaining steps will take at the pace so far.
  *
@@ -3441,7 +3628,9 @@ double mcandle_train_event_seconds_elapsed(const mcandle_train_event *event);
  * @return Seconds; 0 for NULL and other events.
  */
 double mcandle_train_event_seconds_remaining(const mcandle_train_event *event);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the memory that the process holds at the end of a step.
  *
@@ -3449,7 +3638,9 @@ double mcandle_train_event_seconds_remaining(const mcandle_train_event *event);
  * @return Bytes; 0 for NULL, other events, and where the operating system does not tell.
  */
 uint64_t mcandle_train_event_memory(const mcandle_train_event *event);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the most memory that the process has held, at the end of a step.
  *
@@ -3457,7 +3648,9 @@ uint64_t mcandle_train_event_memory(const mcandle_train_event *event);
  * @return Bytes; 0 for NULL and other events.
  */
 uint64_t mcandle_train_event_peak_memory(const mcandle_train_event *event);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the directory of a checkpoint.
  *
@@ -3466,7 +3659,9 @@ uint64_t mcandle_train_event_peak_memory(const mcandle_train_event *event);
  * events.
  */
 const char *mcandle_train_event_path(const mcandle_train_event *event);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives how a run ended.
  *
@@ -3475,7 +3670,9 @@ const char *mcandle_train_event_path(const mcandle_train_event *event);
  * other events.
  */
 const mcandle_train_summary *mcandle_train_event_summary(const mcandle_train_event *event);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the mean reward of the answers of a step that were chosen.
  *
@@ -3486,7 +3683,9 @@ const mcandle_train_summary *mcandle_train_event_summary(const mcandle_train_eve
  * @return The reward; NaN for NULL, other events, and where no preferences are learned.
  */
 double mcandle_train_event_reward_chosen(const mcandle_train_event *event);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the mean reward of the answers of a step that were rejected.
  *
@@ -3494,7 +3693,9 @@ double mcandle_train_event_reward_chosen(const mcandle_train_event *event);
  * @return The reward; NaN for NULL, other events, and where no preferences are learned.
  */
 double mcandle_train_event_reward_rejected(const mcandle_train_event *event);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the mean of the differences of rewards in a step, chosen less rejected.
  *
@@ -3502,7 +3703,9 @@ double mcandle_train_event_reward_rejected(const mcandle_train_event *event);
  * @return The difference; NaN for NULL, other events, and where no preferences are learned.
  */
 double mcandle_train_event_reward_margin(const mcandle_train_event *event);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the share of the pairs of a step whose chosen answer has the higher reward.
  *
@@ -3510,7 +3713,9 @@ double mcandle_train_event_reward_margin(const mcandle_train_event *event);
  * @return 0 to 1; NaN for NULL, other events, and where no preferences are learned.
  */
 double mcandle_train_event_reward_accuracy(const mcandle_train_event *event);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives how many numbers are trained.
  *
@@ -3518,7 +3723,9 @@ double mcandle_train_event_reward_accuracy(const mcandle_train_event *event);
  * @return The number; 0 for NULL and other events.
  */
 uint64_t mcandle_train_event_trainable_parameters(const mcandle_train_event *event);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives how many numbers there are in all: those of the model and those that training adds.
  *
@@ -3526,7 +3733,9 @@ uint64_t mcandle_train_event_trainable_parameters(const mcandle_train_event *eve
  * @return The number; 0 for NULL and other events.
  */
 uint64_t mcandle_train_event_parameters(const mcandle_train_event *event);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the number of training rows.
  *
@@ -3534,7 +3743,9 @@ uint64_t mcandle_train_event_parameters(const mcandle_train_event *event);
  * @return The number; 0 for NULL and other events.
  */
 size_t mcandle_train_event_rows(const mcandle_train_event *event);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives how many training rows were cut to the longest length.
  *
@@ -3542,7 +3753,9 @@ size_t mcandle_train_event_rows(const mcandle_train_event *event);
  * @return The number; 0 for NULL and other events.
  */
 size_t mcandle_train_event_truncated(const mcandle_train_event *event);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives how many training rows were left out.
  *
@@ -3550,7 +3763,9 @@ size_t mcandle_train_event_truncated(const mcandle_train_event *event);
  * @return The number; 0 for NULL and other events.
  */
 size_t mcandle_train_event_skipped(const mcandle_train_event *event);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the number of batches in which every training row comes once.
  *
@@ -3558,7 +3773,9 @@ size_t mcandle_train_event_skipped(const mcandle_train_event *event);
  * @return The number; 0 for NULL and other events.
  */
 size_t mcandle_train_event_batches_per_epoch(const mcandle_train_event *event);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the share of the places of a packed batch that hold tokens.
  *
@@ -3566,7 +3783,9 @@ size_t mcandle_train_event_batches_per_epoch(const mcandle_train_event *event);
  * @return Above 0 and at most 1; 0 where rows are not packed, for NULL and for other events.
  */
 double mcandle_train_event_pack_efficiency(const mcandle_train_event *event);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives what is trained.
  *
@@ -3575,7 +3794,9 @@ double mcandle_train_event_pack_efficiency(const mcandle_train_event *event);
  * callback; empty for NULL and other events.
  */
 const char *mcandle_train_event_method(const mcandle_train_event *event);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives what the loss rewards.
  *
@@ -3584,7 +3805,9 @@ const char *mcandle_train_event_method(const mcandle_train_event *event);
  * NULL and other events.
  */
 const char *mcandle_train_event_objective(const mcandle_train_event *event);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets what is trained.
  *
@@ -3592,7 +3815,9 @@ const char *mcandle_train_event_objective(const mcandle_train_event *event);
  * @param[in] method One of the MCANDLE_METHOD_ constants. Default MCANDLE_METHOD_LORA.
  */
 void mcandle_train_options_set_method(mcandle_train_options *options, mcandle_method method);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets how many of the last layers are trained. MCANDLE_METHOD_FULL with all of them trains
  * embedding, norms and head, too, and otherwise only what belongs to these layers.
@@ -3601,7 +3826,9 @@ void mcandle_train_options_set_method(mcandle_train_options *options, mcandle_me
  * @param[in] num_layers The number; a model of fewer is trained in all. 0 for all. Default 0.
  */
 void mcandle_train_options_set_num_layers(mcandle_train_options *options, size_t num_layers);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets the rank of the adapter. This and the settings below are not used by MCANDLE_METHOD_FULL.
  *
@@ -3609,7 +3836,9 @@ void mcandle_train_options_set_num_layers(mcandle_train_options *options, size_t
  * @param[in] rank 1 to 4096. Default 8.
  */
 void mcandle_train_options_set_rank(mcandle_train_options *options, size_t rank);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets the strength of the adapter before division by its rank: lora_alpha of PEFT. Of alpha and
  * scale the last one that is set counts.
@@ -3618,7 +3847,9 @@ void mcandle_train_options_set_rank(mcandle_train_options *options, size_t rank)
  * @param[in] alpha Above 0. Default 16.
  */
 void mcandle_train_options_set_alpha(mcandle_train_options *options, double alpha);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets the strength of the adapter itself, which no rank divides: scale of mlx-lm. Of alpha and
  * scale the last one that is set counts.
@@ -3627,7 +3858,9 @@ void mcandle_train_options_set_alpha(mcandle_train_options *options, double alph
  * @param[in] scale Above 0; 20 is the default of mlx-lm. Default none: alpha counts.
  */
 void mcandle_train_options_set_scale(mcandle_train_options *options, double scale);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets the share of the inputs of the adapter that training drops.
  *
@@ -3635,7 +3868,9 @@ void mcandle_train_options_set_scale(mcandle_train_options *options, double scal
  * @param[in] dropout 0 or more and below 1. Default 0.
  */
 void mcandle_train_options_set_dropout(mcandle_train_options *options, double dropout);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets whether alpha is divided by the square root of the rank.
  *
@@ -3643,7 +3878,9 @@ void mcandle_train_options_set_dropout(mcandle_train_options *options, double dr
  * @param[in] use_rslora Default false.
  */
 void mcandle_train_options_set_use_rslora(mcandle_train_options *options, bool use_rslora);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets whether the lengths of the rows of weights are trained apart from their directions (DoRA).
  *
@@ -3651,7 +3888,9 @@ void mcandle_train_options_set_use_rslora(mcandle_train_options *options, bool u
  * @param[in] use_dora Default false.
  */
 void mcandle_train_options_set_use_dora(mcandle_train_options *options, bool use_dora);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets which projections the adapter changes. Of names and a pattern the last that is set counts.
  *
@@ -3660,7 +3899,9 @@ void mcandle_train_options_set_use_dora(mcandle_train_options *options, bool use
  * o_proj, gate_proj, up_proj, down_proj; it is copied. NULL for all. Default all.
  */
 void mcandle_train_options_set_target_modules(mcandle_train_options *options, const char *names);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets which projections the adapter changes by a pattern. Of names and a pattern the last that is
  * set counts.
@@ -3670,7 +3911,9 @@ void mcandle_train_options_set_target_modules(mcandle_train_options *options, co
  * model.layers.3.self_attn.q_proj; it is copied. NULL for all. Default all.
  */
 void mcandle_train_options_set_target_pattern(mcandle_train_options *options, const char *pattern);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets the optimizer, with its defaults but for what the setters below change, before or after
  * this one. A setting that the optimizer does not have is an error of the call that uses the
@@ -3681,7 +3924,9 @@ void mcandle_train_options_set_target_pattern(mcandle_train_options *options, co
  */
 void mcandle_train_options_set_optimizer(mcandle_train_options *options,
                                          mcandle_optimizer optimizer);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets the decay of the means of gradients and of squared gradients of AdamW and Adam.
  *
@@ -3690,7 +3935,9 @@ void mcandle_train_options_set_optimizer(mcandle_train_options *options,
  * @param[in] beta2 0 or more and below 1. Default 0.999.
  */
 void mcandle_train_options_set_betas(mcandle_train_options *options, double beta1, double beta2);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets what AdamW and Adam add to their denominator, and the least norm that Muon divides by.
  *
@@ -3698,7 +3945,9 @@ void mcandle_train_options_set_betas(mcandle_train_options *options, double beta
  * @param[in] eps Above 0. Default 1e-8, and 1e-7 for Muon.
  */
 void mcandle_train_options_set_eps(mcandle_train_options *options, double eps);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets the share of each weight that is taken away per step and unit of learning rate; Adam and
  * SGD add it to the gradient. With Muon it is that of the matrices which Muon changes.
@@ -3707,7 +3956,9 @@ void mcandle_train_options_set_eps(mcandle_train_options *options, double eps);
  * @param[in] weight_decay 0 or more. Default 0.01 for AdamW, 0.1 for Muon, and 0 for the others.
  */
 void mcandle_train_options_set_weight_decay(mcandle_train_options *options, double weight_decay);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets the share of the last direction that the next step of SGD or Muon keeps.
  *
@@ -3715,7 +3966,9 @@ void mcandle_train_options_set_weight_decay(mcandle_train_options *options, doub
  * @param[in] momentum 0 or more and below 1. Default 0 for SGD and 0.95 for Muon.
  */
 void mcandle_train_options_set_momentum(mcandle_train_options *options, double momentum);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets the L2 norm that gradients are scaled down to, over all weights together.
  *
@@ -3723,7 +3976,9 @@ void mcandle_train_options_set_momentum(mcandle_train_options *options, double m
  * @param[in] max_grad_norm 0 for no limit, or more. Default 1.
  */
 void mcandle_train_options_set_max_grad_norm(mcandle_train_options *options, double max_grad_norm);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets the highest learning rate.
  *
@@ -3731,7 +3986,9 @@ void mcandle_train_options_set_max_grad_norm(mcandle_train_options *options, dou
  * @param[in] learning_rate Above 0. Default 1e-4.
  */
 void mcandle_train_options_set_learning_rate(mcandle_train_options *options, double learning_rate);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets what a falling learning rate does not fall below.
  *
@@ -3740,7 +3997,9 @@ void mcandle_train_options_set_learning_rate(mcandle_train_options *options, dou
  */
 void mcandle_train_options_set_min_learning_rate(mcandle_train_options *options,
                                                  double min_learning_rate);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets the steps over which the learning rate rises from 0.
  *
@@ -3748,7 +4007,9 @@ void mcandle_train_options_set_min_learning_rate(mcandle_train_options *options,
  * @param[in] warmup_steps At most the number of steps. Default 0.
  */
 void mcandle_train_options_set_warmup_steps(mcandle_train_options *options, size_t warmup_steps);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets how the learning rate falls, in the place of any schedule set before.
  *
@@ -3756,7 +4017,9 @@ void mcandle_train_options_set_warmup_steps(mcandle_train_options *options, size
  * @param[in] schedule One of the MCANDLE_SCHEDULE_ constants. Default MCANDLE_SCHEDULE_CONSTANT.
  */
 void mcandle_train_options_set_schedule(mcandle_train_options *options, mcandle_schedule schedule);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Multiplies the learning rate by a factor each so many steps after the warm-up, in the place of
  * any schedule set before.
@@ -3768,7 +4031,9 @@ void mcandle_train_options_set_schedule(mcandle_train_options *options, mcandle_
 void mcandle_train_options_set_schedule_step(mcandle_train_options *options,
                                              size_t step_size,
                                              double gamma);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Multiplies the learning rate by a factor each step after the warm-up, in the place of any
  * schedule set before.
@@ -3777,14 +4042,18 @@ void mcandle_train_options_set_schedule_step(mcandle_train_options *options,
  * @param[in] gamma The factor, above 0 and at most 1, such as 0.999.
  */
 void mcandle_train_options_set_schedule_exponential(mcandle_train_options *options, double gamma);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Makes options with the defaults: 1000 steps of AdamW on a LoRA adapter.
  *
  * @return Options, to be freed with mcandle_train_options_free().
  */
 mcandle_train_options *mcandle_train_options_new(void);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Makes options from JSON: an object whose keys are the names in the setters, such as
  * {"method": {"rank": 16, "num_layers": 8}, "epochs": 3, "optimizer": "muon", "schedule": "cosine"}.
@@ -3808,7 +4077,9 @@ mcandle_status mcandle_train_options_from_json(const char *json,
                                                size_t json_length,
                                                mcandle_train_options **options,
                                                mcandle_error **error);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Writes options as JSON, from which mcandle_train_options_from_json() makes the same options.
  *
@@ -3822,7 +4093,9 @@ mcandle_status mcandle_train_options_from_json(const char *json,
 mcandle_status mcandle_train_options_to_json(const mcandle_train_options *options,
                                              mcandle_string **json,
                                              mcandle_error **error);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets the number of optimizer steps. Values out of range are reported by the call that uses the
  * options; so it is for all options.
@@ -3831,7 +4104,9 @@ mcandle_status mcandle_train_options_to_json(const mcandle_train_options *option
  * @param[in] steps At least 1. Default 1000.
  */
 void mcandle_train_options_set_steps(mcandle_train_options *options, size_t steps);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets the number of passes over the training rows, in the place of a number of steps.
  *
@@ -3839,7 +4114,9 @@ void mcandle_train_options_set_steps(mcandle_train_options *options, size_t step
  * @param[in] epochs Above 0, such as 2.5; 0 for none. Default 0.
  */
 void mcandle_train_options_set_epochs(mcandle_train_options *options, double epochs);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets the number of rows in a batch, or of packs where rows are packed.
  *
@@ -3847,7 +4124,9 @@ void mcandle_train_options_set_epochs(mcandle_train_options *options, double epo
  * @param[in] batch_size At least 1. Default 4.
  */
 void mcandle_train_options_set_batch_size(mcandle_train_options *options, size_t batch_size);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets how many batches make one step, weighted by their scored tokens; pairs of preferences count
  * alike.
@@ -3857,7 +4136,9 @@ void mcandle_train_options_set_batch_size(mcandle_train_options *options, size_t
  */
 void mcandle_train_options_set_gradient_accumulation(mcandle_train_options *options,
                                                      size_t batches);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets how rows are put together to batches. Rows of preferences cannot be packed.
  *
@@ -3865,7 +4146,9 @@ void mcandle_train_options_set_gradient_accumulation(mcandle_train_options *opti
  * @param[in] batching One of the MCANDLE_BATCHING_ constants. Default MCANDLE_BATCHING_PLAIN.
  */
 void mcandle_train_options_set_batching(mcandle_train_options *options, mcandle_batching batching);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets the most tokens of a pack, where rows are packed.
  *
@@ -3873,7 +4156,9 @@ void mcandle_train_options_set_batching(mcandle_train_options *options, mcandle_
  * @param[in] pack_length At least as many as the longest row has. Default 2048.
  */
 void mcandle_train_options_set_pack_length(mcandle_train_options *options, size_t pack_length);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets whether rows come in another order in each epoch.
  *
@@ -3881,7 +4166,9 @@ void mcandle_train_options_set_pack_length(mcandle_train_options *options, size_
  * @param[in] shuffle Default true.
  */
 void mcandle_train_options_set_shuffle(mcandle_train_options *options, bool shuffle);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets the seed of the first weights of the adapter, the order of rows, and dropout.
  *
@@ -3889,7 +4176,9 @@ void mcandle_train_options_set_shuffle(mcandle_train_options *options, bool shuf
  * @param[in] seed Any number. Default 0.
  */
 void mcandle_train_options_set_seed(mcandle_train_options *options, uint64_t seed);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets whether layers are computed again in the backward pass instead of kept: about a third
  * slower, and memory for one layer instead of all.
@@ -3899,7 +4188,9 @@ void mcandle_train_options_set_seed(mcandle_train_options *options, uint64_t see
  */
 void mcandle_train_options_set_grad_checkpoint(mcandle_train_options *options,
                                                bool grad_checkpoint);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets the share of each target that is spread over the whole vocabulary. The training loss
  * contains it, validation losses do not. Not for preferences; DPO has one of its own.
@@ -3909,7 +4200,9 @@ void mcandle_train_options_set_grad_checkpoint(mcandle_train_options *options,
  */
 void mcandle_train_options_set_label_smoothing(mcandle_train_options *options,
                                                double label_smoothing);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Learns from rows of {"prompt", "chosen", "rejected"} by direct preference optimisation, in the
  * place of any preference set before.
@@ -3923,7 +4216,9 @@ void mcandle_train_options_set_label_smoothing(mcandle_train_options *options,
 void mcandle_train_options_set_preference_dpo(mcandle_train_options *options,
                                               double beta,
                                               double label_smoothing);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Learns from rows of {"prompt", "chosen", "rejected"} by odds ratio preference optimisation, in
  * the place of any preference set before. It needs no second model, so a step takes less time than
@@ -3934,21 +4229,27 @@ void mcandle_train_options_set_preference_dpo(mcandle_train_options *options,
  * 0; 0.1 is usual.
  */
 void mcandle_train_options_set_preference_orpo(mcandle_train_options *options, double lambda);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Learns from texts again, which is the default.
  *
  * @param[in,out] options The options; NULL is allowed and does nothing.
  */
 void mcandle_train_options_clear_preference(mcandle_train_options *options);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Frees options.
  *
  * @param[in] options The options; NULL is allowed and does nothing.
  */
 void mcandle_train_options_free(mcandle_train_options *options);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets the steps between evaluations on the validation rows, which also happen before the first
  * step and after the last.
@@ -3957,7 +4258,9 @@ void mcandle_train_options_free(mcandle_train_options *options);
  * @param[in] steps 0 for none. Default 200.
  */
 void mcandle_train_options_set_eval_every(mcandle_train_options *options, size_t steps);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets the most batches of an evaluation.
  *
@@ -3965,7 +4268,9 @@ void mcandle_train_options_set_eval_every(mcandle_train_options *options, size_t
  * @param[in] batches 0 for all. Default 25.
  */
 void mcandle_train_options_set_eval_batches(mcandle_train_options *options, size_t batches);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets after how many evaluations in a row without a better loss the run ends.
  *
@@ -3974,7 +4279,9 @@ void mcandle_train_options_set_eval_batches(mcandle_train_options *options, size
  */
 void mcandle_train_options_set_early_stopping_patience(mcandle_train_options *options,
                                                        size_t evaluations);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets by how much a loss must be below the best one to be better.
  *
@@ -3983,7 +4290,9 @@ void mcandle_train_options_set_early_stopping_patience(mcandle_train_options *op
  */
 void mcandle_train_options_set_early_stopping_min_delta(mcandle_train_options *options,
                                                         double min_delta);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets the steps between checkpoints, which need an output directory.
  *
@@ -3991,7 +4300,9 @@ void mcandle_train_options_set_early_stopping_min_delta(mcandle_train_options *o
  * @param[in] steps 0 for none. Default 100.
  */
 void mcandle_train_options_set_save_every(mcandle_train_options *options, size_t steps);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets how many of the newest checkpoints are kept, beside the one of the best evaluation.
  *
@@ -3999,7 +4310,9 @@ void mcandle_train_options_set_save_every(mcandle_train_options *options, size_t
  * @param[in] count 0 for all. Default 0.
  */
 void mcandle_train_options_set_keep_checkpoints(mcandle_train_options *options, size_t count);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets where checkpoints are written, metrics.jsonl and loss.svg, and at the end the adapter; or
  * the model, in the directory "model" there, where its weights are trained.
@@ -4008,7 +4321,9 @@ void mcandle_train_options_set_keep_checkpoints(mcandle_train_options *options, 
  * @param[in] path A directory, NUL-terminated UTF-8; it is copied. NULL for none. Default none.
  */
 void mcandle_train_options_set_output_dir(mcandle_train_options *options, const char *path);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the number of steps done in all.
  *
@@ -4016,7 +4331,9 @@ void mcandle_train_options_set_output_dir(mcandle_train_options *options, const 
  * @return The number; 0 for NULL.
  */
 size_t mcandle_train_summary_steps(const mcandle_train_summary *summary);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the loss of the last step.
  *
@@ -4024,7 +4341,9 @@ size_t mcandle_train_summary_steps(const mcandle_train_summary *summary);
  * @return The loss; NaN for NULL and where no step was done.
  */
 double mcandle_train_summary_loss(const mcandle_train_summary *summary);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the last loss of the validation rows.
  *
@@ -4032,7 +4351,9 @@ double mcandle_train_summary_loss(const mcandle_train_summary *summary);
  * @return The loss; NaN for NULL and where there was no evaluation.
  */
 double mcandle_train_summary_validation_loss(const mcandle_train_summary *summary);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Tells whether a callback or another thread stopped the run before its last step.
  *
@@ -4040,7 +4361,9 @@ double mcandle_train_summary_validation_loss(const mcandle_train_summary *summar
  * @return Whether it was stopped; false for NULL.
  */
 bool mcandle_train_summary_cancelled(const mcandle_train_summary *summary);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives why the run ended.
  *
@@ -4048,7 +4371,9 @@ bool mcandle_train_summary_cancelled(const mcandle_train_summary *summary);
  * @return One of the MCANDLE_TRAIN_STOP_ constants; -1 for NULL.
  */
 mcandle_train_stop mcandle_train_summary_stop_reason(const mcandle_train_summary *summary);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the number of steps done before the evaluation with the lowest loss.
  *
@@ -4057,7 +4382,9 @@ mcandle_train_stop mcandle_train_summary_stop_reason(const mcandle_train_summary
  * that before the first step.
  */
 size_t mcandle_train_summary_best_step(const mcandle_train_summary *summary);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the lowest loss of the validation rows, over all resumptions.
  *
@@ -4065,7 +4392,9 @@ size_t mcandle_train_summary_best_step(const mcandle_train_summary *summary);
  * @return The loss; NaN for NULL and where there was no evaluation.
  */
 double mcandle_train_summary_best_loss(const mcandle_train_summary *summary);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the checkpoint with the weights of the lowest validation loss.
  *
@@ -4074,7 +4403,9 @@ double mcandle_train_summary_best_loss(const mcandle_train_summary *summary);
  * such checkpoint was written.
  */
 const char *mcandle_train_summary_best_path(const mcandle_train_summary *summary);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the number of tokens since the first step, over all resumptions.
  *
@@ -4082,7 +4413,9 @@ const char *mcandle_train_summary_best_path(const mcandle_train_summary *summary
  * @return The number; 0 for NULL.
  */
 size_t mcandle_train_summary_tokens(const mcandle_train_summary *summary);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the time of the run.
  *
@@ -4090,14 +4423,18 @@ size_t mcandle_train_summary_tokens(const mcandle_train_summary *summary);
  * @return Seconds; 0 for NULL.
  */
 double mcandle_train_summary_seconds(const mcandle_train_summary *summary);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Frees a summary.
  *
  * @param[in] summary The summary; NULL is allowed and does nothing.
  */
 void mcandle_train_summary_free(mcandle_train_summary *summary);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Makes a trainer from the start: with a new adapter, or from the weights of the model.
  *
@@ -4116,7 +4453,9 @@ mcandle_status mcandle_trainer_new(const mcandle_model *model,
                                    const mcandle_train_options *options,
                                    mcandle_trainer **trainer,
                                    mcandle_error **error);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Makes a trainer that goes on with an adapter, with a new optimizer and from step 0.
  *
@@ -4138,7 +4477,9 @@ mcandle_status mcandle_trainer_from_adapter(const mcandle_model *model,
                                             const mcandle_adapter *adapter,
                                             mcandle_trainer **trainer,
                                             mcandle_error **error);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Makes a trainer that goes on where a checkpoint was written. On the CPU its losses are, bit for
  * bit, those of the run that was not interrupted.
@@ -4161,7 +4502,9 @@ mcandle_status mcandle_trainer_resume(const mcandle_model *model,
                                       const char *checkpoint,
                                       mcandle_trainer **trainer,
                                       mcandle_error **error);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Trains until all steps are done, or until the callback or another thread stops it.
  *
@@ -4183,7 +4526,9 @@ mcandle_status mcandle_trainer_train(mcandle_trainer *trainer,
                                      void *user_data,
                                      mcandle_train_summary **summary,
                                      mcandle_error **error);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Stops the training or evaluation that runs, within a step. Any thread may call it at any time while
  * the trainer lives; without a running one it does nothing.
@@ -4191,7 +4536,9 @@ mcandle_status mcandle_trainer_train(mcandle_trainer *trainer,
  * @param[in] trainer The trainer; NULL is allowed and does nothing.
  */
 void mcandle_trainer_cancel(const mcandle_trainer *trainer);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Evaluates the validation rows with what is trained so far, as the events of evaluations do.
  *
@@ -4205,7 +4552,9 @@ void mcandle_trainer_cancel(const mcandle_trainer *trainer);
 mcandle_status mcandle_trainer_evaluate(const mcandle_trainer *trainer,
                                         double *loss,
                                         mcandle_error **error);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the number of steps of the whole run: those of the options, or those that the epochs take.
  *
@@ -4213,7 +4562,9 @@ mcandle_status mcandle_trainer_evaluate(const mcandle_trainer *trainer,
  * @return The number; 0 for NULL.
  */
 size_t mcandle_trainer_total_steps(const mcandle_trainer *trainer);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the adapter as trained so far.
  *
@@ -4227,7 +4578,9 @@ size_t mcandle_trainer_total_steps(const mcandle_trainer *trainer);
 mcandle_status mcandle_trainer_adapter(const mcandle_trainer *trainer,
                                        mcandle_adapter **adapter,
                                        mcandle_error **error);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the model as trained so far: with the adapter merged into its weights, or with its new weights.
  *
@@ -4241,7 +4594,9 @@ mcandle_status mcandle_trainer_adapter(const mcandle_trainer *trainer,
 mcandle_status mcandle_trainer_model(const mcandle_trainer *trainer,
                                      mcandle_model **model,
                                      mcandle_error **error);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Writes a checkpoint, from which mcandle_trainer_resume() goes on.
  *
@@ -4253,13 +4608,16 @@ mcandle_status mcandle_trainer_model(const mcandle_trainer *trainer,
 mcandle_status mcandle_trainer_save_checkpoint(const mcandle_trainer *trainer,
                                                const char *path,
                                                mcandle_error **error);
+#endif
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Frees a trainer. No call may be using it.
  *
  * @param[in] trainer The trainer; NULL is allowed and does nothing.
  */
 void mcandle_trainer_free(mcandle_trainer *trainer);
+#endif
 
 #ifdef __cplusplus
 }  // extern "C"

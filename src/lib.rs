@@ -1,4 +1,14 @@
 #![doc = include_str!("../README.md")]
+// The layers below `training` hold backwards and optimizer steps beside what they belong to. Without
+// training nothing calls them, so nothing is built of them; with it the compiler looks for dead code.
+#![cfg_attr(
+    not(feature = "training"),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "of the shared layers, what only training calls"
+    )
+)]
 
 pub mod backend;
 pub mod cancel;
@@ -12,6 +22,7 @@ pub mod fuzzing;
 pub mod hub;
 pub mod inference;
 pub mod models;
+#[cfg(feature = "training")]
 pub mod training;
 
 pub use cancel::CancelHandle;
@@ -20,4 +31,5 @@ pub use error::{Error, ErrorKind, Result};
 pub use hub::Hub;
 pub use inference::{Chunk, FinishReason, GenerateOptions, Generation, Generator, SamplingOptions};
 pub use models::{LoRAAdapter, LoRAConfig, LoRAScale, Model, ModelLoader, Projection};
+#[cfg(feature = "training")]
 pub use training::{DataFolder, Dataset, DatasetOptions, LoRATrainer, TrainEvent, TrainOptions};

@@ -1,5 +1,7 @@
 //! Several adapters at once, and texts with adapters of their own beside each other.
 
+#![cfg(feature = "training")]
+
 mod common;
 
 use candle_core::Tensor;

@@ -3,6 +3,7 @@
 //!
 //! The tests start this program again: the tests named `child_...` do nothing unless an environment
 //! variable says which directory to work in.
+#![cfg(feature = "training")]
 #![cfg(unix)]
 
 mod common;

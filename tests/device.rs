@@ -3,6 +3,8 @@
 //! `METAL_CANDLE_TEST_DEVICE` names the device. On the CPU itself all of this runs too: then what a
 //! test compares with the CPU is trivial, and what it demands besides is not.
 
+#![cfg(feature = "training")]
+
 mod common;
 
 use candle_core::Tensor;

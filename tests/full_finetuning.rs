@@ -1,5 +1,7 @@
 //! Training the weights of a model themselves.
 
+#![cfg(feature = "training")]
+
 mod common;
 
 use common::training::{

@@ -1,6 +1,8 @@
 //! Models saved as GGUF files and loaded from them: the same tokens, nearly the same numbers, and weights
 //! that stay in their blocks while an adapter is trained beside them.
 
+#![cfg(feature = "training")]
+
 mod common;
 
 use common::training::{

@@ -1,5 +1,7 @@
 //! Rows packed or sorted by length: the same learning with less padding.
 
+#![cfg(feature = "training")]
+
 mod common;
 
 use common::training::{

@@ -1,5 +1,7 @@
 //! Adapters and training against PEFT's outputs in tests/fixtures.
 
+#![cfg(feature = "training")]
+
 mod common;
 
 use common::{

@@ -1,5 +1,7 @@
 //! Training on pairs of a better and a worse answer.
 
+#![cfg(feature = "training")]
+
 mod common;
 
 use common::rows;

@@ -1,5 +1,7 @@
 //! Adapters beside weights of a few bits.
 
+#![cfg(feature = "training")]
+
 mod common;
 
 use common::training::{

@@ -1,5 +1,7 @@
 //! Runs that are stopped and go on, in the same process or from a checkpoint.
 
+#![cfg(feature = "training")]
+
 mod common;
 
 use common::{copy_of, edit_json, fixture, load_f32, rows};

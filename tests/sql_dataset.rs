@@ -1,5 +1,7 @@
 //! The text-to-SQL data set: remade from its seed, split cleanly, readable.
 
+#![cfg(feature = "training")]
+
 mod common;
 
 #[path = "../assets/sql/generate.rs"]

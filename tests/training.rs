@@ -1,5 +1,7 @@
 //! Training runs: what they change, what they tell, how they end.
 
+#![cfg(feature = "training")]
+
 mod common;
 
 use common::{all_logits, fixture, load_as, load_f32, read_json, rows, to_f64};

@@ -1,5 +1,7 @@
 //! How a run can end, and what it leaves.
 
+#![cfg(feature = "training")]
+
 mod common;
 
 use common::rows;

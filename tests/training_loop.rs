@@ -1,5 +1,7 @@
 //! The loop of a training run: epochs, rates, losses, evaluations, and every optimizer.
 
+#![cfg(feature = "training")]
+
 mod common;
 
 use common::rows;

@@ -6,8 +6,10 @@ mod gguf;
 mod mlx;
 mod model_directory;
 mod peft;
+#[cfg(feature = "training")]
 mod retention;
 mod session;
+#[cfg(feature = "training")]
 mod state;
 mod tensor_file;
 mod text_files;
@@ -15,10 +17,11 @@ mod text_files;
 pub use adapter_directory::AdapterFormat;
 pub(crate) use atomic::replace_file;
 pub use gguf::GgufType;
-pub(crate) use retention::clear_unfinished;
-pub use retention::{
-    BestCheckpoint, best, checkpoint_path, checkpoints, latest, prune, record_best,
-};
 pub use session::{load_session, save_session};
-pub use state::Checkpoint;
-pub(crate) use state::Progress;
+#[cfg(feature = "training")]
+pub(crate) use {retention::clear_unfinished, state::Progress};
+#[cfg(feature = "training")]
+pub use {
+    retention::{BestCheckpoint, best, checkpoint_path, checkpoints, latest, prune, record_best},
+    state::Checkpoint,
+};

@@ -25,9 +25,6 @@ mod adapters;
 mod batch;
 mod batch_results;
 mod chat;
-mod checkpoint;
-mod dataset;
-mod dataset_options;
 mod device;
 mod error;
 mod fim;
@@ -49,24 +46,14 @@ mod scores;
 mod string;
 mod tokenizer;
 mod tool_calls;
-mod train_event;
-mod train_event_preference;
-mod train_event_start;
-mod train_method_options;
-mod train_optimizer_options;
-mod train_options;
-mod train_output_options;
-mod train_summary;
-mod trainer;
+#[cfg(feature = "training")]
+mod training;
 
 pub use adapter::*;
 pub use adapters::*;
 pub use batch::*;
 pub use batch_results::*;
 pub use chat::*;
-pub use checkpoint::*;
-pub use dataset::*;
-pub use dataset_options::*;
 pub use device::*;
 pub use error::*;
 pub use fim::*;
@@ -86,15 +73,8 @@ pub use scores::*;
 pub use string::*;
 pub use tokenizer::*;
 pub use tool_calls::*;
-pub use train_event::*;
-pub use train_event_preference::*;
-pub use train_event_start::*;
-pub use train_method_options::*;
-pub use train_optimizer_options::*;
-pub use train_options::*;
-pub use train_output_options::*;
-pub use train_summary::*;
-pub use trainer::*;
+#[cfg(feature = "training")]
+pub use training::*;
 
 use std::ffi::c_char;
 

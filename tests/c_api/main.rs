@@ -2,6 +2,8 @@
 //!
 //! `tests/valgrind.sh` runs some of these tests under a memory checker.
 
+#![cfg(feature = "training")]
+
 mod inputs;
 mod program;
 mod terminal;

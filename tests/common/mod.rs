@@ -1,12 +1,14 @@
 //! What the tests share: reading fixtures, making rows and comparing numbers.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+#[cfg(feature = "training")]
 pub mod training;
+#[cfg(feature = "training")]
+pub use training::rows;
 
 use candle_core::{DType, Device, Tensor};
 use metal_candle::backend::{DTypePolicy, DeviceKind};
-use metal_candle::training::Sample;
-use metal_candle::{Dataset, LoRAAdapter, LoRAConfig, LoRAScale, Model, ModelLoader};
+use metal_candle::{LoRAAdapter, LoRAConfig, LoRAScale, Model, ModelLoader};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -170,20 +172,6 @@ pub fn trained_adapter(path: &Path) -> tempfile::TempDir {
     }
     candle_core::safetensors::save(&tensors, file).unwrap();
     folder
-}
-
-/// Rows of 5 to 12 tokens below 190 that every small fixture model has, some with a prompt.
-pub fn rows(count: usize) -> Dataset {
-    let mut state = 7_u32;
-    let mut below = |bound: u32| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 16) % bound
-    };
-    let samples = (0..count).map(|row| {
-        let ids = (0..5 + below(8)).map(|_| below(190)).collect();
-        Sample::new(ids, row % 4)
-    });
-    Dataset::from_samples(samples.collect()).unwrap()
 }
 
 /// A copy of a directory that a test may damage.

@@ -37,6 +37,20 @@ pub fn full() -> TrainMethod {
     }
 }
 
+/// Rows of 5 to 12 tokens below 190 that every small fixture model has, some with a prompt.
+pub fn rows(count: usize) -> Dataset {
+    let mut state = 7_u32;
+    let mut below = |bound: u32| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 16) % bound
+    };
+    let samples = (0..count).map(|row| {
+        let ids = (0..5 + below(8)).map(|_| below(190)).collect();
+        Sample::new(ids, row % 4)
+    });
+    Dataset::from_samples(samples.collect()).unwrap()
+}
+
 /// A short run without evaluations and checkpoints.
 pub fn options(method: impl Into<TrainMethod>) -> TrainOptions {
     TrainOptions {

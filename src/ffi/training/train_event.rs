@@ -1,8 +1,8 @@
 //! What a train callback is told. The numbers of a start are in `train_event_start.rs`, those of
 //! preferences in `train_event_preference.rs`.
 
-use super::string::mcandle_string;
 use super::train_summary::mcandle_train_summary;
+use crate::ffi::string::mcandle_string;
 use crate::training::{RunInfo, StepReport, TrainEvent};
 use std::ffi::{c_char, c_void};
 

@@ -1,9 +1,9 @@
 //! Options of a data set.
 
-use super::error::{MCANDLE_INVALID_ARGUMENT, mcandle_error, mcandle_status};
-use super::handle::{self, Out, Result, borrow, borrow_mut};
-use super::panic::guard;
-use super::string::mcandle_string;
+use crate::ffi::error::{MCANDLE_INVALID_ARGUMENT, mcandle_error, mcandle_status};
+use crate::ffi::handle::{self, Out, Result, borrow, borrow_mut};
+use crate::ffi::panic::guard;
+use crate::ffi::string::mcandle_string;
 use crate::training::{BadRow, DatasetOptions, LossMask};
 use std::ffi::c_char;
 

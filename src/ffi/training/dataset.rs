@@ -1,12 +1,12 @@
 //! Data sets.
 
 use super::dataset_options::{mcandle_dataset_options, resolve};
-use super::error::{MCANDLE_NULL_POINTER, mcandle_error, mcandle_status};
-use super::handle::{self, Out, borrow};
-use super::model::mcandle_model;
-use super::panic::guard;
-use super::string::mcandle_string;
 use crate::error::Error;
+use crate::ffi::error::{MCANDLE_NULL_POINTER, mcandle_error, mcandle_status};
+use crate::ffi::handle::{self, Out, borrow};
+use crate::ffi::model::mcandle_model;
+use crate::ffi::panic::guard;
+use crate::ffi::string::mcandle_string;
 use crate::training::{DataFolder, Dataset, RowKind};
 use std::ffi::{c_char, c_void};
 use std::{ptr, slice};

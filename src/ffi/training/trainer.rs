@@ -1,15 +1,15 @@
 //! Trainers.
 
-use super::adapter::mcandle_adapter;
 use super::dataset::mcandle_dataset;
-use super::error::{MCANDLE_INVALID_ARGUMENT, mcandle_error, mcandle_status};
-use super::handle::{self, Exclusive, Out, Result, borrow, place};
-use super::model::mcandle_model;
-use super::panic::guard;
 use super::train_event::{mcandle_train_callback, mcandle_train_event};
 use super::train_options::{mcandle_train_options, resolve};
 use super::train_summary::mcandle_train_summary;
 use crate::cancel::CancelHandle;
+use crate::ffi::adapter::mcandle_adapter;
+use crate::ffi::error::{MCANDLE_INVALID_ARGUMENT, mcandle_error, mcandle_status};
+use crate::ffi::handle::{self, Exclusive, Out, Result, borrow, place};
+use crate::ffi::model::mcandle_model;
+use crate::ffi::panic::guard;
 use crate::models::Model;
 use crate::training::{Dataset, LoRATrainer, TrainOptions};
 use std::ffi::{c_char, c_void};

@@ -1,7 +1,7 @@
 //! How a training run ended.
 
-use super::handle;
-use super::string::mcandle_string;
+use crate::ffi::handle;
+use crate::ffi::string::mcandle_string;
 use crate::training::{StopReason, TrainSummary};
 use std::ffi::c_char;
 

@@ -1,8 +1,8 @@
 //! Options of a training run: what is trained.
 
-use super::error::{MCANDLE_INVALID_ARGUMENT, mcandle_error};
-use super::handle::Result;
 use super::train_options::{copy, mcandle_train_options, utf8};
+use crate::ffi::error::{MCANDLE_INVALID_ARGUMENT, mcandle_error};
+use crate::ffi::handle::Result;
 use crate::models::{LayerSelection, LoRAConfig, LoRAScale, LoRATargets, Projection};
 use crate::training::TrainMethod;
 use std::ffi::{CString, c_char};

@@ -2,12 +2,14 @@
 //! `train_method_options.rs`, how weights change in `train_optimizer_options.rs`, what is checked and
 //! written on the way in `train_output_options.rs`.
 
-use super::error::{MCANDLE_INVALID_ARGUMENT, MCANDLE_INVALID_UTF8, mcandle_error, mcandle_status};
-use super::handle::{self, Out, Result, borrow};
-use super::panic::guard;
-use super::string::mcandle_string;
 use super::train_method_options::MethodOptions;
 use super::train_optimizer_options::OptimizerSettings;
+use crate::ffi::error::{
+    MCANDLE_INVALID_ARGUMENT, MCANDLE_INVALID_UTF8, mcandle_error, mcandle_status,
+};
+use crate::ffi::handle::{self, Out, Result, borrow};
+use crate::ffi::panic::guard;
+use crate::ffi::string::mcandle_string;
 use crate::training::{Batching, LrSchedule, PreferenceLoss, TrainOptions};
 use std::ffi::{CStr, CString, c_char};
 use std::path::PathBuf;

@@ -1,8 +1,8 @@
 //! Options of a training run: the optimizer and its learning rate.
 
-use super::handle::Result;
 use super::train_options::{Chosen, chosen, mcandle_train_options};
 use crate::error::Error;
+use crate::ffi::handle::Result;
 use crate::training::{
     AdafactorOptions, AdamOptions, AdamWOptions, LrSchedule, MuonOptions, OptimizerOptions,
     SgdOptions,

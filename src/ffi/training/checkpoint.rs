@@ -1,10 +1,10 @@
 //! The checkpoints of a training run.
 
-use super::error::{mcandle_error, mcandle_status};
-use super::handle::{self, Out, give_number};
-use super::panic::guard;
-use super::string::mcandle_string;
 use crate::checkpoint;
+use crate::ffi::error::{mcandle_error, mcandle_status};
+use crate::ffi::handle::{self, Out, give_number};
+use crate::ffi::panic::guard;
+use crate::ffi::string::mcandle_string;
 use std::ffi::c_char;
 
 /// Finds the checkpoint with the most steps in an output directory.
