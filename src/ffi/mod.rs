@@ -35,6 +35,7 @@ mod generator;
 mod gguf;
 mod grammar;
 mod handle;
+mod hidden;
 mod logits_processor;
 mod model;
 mod model_info;
