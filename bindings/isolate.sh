@@ -32,12 +32,14 @@ globals "$input" | awk -v prefix="$prefix" '
     --remove-section=.llvmbc --remove-section=.llvmcmd \
     --remove-section=__LLVM,__bitcode --remove-section=__LLVM,__cmdline "$input" "$folder/out.a"
 
-left=$(globals "$folder/out.a" | awk -v prefix="$prefix" '
-    $0 !~ "^_?" prefix "_" && $0 !~ "\\." prefix "$"')
-[ -z "$left" ] || { printf 'isolate.sh: still global:\n%s\n' "$left" >&2; exit 1; }
-globals "$folder/out.a" | grep -q "^_\{0,1\}${prefix}_" || {
+globals "$folder/out.a" >"$folder/left"
+grep -q "^_\{0,1\}${prefix}_" "$folder/left" || {
     echo "isolate.sh: $input has no symbol that begins with ${prefix}_" >&2
     exit 1
 }
+if grep -v -e "^_\{0,1\}${prefix}_" -e "\.${prefix}\$" "$folder/left" >&2; then
+    echo "isolate.sh: the symbols above are global still" >&2
+    exit 1
+fi
 mv "$folder/out.a" "$output"
 echo "$output: $(wc -l <"$folder/names") symbols renamed"
