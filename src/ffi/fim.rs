@@ -17,6 +17,7 @@ pub struct mcandle_fim_context {
 /// Makes a context without a repository, files or a path.
 ///
 /// @return A context, to be freed with mcandle_fim_context_free().
+#[must_use]
 #[unsafe(no_mangle)]
 pub extern "C" fn mcandle_fim_context_new() -> *mut mcandle_fim_context {
     Box::into_raw(Box::new(mcandle_fim_context {

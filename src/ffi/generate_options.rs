@@ -56,6 +56,7 @@ pub(super) unsafe fn resolve(options: *const mcandle_generate_options) -> Result
 /// Makes options with the defaults: greedy, at most 256 tokens.
 ///
 /// @return Options, to be freed with mcandle_generate_options_free().
+#[must_use]
 #[unsafe(no_mangle)]
 pub extern "C" fn mcandle_generate_options_new() -> *mut mcandle_generate_options {
     let options = mcandle_generate_options::new(GenerateOptions::default());

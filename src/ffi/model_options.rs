@@ -72,6 +72,7 @@ unsafe impl Sync for Shared {}
 /// Makes options with the defaults: device and dtype chosen automatically, weights as they are stored.
 ///
 /// @return Options, to be freed with mcandle_model_options_free().
+#[must_use]
 #[unsafe(no_mangle)]
 pub extern "C" fn mcandle_model_options_new() -> *mut mcandle_model_options {
     Box::into_raw(Box::new(mcandle_model_options {

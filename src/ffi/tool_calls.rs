@@ -121,6 +121,7 @@ pub struct mcandle_tool_call_parser {
 /// @param[in] inside_reasoning Whether the text starts inside of the reasoning, as it does where
 /// the prompt ends with the opening tag; then the first is true whatever is given.
 /// @return A parser, to be freed with mcandle_tool_call_parser_free().
+#[must_use]
 #[unsafe(no_mangle)]
 pub extern "C" fn mcandle_tool_call_parser_new(
     find_reasoning: bool,

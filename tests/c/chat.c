@@ -2,6 +2,8 @@
  *
  * Usage: chat FOLDER, with the inputs that the test harness makes.
  */
+/* NULL is passed on purpose. */
+#define MCANDLE_NO_NULLABILITY
 #include "test.h"
 
 #define NULL_FAILS(name, call) FAILS(call, MCANDLE_NULL_POINTER, "`" name "` is NULL")

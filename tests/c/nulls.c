@@ -2,6 +2,8 @@
  *
  * Usage: nulls FOLDER, with the inputs that the test harness makes.
  */
+/* NULL is passed on purpose. */
+#define MCANDLE_NO_NULLABILITY
 #include "test.h"
 
 #include <math.h>
@@ -151,7 +153,7 @@ static void accessors_give_the_documented_value(void) {
 static void the_rest_of_the_library(void) {
     mcandle_status status;
     CHECK(mcandle_abi_version() == MCANDLE_ABI_VERSION);
-    CHECK(strchr(mcandle_version(), '.') != NULL);
+    CHECK(strcmp(mcandle_version(), MCANDLE_VERSION) == 0);
     CHECK(strcmp(mcandle_status_name(MCANDLE_INTERNAL), "MCANDLE_INTERNAL") == 0);
     for (status = MCANDLE_OK; status <= MCANDLE_INTERNAL; status++) {
         CHECK(strncmp(mcandle_status_name(status), "MCANDLE_", 8) == 0);

@@ -2,6 +2,8 @@
  *
  * Usage: nulls_training ROWS
  */
+/* NULL is passed on purpose. */
+#define MCANDLE_NO_NULLABILITY
 #include "test.h"
 
 #include <math.h>

@@ -3,6 +3,8 @@
  *
  * Usage: sampling PROMPT SESSION, a file that does not exist.
  */
+/* NULL is passed on purpose. */
+#define MCANDLE_NO_NULLABILITY
 #include "test.h"
 
 #include <math.h>

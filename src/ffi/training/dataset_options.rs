@@ -92,6 +92,7 @@ pub(super) unsafe fn resolve(options: *const mcandle_dataset_options) -> Result<
 /// assistant writes; a row that cannot be used is an error.
 ///
 /// @return Options, to be freed with mcandle_dataset_options_free().
+#[must_use]
 #[unsafe(no_mangle)]
 pub extern "C" fn mcandle_dataset_options_new() -> *mut mcandle_dataset_options {
     let options = mcandle_dataset_options::new(DatasetOptions::default());

@@ -175,7 +175,7 @@ pub unsafe extern "C" fn mcandle_train_options_set_scale(
     }
 }
 
-/// Sets the share of the inputs of the adapter that training drops.
+/// Sets the share of the inputs of the adapter that are set to 0 in training.
 ///
 /// @param[in,out] options The options; NULL is allowed and does nothing.
 /// @param[in] dropout 0 or more and below 1. Default 0.

@@ -112,6 +112,7 @@ pub(super) fn utf8<'a>(text: &'a CStr, name: &str) -> Result<&'a str> {
 /// Makes options with the defaults: 1000 steps of AdamW on a LoRA adapter.
 ///
 /// @return Options, to be freed with mcandle_train_options_free().
+#[must_use]
 #[unsafe(no_mangle)]
 pub extern "C" fn mcandle_train_options_new() -> *mut mcandle_train_options {
     let options = mcandle_train_options::new(TrainOptions::default());

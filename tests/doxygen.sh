@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Makes the pages of the C interface with Doxygen, in target/doxygen/html. It fails on everything that
+# is undocumented or that Doxygen does not understand.
+#
+# Usage: tests/doxygen.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if ! command -v doxygen >/dev/null; then
+    if ! command -v apt-get >/dev/null || [ "$(id -u)" -ne 0 ]; then
+        echo "NOT CHECKED: Doxygen is not installed, and only root can install it, with apt-get" >&2
+        exit 1
+    fi
+    apt-get update -qq
+    apt-get install -y -qq --no-install-recommends doxygen >/dev/null
+fi
+
+output="${CARGO_TARGET_DIR:-target}/doxygen"
+mkdir -p "$output"
+{
+    cat bindings/Doxyfile
+    echo "OUTPUT_DIRECTORY = \"$output\""
+} | doxygen -
+
+# A page without functions would pass too.
+functions=$(grep -c '^ \* @param\[out\] error' include/metal_candle.h)
+shown=$(grep -c '<td class="paramname"><em>error</em>' "$output/html/metal__candle_8h.html" || true)
+if [ "$functions" -eq 0 ] || [ "$shown" -lt "$functions" ]; then
+    echo "only $shown of $functions functions that can fail are in $output/html" >&2
+    exit 1
+fi
+echo "the pages of the C interface are in $output/html"
