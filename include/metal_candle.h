@@ -45,7 +45,9 @@
  * The comment of a function names the statuses that it can return. "Those of bad arguments" are
  * MCANDLE_NULL_POINTER, MCANDLE_INVALID_UTF8, and MCANDLE_INVALID_ARGUMENT for a number out of range
  * or a constant of no meaning. Every one of them can also return MCANDLE_INTERNAL, for a defect of
- * the library: then free the objects that the call used. Later versions may add statuses.
+ * the library: then free the objects that the call used. One that reads or writes files can return
+ * MCANDLE_IO, and one that works with weights MCANDLE_BACKEND, also where it is not said. Later
+ * versions may add statuses.
  *
  * Functions that cannot fail return their value. They take NULL for an object, and say what they
  * return for it. Setters that return nothing do not fail: a value out of range is reported by the call
@@ -970,18 +972,9 @@ extern "C" {
 #endif // __cplusplus
 
 /**
- * Gives the version of the binary interface of the loaded library.
- *
- * @return MCANDLE_ABI_VERSION as it was when the library was built.
+ * @defgroup adapter LoRA adapters
+ * @{
  */
-uint32_t mcandle_abi_version(void);
-
-/**
- * Gives the version of the loaded library, such as "0.1.0".
- *
- * @return A NUL-terminated string that lives as long as the library; not to be freed.
- */
-const char *MCANDLE_NONNULL mcandle_version(void);
 
 /**
  * Loads an adapter that Hugging Face's PEFT, mlx-lm or this library saved. The files that are there
@@ -991,8 +984,9 @@ const char *MCANDLE_NONNULL mcandle_version(void);
  * @param[in] model The model that the adapter is for; it need not outlive the adapter.
  * @param[out] adapter Receives the adapter on success, to be freed with mcandle_adapter_free().
  * @param[out] error Receives an error on failure; may be NULL.
- * @return MCANDLE_OK, or MCANDLE_NOT_FOUND, MCANDLE_INVALID_FORMAT, MCANDLE_UNSUPPORTED,
- * MCANDLE_INCOMPATIBLE, and those of bad arguments.
+ * @return MCANDLE_OK, or MCANDLE_NOT_FOUND, MCANDLE_IO, MCANDLE_INVALID_FORMAT,
+ * MCANDLE_UNSUPPORTED for other kinds of adapters, MCANDLE_INCOMPATIBLE where it does not fit the
+ * model, MCANDLE_BACKEND, and those of bad arguments.
  */
 mcandle_status mcandle_adapter_load(
     const char *MCANDLE_NONNULL path,
@@ -1006,7 +1000,8 @@ mcandle_status mcandle_adapter_load(
  * @param[in] adapter The adapter.
  * @param[in] path The directory, NUL-terminated UTF-8; it is made where it does not exist.
  * @param[out] error Receives an error on failure; may be NULL.
- * @return MCANDLE_OK, or MCANDLE_IO, and those of bad arguments.
+ * @return MCANDLE_OK, or MCANDLE_IO, MCANDLE_INVALID_FORMAT where the path names no directory,
+ * MCANDLE_BACKEND, and those of bad arguments.
  */
 mcandle_status mcandle_adapter_save(
     const mcandle_adapter *MCANDLE_NONNULL adapter,
@@ -1022,7 +1017,8 @@ mcandle_status mcandle_adapter_save(
  * @param[in] format One of the MCANDLE_ADAPTER_FORMAT_ constants. mcandle_adapter_save() takes
  * MCANDLE_ADAPTER_FORMAT_PEFT.
  * @param[out] error Receives an error on failure; may be NULL.
- * @return MCANDLE_OK, or MCANDLE_IO, and those of bad arguments.
+ * @return MCANDLE_OK, or MCANDLE_IO, MCANDLE_INVALID_FORMAT where the path names no directory,
+ * MCANDLE_BACKEND, and those of bad arguments.
  */
 mcandle_status mcandle_adapter_save_as(
     const mcandle_adapter *MCANDLE_NONNULL adapter,
@@ -1052,6 +1048,13 @@ size_t mcandle_adapter_rank(const mcandle_adapter *MCANDLE_NULLABLE adapter);
  * @param[in] adapter The adapter; NULL is allowed and does nothing.
  */
 void mcandle_adapter_free(mcandle_adapter *MCANDLE_NULLABLE adapter);
+
+/** @} */
+
+/**
+ * @defgroup adapters The adapters that a model generates with, by name
+ * @{
+ */
 
 /**
  * Loads an adapter for a model, under a name. It is not active, and its weight is 1.
@@ -1284,6 +1287,13 @@ double mcandle_adapter_list_weight(const mcandle_adapter_list *MCANDLE_NULLABLE 
  */
 void mcandle_adapter_list_free(mcandle_adapter_list *MCANDLE_NULLABLE list);
 
+/** @} */
+
+/**
+ * @defgroup batch Batches: many texts at once
+ * @{
+ */
+
 /**
  * Makes a batch without texts.
  *
@@ -1468,6 +1478,13 @@ void mcandle_batch_cancel(const mcandle_batch *MCANDLE_NULLABLE batch);
  */
 void mcandle_batch_free(mcandle_batch *MCANDLE_NULLABLE batch);
 
+/** @} */
+
+/**
+ * @defgroup batch_results What became of the texts of a batch
+ * @{
+ */
+
 /**
  * Gives the number of results.
  *
@@ -1518,6 +1535,13 @@ const mcandle_error *MCANDLE_NULLABLE mcandle_batch_results_error(
  */
 void mcandle_batch_results_free(mcandle_batch_results *MCANDLE_NULLABLE results);
 
+/** @} */
+
+/**
+ * @defgroup chat Chat templates
+ * @{
+ */
+
 /**
  * Tells whether a model comes with a chat template.
  *
@@ -1547,9 +1571,10 @@ bool mcandle_model_has_chat_template(const mcandle_model *MCANDLE_NULLABLE model
  * @param[in] options_length Its length in bytes.
  * @param[out] text Receives the text on success, to be freed with mcandle_string_free().
  * @param[out] error Receives an error on failure; may be NULL.
- * @return MCANDLE_OK; MCANDLE_NOT_FOUND where the model has no template, MCANDLE_INVALID_FORMAT
- * where it cannot be compiled; MCANDLE_INVALID_ARGUMENT where messages or options have another shape,
- * the template refuses them or exceeds its bounds; MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
+ * @return MCANDLE_OK; MCANDLE_NOT_FOUND where the directory of the model has no template,
+ * MCANDLE_INVALID_FORMAT where a model in one file has none, or it cannot be compiled;
+ * MCANDLE_INVALID_ARGUMENT where messages or options have another shape, the template refuses them
+ * or exceeds its bounds; MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
  */
 mcandle_status mcandle_model_apply_chat_template(
     const mcandle_model *MCANDLE_NONNULL model,
@@ -1559,6 +1584,13 @@ mcandle_status mcandle_model_apply_chat_template(
     size_t options_length,
     mcandle_string *MCANDLE_NULLABLE *MCANDLE_NONNULL text,
     mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
+
+/** @} */
+
+/**
+ * @defgroup checkpoint The checkpoints of a training run
+ * @{
+ */
 
 /**
  * Finds the checkpoint with the most steps in an output directory.
@@ -1644,6 +1676,13 @@ const char *MCANDLE_NONNULL mcandle_checkpoints_path(
  * @param[in] checkpoints The list; NULL is allowed and does nothing.
  */
 void mcandle_checkpoints_free(mcandle_checkpoints *MCANDLE_NULLABLE checkpoints);
+
+/** @} */
+
+/**
+ * @defgroup dataset Data sets
+ * @{
+ */
 
 /**
  * Reads a data set from a JSONL file: a JSON object in each line.
@@ -1794,6 +1833,13 @@ const char *MCANDLE_NONNULL mcandle_dataset_skipped_reason(
  */
 void mcandle_dataset_free(mcandle_dataset *MCANDLE_NULLABLE dataset);
 
+/** @} */
+
+/**
+ * @defgroup dataset_options Options of a data set
+ * @{
+ */
+
 /**
  * Makes options with the defaults: rows of at most 2,048 tokens, of which those are scored that the
  * assistant writes; a row that cannot be used is an error.
@@ -1906,6 +1952,13 @@ void mcandle_dataset_options_set_max_bytes_in_memory(
  */
 void mcandle_dataset_options_free(mcandle_dataset_options *MCANDLE_NULLABLE options);
 
+/** @} */
+
+/**
+ * @defgroup device Devices, number formats and memory
+ * @{
+ */
+
 /**
  * Tells whether a device can be used on this machine with this build.
  *
@@ -1927,6 +1980,13 @@ uint64_t mcandle_memory_current(void);
  * @return The bytes; 0 where the operating system does not tell.
  */
 uint64_t mcandle_memory_peak(void);
+
+/** @} */
+
+/**
+ * @defgroup error Status codes and error objects
+ * @{
+ */
 
 /**
  * Gives the class of an error.
@@ -1959,6 +2019,13 @@ void mcandle_error_free(mcandle_error *MCANDLE_NULLABLE error);
  * that are not a status.
  */
 const char *MCANDLE_NONNULL mcandle_status_name(mcandle_status status);
+
+/** @} */
+
+/**
+ * @defgroup fim Fill in the middle
+ * @{
+ */
 
 /**
  * Makes a context without a repository, files or a path.
@@ -2059,6 +2126,13 @@ mcandle_status mcandle_model_fim_stop_tokens(
     mcandle_tokens *MCANDLE_NULLABLE *MCANDLE_NONNULL tokens,
     mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
 
+/** @} */
+
+/**
+ * @defgroup floats Lists of numbers
+ * @{
+ */
+
 /**
  * Gives the numbers.
  *
@@ -2082,6 +2156,13 @@ size_t mcandle_floats_length(const mcandle_floats *MCANDLE_NULLABLE floats);
  * @param[in] floats The numbers; NULL is allowed and does nothing.
  */
 void mcandle_floats_free(mcandle_floats *MCANDLE_NULLABLE floats);
+
+/** @} */
+
+/**
+ * @defgroup generate_options Options of a generation: its length, its end, its context
+ * @{
+ */
 
 /**
  * Makes options with the defaults: greedy, at most 256 tokens.
@@ -2307,6 +2388,13 @@ void mcandle_generate_options_set_num_draft_tokens(
  */
 void mcandle_generate_options_free(mcandle_generate_options *MCANDLE_NULLABLE options);
 
+/** @} */
+
+/**
+ * @defgroup generation What a generation gives: a chunk for each token, and all of it at the end
+ * @{
+ */
+
 /**
  * Gives the text of a batch that a token belongs to.
  *
@@ -2493,6 +2581,13 @@ size_t mcandle_generation_accepted_tokens(const mcandle_generation *MCANDLE_NULL
  * @param[in] generation The generation; NULL is allowed and does nothing.
  */
 void mcandle_generation_free(mcandle_generation *MCANDLE_NULLABLE generation);
+
+/** @} */
+
+/**
+ * @defgroup generator Generators
+ * @{
+ */
 
 /**
  * Makes a generator.
@@ -2684,7 +2779,8 @@ mcandle_status mcandle_generator_truncate(
  * @param[in] path The file, NUL-terminated UTF-8, which appears whole or not at all; folders above
  * it are made.
  * @param[out] error Receives an error on failure; may be NULL.
- * @return MCANDLE_OK, or MCANDLE_IO, MCANDLE_BACKEND, MCANDLE_BUSY, and those of bad arguments.
+ * @return MCANDLE_OK, or MCANDLE_IO, MCANDLE_INVALID_FORMAT where the path names no file,
+ * MCANDLE_BACKEND, MCANDLE_BUSY, and those of bad arguments.
  */
 mcandle_status mcandle_generator_save_session(
     const mcandle_generator *MCANDLE_NONNULL generator,
@@ -2722,6 +2818,13 @@ void mcandle_generator_cancel(const mcandle_generator *MCANDLE_NULLABLE generato
  */
 void mcandle_generator_free(mcandle_generator *MCANDLE_NULLABLE generator);
 
+/** @} */
+
+/**
+ * @defgroup gguf Models as GGUF files
+ * @{
+ */
+
 /**
  * Saves a model as a GGUF file, which llama.cpp and the programs built on it run: the weights, the
  * configuration, the tokenizer and the chat template.
@@ -2741,6 +2844,13 @@ mcandle_status mcandle_model_save_gguf(
     const char *MCANDLE_NONNULL path,
     mcandle_gguf_type gguf_type,
     mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
+
+/** @} */
+
+/**
+ * @defgroup grammar Options of a generation: what the text must be
+ * @{
+ */
 
 /**
  * Sets a JSON schema that the text must meet. It replaces an earlier schema, expression or grammar.
@@ -2817,6 +2927,13 @@ mcandle_status mcandle_generate_options_set_lark(
  */
 void mcandle_generate_options_clear_grammar(mcandle_generate_options *MCANDLE_NULLABLE options);
 
+/** @} */
+
+/**
+ * @defgroup model Models
+ * @{
+ */
+
 /**
  * Loads a model from a directory, which has config.json, tokenizer.json, and the weights in safetensors,
  * as MLX quantised them, or in PyTorch's own files, or from a GGUF file. The format is found by looking
@@ -2826,9 +2943,10 @@ void mcandle_generate_options_clear_grammar(mcandle_generate_options *MCANDLE_NU
  * @param[in] options Options, or NULL for the defaults.
  * @param[out] model Receives the model on success, to be freed with mcandle_model_free().
  * @param[out] error Receives an error on failure; may be NULL.
- * @return MCANDLE_OK, or what went wrong: MCANDLE_NOT_FOUND, MCANDLE_INVALID_FORMAT,
- * MCANDLE_UNSUPPORTED, MCANDLE_TOKENIZER, MCANDLE_DEVICE, MCANDLE_BACKEND, MCANDLE_CANCELLED where the
- * callback of the options ended it, and those of bad arguments.
+ * @return MCANDLE_OK, or MCANDLE_NOT_FOUND, MCANDLE_IO, MCANDLE_INVALID_FORMAT,
+ * MCANDLE_UNSUPPORTED, MCANDLE_TOKENIZER, MCANDLE_DEVICE, MCANDLE_BACKEND, MCANDLE_CANCELLED where
+ * the callback of the options ended it, MCANDLE_INVALID_ARGUMENT also where a quantization does not
+ * fit the model, and those of bad arguments.
  */
 mcandle_status mcandle_model_load(
     const char *MCANDLE_NONNULL path,
@@ -2955,6 +3073,13 @@ mcandle_status mcandle_model_tokenizer(
     mcandle_tokenizer *MCANDLE_NULLABLE *MCANDLE_NONNULL tokenizer,
     mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
 
+/** @} */
+
+/**
+ * @defgroup model_info What stored models are
+ * @{
+ */
+
 /**
  * Finds out what a stored model is, without loading its weights.
  *
@@ -3072,6 +3197,13 @@ mcandle_status mcandle_model_info_json(
     mcandle_string *MCANDLE_NULLABLE *MCANDLE_NONNULL json,
     mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
 
+/** @} */
+
+/**
+ * @defgroup model_options How models are loaded
+ * @{
+ */
+
 /**
  * Makes options with the defaults: device and dtype chosen automatically, weights as they are stored.
  *
@@ -3134,6 +3266,13 @@ void mcandle_model_options_set_progress(
  */
 void mcandle_model_options_free(mcandle_model_options *MCANDLE_NULLABLE options);
 
+/** @} */
+
+/**
+ * @defgroup prompts Generations whose prompt is made from something else than a text to go on with
+ * @{
+ */
+
 /**
  * Answers the last message of a conversation, by the chat template of the model, and hands each
  * token to a callback as it comes.
@@ -3155,8 +3294,8 @@ void mcandle_model_options_free(mcandle_model_options *MCANDLE_NULLABLE options)
  * @param[out] generation Receives the finished generation, also when it was stopped, to be freed
  * with mcandle_generation_free(); may be NULL.
  * @param[out] error Receives an error on failure; may be NULL.
- * @return As mcandle_generator_generate(); MCANDLE_INVALID_ARGUMENT also for messages that are not
- * well-formed or that the template refuses, MCANDLE_NOT_FOUND where the model has no chat template.
+ * @return As mcandle_generator_generate(), and for the prompt as
+ * mcandle_model_apply_chat_template().
  */
 mcandle_status mcandle_generator_chat(
     mcandle_generator *MCANDLE_NONNULL generator,
@@ -3203,6 +3342,13 @@ mcandle_status mcandle_generator_complete(
     void *MCANDLE_NULLABLE user_data,
     mcandle_generation *MCANDLE_NULLABLE *MCANDLE_NULLABLE generation,
     mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
+
+/** @} */
+
+/**
+ * @defgroup sampling_options Options of a generation: how a token is chosen
+ * @{
+ */
 
 /**
  * Sets the temperature of sampling: it divides the logits. Below 1 sharpens, above 1 flattens the
@@ -3417,6 +3563,13 @@ void mcandle_generate_options_set_seed(
     mcandle_generate_options *MCANDLE_NULLABLE options,
     uint64_t seed);
 
+/** @} */
+
+/**
+ * @defgroup scores Scores of given texts: logits, log-probabilities, perplexity, embeddings
+ * @{
+ */
+
 /**
  * Gives the logits of the token that follows a text.
  *
@@ -3510,6 +3663,13 @@ mcandle_status mcandle_generator_embed(
     mcandle_floats *MCANDLE_NULLABLE *MCANDLE_NONNULL embedding,
     mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
 
+/** @} */
+
+/**
+ * @defgroup string Texts and token ids
+ * @{
+ */
+
 /**
  * Gives the bytes of a text, in UTF-8 and with a NUL behind them.
  *
@@ -3557,6 +3717,13 @@ size_t mcandle_tokens_length(const mcandle_tokens *MCANDLE_NULLABLE tokens);
  */
 void mcandle_tokens_free(mcandle_tokens *MCANDLE_NULLABLE tokens);
 
+/** @} */
+
+/**
+ * @defgroup tokenizer Tokenizers
+ * @{
+ */
+
 /**
  * Turns text into token ids.
  *
@@ -3602,6 +3769,13 @@ mcandle_status mcandle_tokenizer_decode(
  * @param[in] tokenizer The tokenizer; NULL is allowed and does nothing.
  */
 void mcandle_tokenizer_free(mcandle_tokenizer *MCANDLE_NULLABLE tokenizer);
+
+/** @} */
+
+/**
+ * @defgroup tool_calls Tool calls in generated text
+ * @{
+ */
 
 /**
  * Gives the kind of a piece.
@@ -3688,6 +3862,13 @@ mcandle_status mcandle_tool_call_parser_finish(
  * @param[in] parser The parser; NULL is allowed and does nothing.
  */
 void mcandle_tool_call_parser_free(mcandle_tool_call_parser *MCANDLE_NULLABLE parser);
+
+/** @} */
+
+/**
+ * @defgroup train_event What a train callback is told
+ * @{
+ */
 
 /**
  * Gives the kind of an event.
@@ -3862,6 +4043,13 @@ const char *MCANDLE_NONNULL mcandle_train_event_path(
 const mcandle_train_summary *MCANDLE_NULLABLE mcandle_train_event_summary(
     const mcandle_train_event *MCANDLE_NULLABLE event);
 
+/** @} */
+
+/**
+ * @defgroup train_event_preference What a train callback is told about preferences
+ * @{
+ */
+
 /**
  * Gives the mean reward of the answers of a step that were chosen.
  *
@@ -3896,6 +4084,13 @@ double mcandle_train_event_reward_margin(const mcandle_train_event *MCANDLE_NULL
  * @return 0 to 1; NaN for NULL, other events, and where no preferences are learned.
  */
 double mcandle_train_event_reward_accuracy(const mcandle_train_event *MCANDLE_NULLABLE event);
+
+/** @} */
+
+/**
+ * @defgroup train_event_start What a train callback is told when a run begins
+ * @{
+ */
 
 /**
  * Gives how many numbers are trained.
@@ -3973,6 +4168,13 @@ const char *MCANDLE_NONNULL mcandle_train_event_method(
  */
 const char *MCANDLE_NONNULL mcandle_train_event_objective(
     const mcandle_train_event *MCANDLE_NULLABLE event);
+
+/** @} */
+
+/**
+ * @defgroup train_method_options Options of a training run: what is trained
+ * @{
+ */
 
 /**
  * Sets what is trained.
@@ -4073,6 +4275,13 @@ void mcandle_train_options_set_target_modules(
 void mcandle_train_options_set_target_pattern(
     mcandle_train_options *MCANDLE_NULLABLE options,
     const char *MCANDLE_NULLABLE pattern);
+
+/** @} */
+
+/**
+ * @defgroup train_optimizer_options Options of a training run: the optimizer and its learning rate
+ * @{
+ */
 
 /**
  * Sets the optimizer, with its defaults but for what the setters below change, before or after
@@ -4200,6 +4409,13 @@ void mcandle_train_options_set_schedule_step(
 void mcandle_train_options_set_schedule_exponential(
     mcandle_train_options *MCANDLE_NULLABLE options,
     double gamma);
+
+/** @} */
+
+/**
+ * @defgroup train_options Options of a training run: its length, its batches, what is learned from a row
+ * @{
+ */
 
 /**
  * Makes options with the defaults: 1000 steps of AdamW on a LoRA adapter.
@@ -4390,6 +4606,13 @@ void mcandle_train_options_clear_preference(mcandle_train_options *MCANDLE_NULLA
  */
 void mcandle_train_options_free(mcandle_train_options *MCANDLE_NULLABLE options);
 
+/** @} */
+
+/**
+ * @defgroup train_output_options Options of a training run: its evaluations, its end before the last step, and what it writes
+ * @{
+ */
+
 /**
  * Sets the steps between evaluations on the validation rows, which also happen before the first
  * step and after the last.
@@ -4461,6 +4684,13 @@ void mcandle_train_options_set_keep_checkpoints(
 void mcandle_train_options_set_output_dir(
     mcandle_train_options *MCANDLE_NULLABLE options,
     const char *MCANDLE_NULLABLE path);
+
+/** @} */
+
+/**
+ * @defgroup train_summary How a training run ended
+ * @{
+ */
 
 /**
  * Gives the number of steps done in all.
@@ -4553,6 +4783,13 @@ double mcandle_train_summary_seconds(const mcandle_train_summary *MCANDLE_NULLAB
  */
 void mcandle_train_summary_free(mcandle_train_summary *MCANDLE_NULLABLE summary);
 
+/** @} */
+
+/**
+ * @defgroup trainer Trainers
+ * @{
+ */
+
 /**
  * Makes a trainer from the start: with a new adapter, or from the weights of the model.
  *
@@ -4608,8 +4845,9 @@ mcandle_status mcandle_trainer_from_adapter(
  * @param[in] checkpoint The directory of the checkpoint, NUL-terminated UTF-8.
  * @param[out] trainer Receives the trainer on success, to be freed with mcandle_trainer_free().
  * @param[out] error Receives an error on failure; may be NULL.
- * @return As mcandle_trainer_new(), and MCANDLE_NOT_FOUND, MCANDLE_INVALID_FORMAT, or
- * MCANDLE_INCOMPATIBLE where the checkpoint was made with other settings or rows.
+ * @return As mcandle_trainer_new(), and MCANDLE_NOT_FOUND, MCANDLE_IO, MCANDLE_INVALID_FORMAT,
+ * MCANDLE_INVALID_UTF8, or MCANDLE_INCOMPATIBLE where the checkpoint was made with other settings or
+ * rows.
  */
 mcandle_status mcandle_trainer_resume(
     const mcandle_model *MCANDLE_NONNULL model,
@@ -4633,8 +4871,10 @@ mcandle_status mcandle_trainer_resume(
  * mcandle_train_summary_free(); may be NULL.
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, also when it was stopped, or MCANDLE_NON_FINITE with the rows and the last
- * checkpoint in the message, MCANDLE_IO, MCANDLE_BACKEND, MCANDLE_BUSY, MCANDLE_NULL_POINTER. What is
- * trained is after MCANDLE_NON_FINITE as it was before the step.
+ * checkpoint in the message, MCANDLE_INVALID_ARGUMENT where the output directory has the checkpoints
+ * of another run, MCANDLE_IO, MCANDLE_INVALID_FORMAT where what is in that directory is damaged,
+ * MCANDLE_BACKEND, MCANDLE_BUSY, MCANDLE_NULL_POINTER. What is trained is after MCANDLE_NON_FINITE as
+ * it was before the step.
  */
 mcandle_status mcandle_trainer_train(
     mcandle_trainer *MCANDLE_NONNULL trainer,
@@ -4710,7 +4950,8 @@ mcandle_status mcandle_trainer_model(
  * @param[in] trainer The trainer.
  * @param[in] path The directory, NUL-terminated UTF-8, which appears whole or not at all.
  * @param[out] error Receives an error on failure; may be NULL.
- * @return MCANDLE_OK, or MCANDLE_IO, MCANDLE_BUSY, and those of bad arguments.
+ * @return MCANDLE_OK, or MCANDLE_IO, MCANDLE_INVALID_FORMAT where the path names no directory,
+ * MCANDLE_BACKEND, MCANDLE_BUSY, and those of bad arguments.
  */
 mcandle_status mcandle_trainer_save_checkpoint(
     const mcandle_trainer *MCANDLE_NONNULL trainer,
@@ -4723,6 +4964,29 @@ mcandle_status mcandle_trainer_save_checkpoint(
  * @param[in] trainer The trainer; NULL is allowed and does nothing.
  */
 void mcandle_trainer_free(mcandle_trainer *MCANDLE_NULLABLE trainer);
+
+/** @} */
+
+/**
+ * @defgroup version Versions
+ * @{
+ */
+
+/**
+ * Gives the version of the binary interface of the loaded library.
+ *
+ * @return MCANDLE_ABI_VERSION as it was when the library was built.
+ */
+uint32_t mcandle_abi_version(void);
+
+/**
+ * Gives the version of the loaded library, such as "0.1.0".
+ *
+ * @return A NUL-terminated string that lives as long as the library; not to be freed.
+ */
+const char *MCANDLE_NONNULL mcandle_version(void);
+
+/** @} */
 
 #ifdef __cplusplus
 }  // extern "C"

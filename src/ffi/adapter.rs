@@ -41,8 +41,9 @@ pub struct mcandle_adapter {
 /// @param[in] model The model that the adapter is for; it need not outlive the adapter.
 /// @param[out] adapter Receives the adapter on success, to be freed with mcandle_adapter_free().
 /// @param[out] error Receives an error on failure; may be NULL.
-/// @return MCANDLE_OK, or MCANDLE_NOT_FOUND, MCANDLE_INVALID_FORMAT, MCANDLE_UNSUPPORTED,
-/// MCANDLE_INCOMPATIBLE, and those of bad arguments.
+/// @return MCANDLE_OK, or MCANDLE_NOT_FOUND, MCANDLE_IO, MCANDLE_INVALID_FORMAT,
+/// MCANDLE_UNSUPPORTED for other kinds of adapters, MCANDLE_INCOMPATIBLE where it does not fit the
+/// model, MCANDLE_BACKEND, and those of bad arguments.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_adapter_load(
     path: *const c_char,
@@ -69,7 +70,8 @@ pub unsafe extern "C" fn mcandle_adapter_load(
 /// @param[in] adapter The adapter.
 /// @param[in] path The directory, NUL-terminated UTF-8; it is made where it does not exist.
 /// @param[out] error Receives an error on failure; may be NULL.
-/// @return MCANDLE_OK, or MCANDLE_IO, and those of bad arguments.
+/// @return MCANDLE_OK, or MCANDLE_IO, MCANDLE_INVALID_FORMAT where the path names no directory,
+/// MCANDLE_BACKEND, and those of bad arguments.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_adapter_save(
     adapter: *const mcandle_adapter,
@@ -95,7 +97,8 @@ pub unsafe extern "C" fn mcandle_adapter_save(
 /// @param[in] format One of the MCANDLE_ADAPTER_FORMAT_ constants. mcandle_adapter_save() takes
 /// MCANDLE_ADAPTER_FORMAT_PEFT.
 /// @param[out] error Receives an error on failure; may be NULL.
-/// @return MCANDLE_OK, or MCANDLE_IO, and those of bad arguments.
+/// @return MCANDLE_OK, or MCANDLE_IO, MCANDLE_INVALID_FORMAT where the path names no directory,
+/// MCANDLE_BACKEND, and those of bad arguments.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_adapter_save_as(
     adapter: *const mcandle_adapter,

@@ -46,9 +46,10 @@ pub unsafe extern "C" fn mcandle_model_has_chat_template(model: *const mcandle_m
 /// @param[in] options_length Its length in bytes.
 /// @param[out] text Receives the text on success, to be freed with mcandle_string_free().
 /// @param[out] error Receives an error on failure; may be NULL.
-/// @return MCANDLE_OK; MCANDLE_NOT_FOUND where the model has no template, MCANDLE_INVALID_FORMAT
-/// where it cannot be compiled; MCANDLE_INVALID_ARGUMENT where messages or options have another shape,
-/// the template refuses them or exceeds its bounds; MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
+/// @return MCANDLE_OK; MCANDLE_NOT_FOUND where the directory of the model has no template,
+/// MCANDLE_INVALID_FORMAT where a model in one file has none, or it cannot be compiled;
+/// MCANDLE_INVALID_ARGUMENT where messages or options have another shape, the template refuses them
+/// or exceeds its bounds; MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_model_apply_chat_template(
     model: *const mcandle_model,

@@ -1,4 +1,4 @@
-//! Devices, dtypes and memory.
+//! Devices, number formats and memory.
 
 use super::error::{MCANDLE_INVALID_ARGUMENT, mcandle_error};
 use super::handle::Result;

@@ -1,4 +1,4 @@
-//! Owned lists of numbers.
+//! Lists of numbers.
 
 use super::handle;
 

@@ -390,7 +390,8 @@ pub unsafe extern "C" fn mcandle_generator_truncate(
 /// @param[in] path The file, NUL-terminated UTF-8, which appears whole or not at all; folders above
 /// it are made.
 /// @param[out] error Receives an error on failure; may be NULL.
-/// @return MCANDLE_OK, or MCANDLE_IO, MCANDLE_BACKEND, MCANDLE_BUSY, and those of bad arguments.
+/// @return MCANDLE_OK, or MCANDLE_IO, MCANDLE_INVALID_FORMAT where the path names no file,
+/// MCANDLE_BACKEND, MCANDLE_BUSY, and those of bad arguments.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generator_save_session(
     generator: *const mcandle_generator,

@@ -47,8 +47,21 @@ mod scores;
 mod string;
 mod tokenizer;
 mod tool_calls;
+<<<<<<< HEAD
 #[cfg(feature = "training")]
 mod training;
+=======
+mod train_event;
+mod train_event_preference;
+mod train_event_start;
+mod train_method_options;
+mod train_optimizer_options;
+mod train_options;
+mod train_output_options;
+mod train_summary;
+mod trainer;
+mod version;
+>>>>>>> 5e2ca8d (The functions of the header come in sections, errors that were not named are, and versions have a file of their own)
 
 pub use adapter::*;
 pub use adapters::*;
@@ -74,6 +87,7 @@ pub use scores::*;
 pub use string::*;
 pub use tokenizer::*;
 pub use tool_calls::*;
+<<<<<<< HEAD
 #[cfg(feature = "training")]
 pub use training::*;
 
@@ -100,3 +114,15 @@ pub extern "C" fn mcandle_abi_version() -> u32 {
 pub extern "C" fn mcandle_version() -> *const c_char {
     concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
 }
+=======
+pub use train_event::*;
+pub use train_event_preference::*;
+pub use train_event_start::*;
+pub use train_method_options::*;
+pub use train_optimizer_options::*;
+pub use train_options::*;
+pub use train_output_options::*;
+pub use train_summary::*;
+pub use trainer::*;
+pub use version::*;
+>>>>>>> 5e2ca8d (The functions of the header come in sections, errors that were not named are, and versions have a file of their own)

@@ -28,9 +28,10 @@ pub struct mcandle_model {
 /// @param[in] options Options, or NULL for the defaults.
 /// @param[out] model Receives the model on success, to be freed with mcandle_model_free().
 /// @param[out] error Receives an error on failure; may be NULL.
-/// @return MCANDLE_OK, or what went wrong: MCANDLE_NOT_FOUND, MCANDLE_INVALID_FORMAT,
-/// MCANDLE_UNSUPPORTED, MCANDLE_TOKENIZER, MCANDLE_DEVICE, MCANDLE_BACKEND, MCANDLE_CANCELLED where the
-/// callback of the options ended it, and those of bad arguments.
+/// @return MCANDLE_OK, or MCANDLE_NOT_FOUND, MCANDLE_IO, MCANDLE_INVALID_FORMAT,
+/// MCANDLE_UNSUPPORTED, MCANDLE_TOKENIZER, MCANDLE_DEVICE, MCANDLE_BACKEND, MCANDLE_CANCELLED where
+/// the callback of the options ended it, MCANDLE_INVALID_ARGUMENT also where a quantization does not
+/// fit the model, and those of bad arguments.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_model_load(
     path: *const c_char,

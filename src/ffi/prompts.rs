@@ -31,8 +31,8 @@ use std::ffi::{c_char, c_void};
 /// @param[out] generation Receives the finished generation, also when it was stopped, to be freed
 /// with mcandle_generation_free(); may be NULL.
 /// @param[out] error Receives an error on failure; may be NULL.
-/// @return As mcandle_generator_generate(); MCANDLE_INVALID_ARGUMENT also for messages that are not
-/// well-formed or that the template refuses, MCANDLE_NOT_FOUND where the model has no chat template.
+/// @return As mcandle_generator_generate(), and for the prompt as
+/// mcandle_model_apply_chat_template().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_generator_chat(
     generator: *mut mcandle_generator,

@@ -1,4 +1,4 @@
-//! Owned texts and token ids.
+//! Texts and token ids.
 
 use super::handle;
 use crate::error::Error;

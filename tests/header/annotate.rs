@@ -1,4 +1,4 @@
-//! What cbindgen cannot write: which pointers may be NULL, the layout of types, and the version.
+//! What cbindgen cannot write: which pointers may be NULL, the layout of types, sections, the version.
 //!
 //! The comments are the truth about NULL. cbindgen would go by the types in the source, where every
 //! pointer of a C program may be NULL.
@@ -6,6 +6,7 @@
 mod tests;
 
 use crate::parse::{Declaration, Item, Parameter, Signature};
+use crate::sections::Sections;
 use std::fmt::Write;
 
 const WIDTH: usize = 100;
@@ -18,12 +19,12 @@ const RESTORE: &str = "
 ";
 
 /// The header as it is committed.
-pub fn finish(header: &str, items: &[Item], version: &str) -> String {
+pub fn finish(header: &str, items: &[Item], sections: &Sections, version: &str) -> String {
     let mut finished = String::new();
     let mut next = 0;
     let lines: Vec<&str> = header.lines().collect();
     for item in items {
-        copy(&lines[next..item.lines.start], &mut finished);
+        sections.copy(&lines[next..item.lines.start], item, &mut finished);
         match &item.declaration {
             Declaration::Page | Declaration::Macro | Declaration::Opaque => {
                 copy(&lines[item.lines.clone()], &mut finished);
@@ -48,6 +49,7 @@ pub fn finish(header: &str, items: &[Item], version: &str) -> String {
         next = item.lines.end;
     }
     copy(&lines[next..], &mut finished);
+    let finished = Sections::end(&finished);
     let finished = finished.replacen(END, &format!("{RESTORE}{END}"), 1);
     with_version(&finished, version)
 }

@@ -4,8 +4,10 @@ mod annotate;
 mod compile;
 mod documentation;
 mod parse;
+mod sections;
 
 use parse::Item;
+use sections::Sections;
 use std::path::Path;
 
 const HEADER: &str = "include/metal_candle.h";
@@ -34,7 +36,8 @@ fn library() -> (String, Vec<Item>) {
 #[test]
 fn the_committed_header_is_current() {
     let (header, items) = library();
-    let header = annotate::finish(&header, &items, env!("CARGO_PKG_VERSION"));
+    let sections = Sections::of("src/ffi", &items);
+    let header = annotate::finish(&header, &items, &sections, env!("CARGO_PKG_VERSION"));
     if std::env::var_os("METAL_CANDLE_BLESS").is_some() {
         std::fs::create_dir_all("include").unwrap();
         std::fs::write(HEADER, &header).unwrap();

@@ -144,8 +144,9 @@ pub unsafe extern "C" fn mcandle_trainer_from_adapter(
 /// @param[in] checkpoint The directory of the checkpoint, NUL-terminated UTF-8.
 /// @param[out] trainer Receives the trainer on success, to be freed with mcandle_trainer_free().
 /// @param[out] error Receives an error on failure; may be NULL.
-/// @return As mcandle_trainer_new(), and MCANDLE_NOT_FOUND, MCANDLE_INVALID_FORMAT, or
-/// MCANDLE_INCOMPATIBLE where the checkpoint was made with other settings or rows.
+/// @return As mcandle_trainer_new(), and MCANDLE_NOT_FOUND, MCANDLE_IO, MCANDLE_INVALID_FORMAT,
+/// MCANDLE_INVALID_UTF8, or MCANDLE_INCOMPATIBLE where the checkpoint was made with other settings or
+/// rows.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_trainer_resume(
     model: *const mcandle_model,
@@ -182,8 +183,10 @@ pub unsafe extern "C" fn mcandle_trainer_resume(
 /// mcandle_train_summary_free(); may be NULL.
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, also when it was stopped, or MCANDLE_NON_FINITE with the rows and the last
-/// checkpoint in the message, MCANDLE_IO, MCANDLE_BACKEND, MCANDLE_BUSY, MCANDLE_NULL_POINTER. What is
-/// trained is after MCANDLE_NON_FINITE as it was before the step.
+/// checkpoint in the message, MCANDLE_INVALID_ARGUMENT where the output directory has the checkpoints
+/// of another run, MCANDLE_IO, MCANDLE_INVALID_FORMAT where what is in that directory is damaged,
+/// MCANDLE_BACKEND, MCANDLE_BUSY, MCANDLE_NULL_POINTER. What is trained is after MCANDLE_NON_FINITE as
+/// it was before the step.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_trainer_train(
     trainer: *mut mcandle_trainer,
@@ -337,7 +340,8 @@ pub unsafe extern "C" fn mcandle_trainer_model(
 /// @param[in] trainer The trainer.
 /// @param[in] path The directory, NUL-terminated UTF-8, which appears whole or not at all.
 /// @param[out] error Receives an error on failure; may be NULL.
-/// @return MCANDLE_OK, or MCANDLE_IO, MCANDLE_BUSY, and those of bad arguments.
+/// @return MCANDLE_OK, or MCANDLE_IO, MCANDLE_INVALID_FORMAT where the path names no directory,
+/// MCANDLE_BACKEND, MCANDLE_BUSY, and those of bad arguments.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_trainer_save_checkpoint(
     trainer: *const mcandle_trainer,

@@ -1,9 +1,11 @@
 //! From source to header.
 
 use super::{finish, with_version};
+use crate::sections::Sections;
 use crate::{generate, parse};
 
-const SOURCE: &str = r#"
+const SOURCE: &str = r#"//! Things. They are few.
+
 /// A thing.
 pub struct mcandle_thing;
 
@@ -87,7 +89,9 @@ fn pointers_say_whether_they_may_be_null_as_the_comments_do() {
     let source = folder.path().join("source.rs");
     std::fs::write(&source, SOURCE).unwrap();
     let header = generate(&source);
-    let finished = finish(&header, &parse::items(&header), "1.2.3");
+    let items = parse::items(&header);
+    let sections = Sections::of(folder.path(), &items);
+    let finished = finish(&header, &items, &sections, "1.2.3");
     let is_code = |line: &&str| {
         let others = ["/*", " *", "#", "extern"];
         !line.is_empty() && !others.iter().any(|other| line.starts_with(other))
@@ -98,6 +102,10 @@ fn pointers_say_whether_they_may_be_null_as_the_comments_do() {
         .take_while(|line| !line.starts_with('}'))
         .filter(is_code);
     assert_eq!(code.collect::<Vec<_>>(), CODE);
+    let start = "\n/**\n * @defgroup source Things\n * @{\n */\n\n/**\n * Finds.\n";
+    assert!(finished.contains(start), "{finished}");
+    let end = "mcandle_thing_new(void);\n\n/** @} */\n\n#ifdef __cplusplus\n";
+    assert!(finished.contains(end), "{finished}");
     assert!(
         finished
             .ends_with("#pragma clang diagnostic pop\n#endif\n\n#endif  /* METAL_CANDLE_H */\n")

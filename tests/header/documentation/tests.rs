@@ -234,3 +234,9 @@ fn words_and_links_of_rust_are_not_for_c() {
         "a link or heading of Rust",
     );
 }
+
+#[test]
+#[should_panic(expected = "a visible structure")]
+fn structures_are_opaque() {
+    parse::items("typedef struct mcandle_pair {\n  int32_t one;\n} mcandle_pair;\n");
+}
