@@ -5,6 +5,7 @@
 
 mod tests;
 
+use crate::conditions;
 use crate::parse::{Declaration, Item, Parameter, Signature};
 use crate::sections::Sections;
 use std::fmt::Write;
@@ -51,7 +52,7 @@ pub fn finish(header: &str, items: &[Item], sections: &Sections, version: &str) 
     copy(&lines[next..], &mut finished);
     let finished = Sections::end(&finished);
     let finished = finished.replacen(END, &format!("{RESTORE}{END}"), 1);
-    with_version(&finished, version)
+    with_version(&conditions::joined(&finished), version)
 }
 
 fn copy(lines: &[&str], to: &mut String) {

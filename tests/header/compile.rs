@@ -99,10 +99,9 @@ fn refused(program: &str, reasons: &[&str], by: impl Fn(&Compiler, &str) -> bool
 
 #[test]
 fn the_header_compiles_alone_and_twice() {
-    accepted(&with_header(NOTHING));
-    accepted(&with_header(&format!(
-        "#define MCANDLE_WITHOUT_TRAINING\n{NOTHING}"
-    )));
+    let program = with_header(NOTHING);
+    accepted(&program);
+    accepted(&format!("#define MCANDLE_WITHOUT_TRAINING\n{program}"));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod annotate;
 mod compile;
+mod conditions;
 mod documentation;
 mod parse;
 mod sections;
