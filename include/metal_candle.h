@@ -240,10 +240,12 @@ typedef struct mcandle_batch mcandle_batch;
  */
 typedef struct mcandle_batch_results mcandle_batch_results;
 
+#if defined(MCANDLE_TRAINING)
 /**
  * The checkpoints in an output directory, by their steps, ascending.
  */
 typedef struct mcandle_checkpoints mcandle_checkpoints;
+#endif
 
 /**
  * One generated token. It lives only during the callback that receives it.
@@ -253,6 +255,7 @@ typedef struct mcandle_checkpoints mcandle_checkpoints;
  */
 typedef struct mcandle_chunk mcandle_chunk;
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Tokenised rows to train on. It is never written, so trainers on several threads can share one.
  */
@@ -262,6 +265,7 @@ typedef struct mcandle_dataset mcandle_dataset;
  * How a data set is read.
  */
 typedef struct mcandle_dataset_options mcandle_dataset_options;
+#endif
 
 /**
  * What went wrong, with a message for people.
@@ -351,6 +355,7 @@ typedef struct mcandle_tokens mcandle_tokens;
  */
 typedef struct mcandle_tool_call_parser mcandle_tool_call_parser;
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Something that happened in training. It lives only during the callback that receives it.
  */
@@ -373,6 +378,7 @@ typedef struct mcandle_train_summary mcandle_train_summary;
  * It serves one call at a time; another call meanwhile gets MCANDLE_BUSY.
  */
 typedef struct mcandle_trainer mcandle_trainer;
+#endif
 
 /**
  * The result of a call: MCANDLE_OK, or the class of what went wrong.
@@ -432,40 +438,6 @@ typedef bool (*mcandle_chunk_callback)(
     const mcandle_chunk *MCANDLE_NONNULL chunk,
     void *MCANDLE_NULLABLE user_data);
 MCANDLE_ASSERT_LAYOUT(mcandle_chunk_callback, sizeof(void *))
-
-/**
- * Gives the next row of a data set, on the thread that makes the data set.
- *
- * @param[out] row Receives the JSON of the row, as it would be a line of a file; it is copied before
- * the next call.
- * @param[out] row_length Receives its length in bytes.
- * @param[in] user_data As it was given with the callback.
- * @return 1 with a row, 0 at the end, or a number below 0 to stop, which fails the call that makes the
- * data set with MCANDLE_CANCELLED.
- */
-typedef int32_t (*mcandle_row_callback)(
-    const char *MCANDLE_NULLABLE *MCANDLE_NONNULL row,
-    size_t *MCANDLE_NONNULL row_length,
-    void *MCANDLE_NULLABLE user_data);
-MCANDLE_ASSERT_LAYOUT(mcandle_row_callback, sizeof(void *))
-
-/**
- * What the rows of a data set are: one of the MCANDLE_ROW_KIND_ constants.
- */
-typedef int32_t mcandle_row_kind;
-MCANDLE_ASSERT_LAYOUT(mcandle_row_kind, 4)
-
-/**
- * Which tokens of a row are scored: one of the MCANDLE_LOSS_MASK_ constants.
- */
-typedef int32_t mcandle_loss_mask;
-MCANDLE_ASSERT_LAYOUT(mcandle_loss_mask, 4)
-
-/**
- * What happens where a row cannot be used: one of the MCANDLE_BAD_ROW_ constants.
- */
-typedef int32_t mcandle_bad_row;
-MCANDLE_ASSERT_LAYOUT(mcandle_bad_row, 4)
 
 /**
  * Where a model computes: one of the MCANDLE_DEVICE_ constants.
@@ -540,6 +512,41 @@ typedef void (*mcandle_piece_callback)(
     void *MCANDLE_NULLABLE user_data);
 MCANDLE_ASSERT_LAYOUT(mcandle_piece_callback, sizeof(void *))
 
+#if defined(MCANDLE_TRAINING)
+/**
+ * Gives the next row of a data set, on the thread that makes the data set.
+ *
+ * @param[out] row Receives the JSON of the row, as it would be a line of a file; it is copied before
+ * the next call.
+ * @param[out] row_length Receives its length in bytes.
+ * @param[in] user_data As it was given with the callback.
+ * @return 1 with a row, 0 at the end, or a number below 0 to stop, which fails the call that makes the
+ * data set with MCANDLE_CANCELLED.
+ */
+typedef int32_t (*mcandle_row_callback)(
+    const char *MCANDLE_NULLABLE *MCANDLE_NONNULL row,
+    size_t *MCANDLE_NONNULL row_length,
+    void *MCANDLE_NULLABLE user_data);
+MCANDLE_ASSERT_LAYOUT(mcandle_row_callback, sizeof(void *))
+
+/**
+ * What the rows of a data set are: one of the MCANDLE_ROW_KIND_ constants.
+ */
+typedef int32_t mcandle_row_kind;
+MCANDLE_ASSERT_LAYOUT(mcandle_row_kind, 4)
+
+/**
+ * Which tokens of a row are scored: one of the MCANDLE_LOSS_MASK_ constants.
+ */
+typedef int32_t mcandle_loss_mask;
+MCANDLE_ASSERT_LAYOUT(mcandle_loss_mask, 4)
+
+/**
+ * What happens where a row cannot be used: one of the MCANDLE_BAD_ROW_ constants.
+ */
+typedef int32_t mcandle_bad_row;
+MCANDLE_ASSERT_LAYOUT(mcandle_bad_row, 4)
+
 /**
  * What a train callback is told: one of the MCANDLE_TRAIN_EVENT_ constants. There may be more in
  * later versions, so let a callback pass over those that it does not know.
@@ -592,6 +599,7 @@ typedef bool (*mcandle_train_callback)(
     const mcandle_train_event *MCANDLE_NONNULL event,
     void *MCANDLE_NULLABLE user_data);
 MCANDLE_ASSERT_LAYOUT(mcandle_train_callback, sizeof(void *))
+#endif
 
 /**
  * That of Hugging Face's PEFT: adapter_config.json and adapter_model.safetensors.
@@ -602,41 +610,6 @@ MCANDLE_ASSERT_LAYOUT(mcandle_train_callback, sizeof(void *))
  * That of mlx-lm: adapter_config.json and adapters.safetensors.
  */
 #define MCANDLE_ADAPTER_FORMAT_MLX 1
-
-/**
- * Texts to imitate: a text, a completion, a conversation, a middle.
- */
-#define MCANDLE_ROW_KIND_SAMPLE 0
-
-/**
- * Two answers to a prompt, of which one is preferred.
- */
-#define MCANDLE_ROW_KIND_PAIR 1
-
-/**
- * All but the first.
- */
-#define MCANDLE_LOSS_MASK_NONE 0
-
-/**
- * Those of the completion, of the middle or of the last message of the assistant.
- */
-#define MCANDLE_LOSS_MASK_PROMPT 1
-
-/**
- * Those of the completion, of the middle or of every message of the assistant.
- */
-#define MCANDLE_LOSS_MASK_ASSISTANT 2
-
-/**
- * The data set is an error that names the row.
- */
-#define MCANDLE_BAD_ROW_STOP 0
-
-/**
- * The row is left out and reported.
- */
-#define MCANDLE_BAD_ROW_SKIP 1
 
 /**
  * Metal where there is a usable one, else CUDA where the build has it, else the CPU.
@@ -859,6 +832,42 @@ MCANDLE_ASSERT_LAYOUT(mcandle_train_callback, sizeof(void *))
  */
 #define MCANDLE_PIECE_TOOL_CALL 2
 
+#if defined(MCANDLE_TRAINING)
+/**
+ * Texts to imitate: a text, a completion, a conversation, a middle.
+ */
+#define MCANDLE_ROW_KIND_SAMPLE 0
+
+/**
+ * Two answers to a prompt, of which one is preferred.
+ */
+#define MCANDLE_ROW_KIND_PAIR 1
+
+/**
+ * All but the first.
+ */
+#define MCANDLE_LOSS_MASK_NONE 0
+
+/**
+ * Those of the completion, of the middle or of the last message of the assistant.
+ */
+#define MCANDLE_LOSS_MASK_PROMPT 1
+
+/**
+ * Those of the completion, of the middle or of every message of the assistant.
+ */
+#define MCANDLE_LOSS_MASK_ASSISTANT 2
+
+/**
+ * The data set is an error that names the row.
+ */
+#define MCANDLE_BAD_ROW_STOP 0
+
+/**
+ * The row is left out and reported.
+ */
+#define MCANDLE_BAD_ROW_SKIP 1
+
 /**
  * A step is done: all numbers of the step can be read.
  */
@@ -966,6 +975,7 @@ MCANDLE_ASSERT_LAYOUT(mcandle_train_callback, sizeof(void *))
  * The validation loss no longer fell.
  */
 #define MCANDLE_TRAIN_STOP_EARLY_STOPPING 2
+#endif
 
 #ifdef __cplusplus
 extern "C" {
@@ -1584,373 +1594,6 @@ mcandle_status mcandle_model_apply_chat_template(
     size_t options_length,
     mcandle_string *MCANDLE_NULLABLE *MCANDLE_NONNULL text,
     mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
-
-/** @} */
-
-/**
- * @defgroup checkpoint The checkpoints of a training run
- * @{
- */
-
-/**
- * Finds the checkpoint with the most steps in an output directory.
- *
- * @param[in] output_dir The directory, NUL-terminated UTF-8.
- * @param[out] checkpoint Receives its path, to be freed with mcandle_string_free(), or NULL where
- * there is no checkpoint.
- * @param[out] error Receives an error on failure; may be NULL.
- * @return MCANDLE_OK, also where there is none, or MCANDLE_IO and those of bad arguments.
- */
-mcandle_status mcandle_latest_checkpoint(
-    const char *MCANDLE_NONNULL output_dir,
-    mcandle_string *MCANDLE_NULLABLE *MCANDLE_NONNULL checkpoint,
-    mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
-
-/**
- * Finds the checkpoint of the evaluation with the lowest loss in an output directory.
- *
- * @param[in] output_dir The directory, NUL-terminated UTF-8.
- * @param[out] checkpoint Receives its path, to be freed with mcandle_string_free(), or NULL where no
- * such checkpoint was written. It is not looked whether somebody removed it since.
- * @param[out] step Receives the steps done before it, where there is one; may be NULL.
- * @param[out] loss Receives its validation loss, where there is one; may be NULL.
- * @param[out] error Receives an error on failure; may be NULL.
- * @return MCANDLE_OK, also where there is none, or MCANDLE_INVALID_FORMAT where best.json in the
- * directory is damaged, MCANDLE_IO and those of bad arguments.
- */
-mcandle_status mcandle_checkpoint_best(
-    const char *MCANDLE_NONNULL output_dir,
-    mcandle_string *MCANDLE_NULLABLE *MCANDLE_NONNULL checkpoint,
-    size_t *MCANDLE_NULLABLE step,
-    double *MCANDLE_NULLABLE loss,
-    mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
-
-/**
- * Lists the checkpoints in an output directory that are whole.
- *
- * @param[in] output_dir The directory, NUL-terminated UTF-8; where it does not exist there are
- * none.
- * @param[out] checkpoints Receives the list on success, to be freed with mcandle_checkpoints_free().
- * @param[out] error Receives an error on failure; may be NULL.
- * @return MCANDLE_OK, or MCANDLE_IO and those of bad arguments.
- */
-mcandle_status mcandle_checkpoint_list(
-    const char *MCANDLE_NONNULL output_dir,
-    mcandle_checkpoints *MCANDLE_NULLABLE *MCANDLE_NONNULL checkpoints,
-    mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
-
-/**
- * Gives the number of checkpoints.
- *
- * @param[in] checkpoints The list, or NULL.
- * @return The number; 0 for NULL.
- */
-size_t mcandle_checkpoints_length(const mcandle_checkpoints *MCANDLE_NULLABLE checkpoints);
-
-/**
- * Gives the steps done before a checkpoint.
- *
- * @param[in] checkpoints The list, or NULL.
- * @param[in] index The place of the checkpoint, below their number.
- * @return The number; 0 for NULL and places out of range.
- */
-size_t mcandle_checkpoints_step(
-    const mcandle_checkpoints *MCANDLE_NULLABLE checkpoints,
-    size_t index);
-
-/**
- * Gives the directory of a checkpoint.
- *
- * @param[in] checkpoints The list, or NULL.
- * @param[in] index The place of the checkpoint, below their number.
- * @return A NUL-terminated path that lives as long as the list; empty for NULL and places out of
- * range.
- */
-const char *MCANDLE_NONNULL mcandle_checkpoints_path(
-    const mcandle_checkpoints *MCANDLE_NULLABLE checkpoints,
-    size_t index);
-
-/**
- * Frees a list of checkpoints; the checkpoints stay.
- *
- * @param[in] checkpoints The list; NULL is allowed and does nothing.
- */
-void mcandle_checkpoints_free(mcandle_checkpoints *MCANDLE_NULLABLE checkpoints);
-
-/** @} */
-
-/**
- * @defgroup dataset Data sets
- * @{
- */
-
-/**
- * Reads a data set from a JSONL file: a JSON object in each line.
- *
- * A row is {"text": ...}; {"prompt": ..., "completion": ...}; {"messages": [...]}, perhaps with
- * "tools", by the model's chat template; {"prefix": ..., "suffix": ..., "middle": ...}, by the model's
- * tokens for code to fill in; or {"prompt": ..., "chosen": ..., "rejected": ...}, which cannot be mixed
- * with the others. Prompts and answers are texts or lists of messages. Other keys are ignored.
- *
- * Of a file that is too long to be kept in memory the rows are read again when they are used; then
- * the data set keeps the model, and a change of the file is an error.
- *
- * @param[in] path The file, NUL-terminated UTF-8.
- * @param[in] model The model that will be trained.
- * @param[in] options Options, or NULL for the defaults.
- * @param[out] dataset Receives the data set on success, to be freed with mcandle_dataset_free().
- * @param[out] error Receives an error on failure, which names file and line; may be NULL.
- * @return MCANDLE_OK, or MCANDLE_NOT_FOUND, MCANDLE_IO, MCANDLE_INVALID_FORMAT, MCANDLE_TOKENIZER,
- * MCANDLE_INVALID_ARGUMENT for options out of range, and those of bad arguments.
- */
-mcandle_status mcandle_dataset_from_jsonl(
-    const char *MCANDLE_NONNULL path,
-    const mcandle_model *MCANDLE_NONNULL model,
-    const mcandle_dataset_options *MCANDLE_NULLABLE options,
-    mcandle_dataset *MCANDLE_NULLABLE *MCANDLE_NONNULL dataset,
-    mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
-
-/**
- * Reads the data sets of a folder: train.jsonl, and where they are there valid.jsonl (or
- * validation.jsonl) and test.jsonl, each as mcandle_dataset_from_jsonl() does.
- *
- * @param[in] path The folder, NUL-terminated UTF-8.
- * @param[in] model The model that will be trained.
- * @param[in] options Options, or NULL for the defaults.
- * @param[out] train Receives the rows to train on on success, to be freed with
- * mcandle_dataset_free().
- * @param[out] validation Receives the rows to evaluate on while training, to be freed likewise, or NULL
- * where there is no such file; may be NULL.
- * @param[out] test Receives the rows to evaluate on at the end, to be freed likewise, or NULL where
- * there is no such file; may be NULL.
- * @param[out] error Receives an error on failure; may be NULL.
- * @return As mcandle_dataset_from_jsonl(); MCANDLE_NOT_FOUND where there is no train.jsonl.
- */
-mcandle_status mcandle_dataset_from_folder(
-    const char *MCANDLE_NONNULL path,
-    const mcandle_model *MCANDLE_NONNULL model,
-    const mcandle_dataset_options *MCANDLE_NULLABLE options,
-    mcandle_dataset *MCANDLE_NULLABLE *MCANDLE_NONNULL train,
-    mcandle_dataset *MCANDLE_NULLABLE *MCANDLE_NULLABLE validation,
-    mcandle_dataset *MCANDLE_NULLABLE *MCANDLE_NULLABLE test,
-    mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
-
-/**
- * Makes a data set of rows that a callback gives, for rows that come from elsewhere than a file. They
- * are kept in memory.
- *
- * @param[in] next Gives one row after the other.
- * @param[in] user_data Given to the callback as it is; not used after the call.
- * @param[in] model The model that will be trained.
- * @param[in] options Options, or NULL for the defaults.
- * @param[out] dataset Receives the data set on success, to be freed with mcandle_dataset_free().
- * @param[out] error Receives an error on failure, in which the rows are numbered from 1; may be
- * NULL.
- * @return As mcandle_dataset_from_jsonl(); MCANDLE_CANCELLED where the callback stops.
- */
-mcandle_status mcandle_dataset_from_callback(
-    mcandle_row_callback MCANDLE_NONNULL next,
-    void *MCANDLE_NULLABLE user_data,
-    const mcandle_model *MCANDLE_NONNULL model,
-    const mcandle_dataset_options *MCANDLE_NULLABLE options,
-    mcandle_dataset *MCANDLE_NULLABLE *MCANDLE_NONNULL dataset,
-    mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
-
-/**
- * Tells what the rows of a data set are.
- *
- * @param[in] dataset The data set, or NULL.
- * @return One of the MCANDLE_ROW_KIND_ constants; MCANDLE_ROW_KIND_SAMPLE for NULL.
- */
-mcandle_row_kind mcandle_dataset_row_kind(const mcandle_dataset *MCANDLE_NULLABLE dataset);
-
-/**
- * Gives the number of rows.
- *
- * @param[in] dataset The data set, or NULL.
- * @return The number; 0 for NULL.
- */
-size_t mcandle_dataset_length(const mcandle_dataset *MCANDLE_NULLABLE dataset);
-
-/**
- * Gives the number of tokens in all rows together.
- *
- * @param[in] dataset The data set, or NULL.
- * @return The number; 0 for NULL.
- */
-size_t mcandle_dataset_token_count(const mcandle_dataset *MCANDLE_NULLABLE dataset);
-
-/**
- * Gives the number of tokens that are scored, in all rows together.
- *
- * @param[in] dataset The data set, or NULL.
- * @return The number; 0 for NULL.
- */
-size_t mcandle_dataset_target_token_count(const mcandle_dataset *MCANDLE_NULLABLE dataset);
-
-/**
- * Gives the number of rows that were cut to the most tokens of a row.
- *
- * @param[in] dataset The data set, or NULL.
- * @return The number; 0 for NULL.
- */
-size_t mcandle_dataset_truncated_count(const mcandle_dataset *MCANDLE_NULLABLE dataset);
-
-/**
- * Gives the number of rows that were left out because they could not be used. Of the first 100 of
- * them mcandle_dataset_skipped_line() and mcandle_dataset_skipped_reason() tell more.
- *
- * @param[in] dataset The data set, or NULL.
- * @return The number; 0 for NULL.
- */
-size_t mcandle_dataset_skipped_count(const mcandle_dataset *MCANDLE_NULLABLE dataset);
-
-/**
- * Gives the place of a row that was left out.
- *
- * @param[in] dataset The data set, or NULL.
- * @param[in] index Which of the rows that were left out, from 0.
- * @return The line in the file, or the number of the row, from 1; 0 for NULL and where none is known.
- */
-size_t mcandle_dataset_skipped_line(const mcandle_dataset *MCANDLE_NULLABLE dataset, size_t index);
-
-/**
- * Tells why a row was left out.
- *
- * @param[in] dataset The data set, or NULL.
- * @param[in] index Which of the rows that were left out, from 0.
- * @return A NUL-terminated string that lives as long as the data set; empty for NULL and where none
- * is known.
- */
-const char *MCANDLE_NONNULL mcandle_dataset_skipped_reason(
-    const mcandle_dataset *MCANDLE_NULLABLE dataset,
-    size_t index);
-
-/**
- * Frees a data set. Trainers that use it keep what they need.
- *
- * @param[in] dataset The data set; NULL is allowed and does nothing.
- */
-void mcandle_dataset_free(mcandle_dataset *MCANDLE_NULLABLE dataset);
-
-/** @} */
-
-/**
- * @defgroup dataset_options Options of a data set
- * @{
- */
-
-/**
- * Makes options with the defaults: rows of at most 2,048 tokens, of which those are scored that the
- * assistant writes; a row that cannot be used is an error.
- *
- * @return Options, to be freed with mcandle_dataset_options_free().
- */
-MCANDLE_MUST_USE mcandle_dataset_options *MCANDLE_NONNULL mcandle_dataset_options_new(void);
-
-/**
- * Makes options from JSON: an object whose keys are the names in the setters, such as
- * {"max_seq_length": 512, "mask": "prompt", "on_bad_row": "skip", "fields": {"prompt": "question"}}.
- *
- * A mask is "none", "prompt" or "assistant", a bad row "stop" or "skip". A key that is left out has
- * its default.
- *
- * @param[in] json The JSON in UTF-8.
- * @param[in] json_length Its length in bytes.
- * @param[out] options Receives the options on success, to be freed with
- * mcandle_dataset_options_free().
- * @param[out] error Receives an error on failure; may be NULL.
- * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT for what is not JSON, unknown keys and values of
- * another type, MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER. Values out of range are reported by the
- * call that uses the options.
- */
-mcandle_status mcandle_dataset_options_from_json(
-    const char *MCANDLE_NULLABLE json,
-    size_t json_length,
-    mcandle_dataset_options *MCANDLE_NULLABLE *MCANDLE_NONNULL options,
-    mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
-
-/**
- * Writes options as JSON, from which mcandle_dataset_options_from_json() makes the same options.
- *
- * @param[in] options The options.
- * @param[out] json Receives an object with all keys on success, to be freed with
- * mcandle_string_free().
- * @param[out] error Receives an error on failure; may be NULL.
- * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where an option is out of its range,
- * MCANDLE_NULL_POINTER.
- */
-mcandle_status mcandle_dataset_options_to_json(
-    const mcandle_dataset_options *MCANDLE_NONNULL options,
-    mcandle_string *MCANDLE_NULLABLE *MCANDLE_NONNULL json,
-    mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
-
-/**
- * Sets the most tokens of a row; what is longer is cut at the end and counted. Values out of range
- * are reported by the call that uses the options; so it is for all options.
- *
- * @param[in,out] options The options; NULL is allowed and does nothing.
- * @param[in] max_seq_length At least 2. Default 2048.
- */
-void mcandle_dataset_options_set_max_seq_length(
-    mcandle_dataset_options *MCANDLE_NULLABLE options,
-    size_t max_seq_length);
-
-/**
- * Sets which tokens of a row are scored. A row of preferences scores its answers alone.
- *
- * @param[in,out] options The options; NULL is allowed and does nothing.
- * @param[in] mask One of the MCANDLE_LOSS_MASK_ constants. Default MCANDLE_LOSS_MASK_ASSISTANT.
- */
-void mcandle_dataset_options_set_mask(
-    mcandle_dataset_options *MCANDLE_NULLABLE options,
-    mcandle_loss_mask mask);
-
-/**
- * Sets the key under which rows have one of their parts. Two parts cannot have the same key. A part
- * whose key no row has is hidden.
- *
- * @param[in,out] options The options.
- * @param[in] field The part, NUL-terminated: "text", "prompt", "completion", "messages", "tools",
- * "prefix", "suffix", "middle", "chosen" or "rejected".
- * @param[in] key The key, NUL-terminated UTF-8; it is copied. Default the name of the part.
- * @param[out] error Receives an error on failure; may be NULL.
- * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where there is no such part, MCANDLE_INVALID_UTF8,
- * MCANDLE_NULL_POINTER.
- */
-mcandle_status mcandle_dataset_options_set_field(
-    mcandle_dataset_options *MCANDLE_NONNULL options,
-    const char *MCANDLE_NONNULL field,
-    const char *MCANDLE_NONNULL key,
-    mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
-
-/**
- * Sets what happens where a row cannot be used.
- *
- * @param[in,out] options The options; NULL is allowed and does nothing.
- * @param[in] on_bad_row One of the MCANDLE_BAD_ROW_ constants. Default MCANDLE_BAD_ROW_STOP.
- */
-void mcandle_dataset_options_set_on_bad_row(
-    mcandle_dataset_options *MCANDLE_NULLABLE options,
-    mcandle_bad_row on_bad_row);
-
-/**
- * Sets the size up to which a file is kept in memory as tokens. Of a longer one only an index is
- * kept, and its rows are read again each time they are used.
- *
- * @param[in,out] options The options; NULL is allowed and does nothing.
- * @param[in] max_bytes_in_memory The size in bytes. Default 67108864.
- */
-void mcandle_dataset_options_set_max_bytes_in_memory(
-    mcandle_dataset_options *MCANDLE_NULLABLE options,
-    uint64_t max_bytes_in_memory);
-
-/**
- * Frees options.
- *
- * @param[in] options The options; NULL is allowed and does nothing.
- */
-void mcandle_dataset_options_free(mcandle_dataset_options *MCANDLE_NULLABLE options);
 
 /** @} */
 
@@ -3866,10 +3509,384 @@ void mcandle_tool_call_parser_free(mcandle_tool_call_parser *MCANDLE_NULLABLE pa
 /** @} */
 
 /**
+ * @defgroup checkpoint The checkpoints of a training run
+ * @{
+ */
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Finds the checkpoint with the most steps in an output directory.
+ *
+ * @param[in] output_dir The directory, NUL-terminated UTF-8.
+ * @param[out] checkpoint Receives its path, to be freed with mcandle_string_free(), or NULL where
+ * there is no checkpoint.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, also where there is none, or MCANDLE_IO and those of bad arguments.
+ */
+mcandle_status mcandle_latest_checkpoint(
+    const char *MCANDLE_NONNULL output_dir,
+    mcandle_string *MCANDLE_NULLABLE *MCANDLE_NONNULL checkpoint,
+    mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
+
+/**
+ * Finds the checkpoint of the evaluation with the lowest loss in an output directory.
+ *
+ * @param[in] output_dir The directory, NUL-terminated UTF-8.
+ * @param[out] checkpoint Receives its path, to be freed with mcandle_string_free(), or NULL where no
+ * such checkpoint was written. It is not looked whether somebody removed it since.
+ * @param[out] step Receives the steps done before it, where there is one; may be NULL.
+ * @param[out] loss Receives its validation loss, where there is one; may be NULL.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, also where there is none, or MCANDLE_INVALID_FORMAT where best.json in the
+ * directory is damaged, MCANDLE_IO and those of bad arguments.
+ */
+mcandle_status mcandle_checkpoint_best(
+    const char *MCANDLE_NONNULL output_dir,
+    mcandle_string *MCANDLE_NULLABLE *MCANDLE_NONNULL checkpoint,
+    size_t *MCANDLE_NULLABLE step,
+    double *MCANDLE_NULLABLE loss,
+    mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
+
+/**
+ * Lists the checkpoints in an output directory that are whole.
+ *
+ * @param[in] output_dir The directory, NUL-terminated UTF-8; where it does not exist there are
+ * none.
+ * @param[out] checkpoints Receives the list on success, to be freed with mcandle_checkpoints_free().
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_IO and those of bad arguments.
+ */
+mcandle_status mcandle_checkpoint_list(
+    const char *MCANDLE_NONNULL output_dir,
+    mcandle_checkpoints *MCANDLE_NULLABLE *MCANDLE_NONNULL checkpoints,
+    mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
+
+/**
+ * Gives the number of checkpoints.
+ *
+ * @param[in] checkpoints The list, or NULL.
+ * @return The number; 0 for NULL.
+ */
+size_t mcandle_checkpoints_length(const mcandle_checkpoints *MCANDLE_NULLABLE checkpoints);
+
+/**
+ * Gives the steps done before a checkpoint.
+ *
+ * @param[in] checkpoints The list, or NULL.
+ * @param[in] index The place of the checkpoint, below their number.
+ * @return The number; 0 for NULL and places out of range.
+ */
+size_t mcandle_checkpoints_step(
+    const mcandle_checkpoints *MCANDLE_NULLABLE checkpoints,
+    size_t index);
+
+/**
+ * Gives the directory of a checkpoint.
+ *
+ * @param[in] checkpoints The list, or NULL.
+ * @param[in] index The place of the checkpoint, below their number.
+ * @return A NUL-terminated path that lives as long as the list; empty for NULL and places out of
+ * range.
+ */
+const char *MCANDLE_NONNULL mcandle_checkpoints_path(
+    const mcandle_checkpoints *MCANDLE_NULLABLE checkpoints,
+    size_t index);
+
+/**
+ * Frees a list of checkpoints; the checkpoints stay.
+ *
+ * @param[in] checkpoints The list; NULL is allowed and does nothing.
+ */
+void mcandle_checkpoints_free(mcandle_checkpoints *MCANDLE_NULLABLE checkpoints);
+#endif
+
+/** @} */
+
+/**
+ * @defgroup dataset Data sets
+ * @{
+ */
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Reads a data set from a JSONL file: a JSON object in each line.
+ *
+ * A row is {"text": ...}; {"prompt": ..., "completion": ...}; {"messages": [...]}, perhaps with
+ * "tools", by the model's chat template; {"prefix": ..., "suffix": ..., "middle": ...}, by the model's
+ * tokens for code to fill in; or {"prompt": ..., "chosen": ..., "rejected": ...}, which cannot be mixed
+ * with the others. Prompts and answers are texts or lists of messages. Other keys are ignored.
+ *
+ * Of a file that is too long to be kept in memory the rows are read again when they are used; then
+ * the data set keeps the model, and a change of the file is an error.
+ *
+ * @param[in] path The file, NUL-terminated UTF-8.
+ * @param[in] model The model that will be trained.
+ * @param[in] options Options, or NULL for the defaults.
+ * @param[out] dataset Receives the data set on success, to be freed with mcandle_dataset_free().
+ * @param[out] error Receives an error on failure, which names file and line; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_NOT_FOUND, MCANDLE_IO, MCANDLE_INVALID_FORMAT, MCANDLE_TOKENIZER,
+ * MCANDLE_INVALID_ARGUMENT for options out of range, and those of bad arguments.
+ */
+mcandle_status mcandle_dataset_from_jsonl(
+    const char *MCANDLE_NONNULL path,
+    const mcandle_model *MCANDLE_NONNULL model,
+    const mcandle_dataset_options *MCANDLE_NULLABLE options,
+    mcandle_dataset *MCANDLE_NULLABLE *MCANDLE_NONNULL dataset,
+    mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
+
+/**
+ * Reads the data sets of a folder: train.jsonl, and where they are there valid.jsonl (or
+ * validation.jsonl) and test.jsonl, each as mcandle_dataset_from_jsonl() does.
+ *
+ * @param[in] path The folder, NUL-terminated UTF-8.
+ * @param[in] model The model that will be trained.
+ * @param[in] options Options, or NULL for the defaults.
+ * @param[out] train Receives the rows to train on on success, to be freed with
+ * mcandle_dataset_free().
+ * @param[out] validation Receives the rows to evaluate on while training, to be freed likewise, or NULL
+ * where there is no such file; may be NULL.
+ * @param[out] test Receives the rows to evaluate on at the end, to be freed likewise, or NULL where
+ * there is no such file; may be NULL.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return As mcandle_dataset_from_jsonl(); MCANDLE_NOT_FOUND where there is no train.jsonl.
+ */
+mcandle_status mcandle_dataset_from_folder(
+    const char *MCANDLE_NONNULL path,
+    const mcandle_model *MCANDLE_NONNULL model,
+    const mcandle_dataset_options *MCANDLE_NULLABLE options,
+    mcandle_dataset *MCANDLE_NULLABLE *MCANDLE_NONNULL train,
+    mcandle_dataset *MCANDLE_NULLABLE *MCANDLE_NULLABLE validation,
+    mcandle_dataset *MCANDLE_NULLABLE *MCANDLE_NULLABLE test,
+    mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
+
+/**
+ * Makes a data set of rows that a callback gives, for rows that come from elsewhere than a file. They
+ * are kept in memory.
+ *
+ * @param[in] next Gives one row after the other.
+ * @param[in] user_data Given to the callback as it is; not used after the call.
+ * @param[in] model The model that will be trained.
+ * @param[in] options Options, or NULL for the defaults.
+ * @param[out] dataset Receives the data set on success, to be freed with mcandle_dataset_free().
+ * @param[out] error Receives an error on failure, in which the rows are numbered from 1; may be
+ * NULL.
+ * @return As mcandle_dataset_from_jsonl(); MCANDLE_CANCELLED where the callback stops.
+ */
+mcandle_status mcandle_dataset_from_callback(
+    mcandle_row_callback MCANDLE_NONNULL next,
+    void *MCANDLE_NULLABLE user_data,
+    const mcandle_model *MCANDLE_NONNULL model,
+    const mcandle_dataset_options *MCANDLE_NULLABLE options,
+    mcandle_dataset *MCANDLE_NULLABLE *MCANDLE_NONNULL dataset,
+    mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
+
+/**
+ * Tells what the rows of a data set are.
+ *
+ * @param[in] dataset The data set, or NULL.
+ * @return One of the MCANDLE_ROW_KIND_ constants; MCANDLE_ROW_KIND_SAMPLE for NULL.
+ */
+mcandle_row_kind mcandle_dataset_row_kind(const mcandle_dataset *MCANDLE_NULLABLE dataset);
+
+/**
+ * Gives the number of rows.
+ *
+ * @param[in] dataset The data set, or NULL.
+ * @return The number; 0 for NULL.
+ */
+size_t mcandle_dataset_length(const mcandle_dataset *MCANDLE_NULLABLE dataset);
+
+/**
+ * Gives the number of tokens in all rows together.
+ *
+ * @param[in] dataset The data set, or NULL.
+ * @return The number; 0 for NULL.
+ */
+size_t mcandle_dataset_token_count(const mcandle_dataset *MCANDLE_NULLABLE dataset);
+
+/**
+ * Gives the number of tokens that are scored, in all rows together.
+ *
+ * @param[in] dataset The data set, or NULL.
+ * @return The number; 0 for NULL.
+ */
+size_t mcandle_dataset_target_token_count(const mcandle_dataset *MCANDLE_NULLABLE dataset);
+
+/**
+ * Gives the number of rows that were cut to the most tokens of a row.
+ *
+ * @param[in] dataset The data set, or NULL.
+ * @return The number; 0 for NULL.
+ */
+size_t mcandle_dataset_truncated_count(const mcandle_dataset *MCANDLE_NULLABLE dataset);
+
+/**
+ * Gives the number of rows that were left out because they could not be used. Of the first 100 of
+ * them mcandle_dataset_skipped_line() and mcandle_dataset_skipped_reason() tell more.
+ *
+ * @param[in] dataset The data set, or NULL.
+ * @return The number; 0 for NULL.
+ */
+size_t mcandle_dataset_skipped_count(const mcandle_dataset *MCANDLE_NULLABLE dataset);
+
+/**
+ * Gives the place of a row that was left out.
+ *
+ * @param[in] dataset The data set, or NULL.
+ * @param[in] index Which of the rows that were left out, from 0.
+ * @return The line in the file, or the number of the row, from 1; 0 for NULL and where none is known.
+ */
+size_t mcandle_dataset_skipped_line(const mcandle_dataset *MCANDLE_NULLABLE dataset, size_t index);
+
+/**
+ * Tells why a row was left out.
+ *
+ * @param[in] dataset The data set, or NULL.
+ * @param[in] index Which of the rows that were left out, from 0.
+ * @return A NUL-terminated string that lives as long as the data set; empty for NULL and where none
+ * is known.
+ */
+const char *MCANDLE_NONNULL mcandle_dataset_skipped_reason(
+    const mcandle_dataset *MCANDLE_NULLABLE dataset,
+    size_t index);
+
+/**
+ * Frees a data set. Trainers that use it keep what they need.
+ *
+ * @param[in] dataset The data set; NULL is allowed and does nothing.
+ */
+void mcandle_dataset_free(mcandle_dataset *MCANDLE_NULLABLE dataset);
+#endif
+
+/** @} */
+
+/**
+ * @defgroup dataset_options Options of a data set
+ * @{
+ */
+
+#if defined(MCANDLE_TRAINING)
+/**
+ * Makes options with the defaults: rows of at most 2,048 tokens, of which those are scored that the
+ * assistant writes; a row that cannot be used is an error.
+ *
+ * @return Options, to be freed with mcandle_dataset_options_free().
+ */
+MCANDLE_MUST_USE mcandle_dataset_options *MCANDLE_NONNULL mcandle_dataset_options_new(void);
+
+/**
+ * Makes options from JSON: an object whose keys are the names in the setters, such as
+ * {"max_seq_length": 512, "mask": "prompt", "on_bad_row": "skip", "fields": {"prompt": "question"}}.
+ *
+ * A mask is "none", "prompt" or "assistant", a bad row "stop" or "skip". A key that is left out has
+ * its default.
+ *
+ * @param[in] json The JSON in UTF-8.
+ * @param[in] json_length Its length in bytes.
+ * @param[out] options Receives the options on success, to be freed with
+ * mcandle_dataset_options_free().
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT for what is not JSON, unknown keys and values of
+ * another type, MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER. Values out of range are reported by the
+ * call that uses the options.
+ */
+mcandle_status mcandle_dataset_options_from_json(
+    const char *MCANDLE_NULLABLE json,
+    size_t json_length,
+    mcandle_dataset_options *MCANDLE_NULLABLE *MCANDLE_NONNULL options,
+    mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
+
+/**
+ * Writes options as JSON, from which mcandle_dataset_options_from_json() makes the same options.
+ *
+ * @param[in] options The options.
+ * @param[out] json Receives an object with all keys on success, to be freed with
+ * mcandle_string_free().
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where an option is out of its range,
+ * MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_dataset_options_to_json(
+    const mcandle_dataset_options *MCANDLE_NONNULL options,
+    mcandle_string *MCANDLE_NULLABLE *MCANDLE_NONNULL json,
+    mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
+
+/**
+ * Sets the most tokens of a row; what is longer is cut at the end and counted. Values out of range
+ * are reported by the call that uses the options; so it is for all options.
+ *
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] max_seq_length At least 2. Default 2048.
+ */
+void mcandle_dataset_options_set_max_seq_length(
+    mcandle_dataset_options *MCANDLE_NULLABLE options,
+    size_t max_seq_length);
+
+/**
+ * Sets which tokens of a row are scored. A row of preferences scores its answers alone.
+ *
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] mask One of the MCANDLE_LOSS_MASK_ constants. Default MCANDLE_LOSS_MASK_ASSISTANT.
+ */
+void mcandle_dataset_options_set_mask(
+    mcandle_dataset_options *MCANDLE_NULLABLE options,
+    mcandle_loss_mask mask);
+
+/**
+ * Sets the key under which rows have one of their parts. Two parts cannot have the same key. A part
+ * whose key no row has is hidden.
+ *
+ * @param[in,out] options The options.
+ * @param[in] field The part, NUL-terminated: "text", "prompt", "completion", "messages", "tools",
+ * "prefix", "suffix", "middle", "chosen" or "rejected".
+ * @param[in] key The key, NUL-terminated UTF-8; it is copied. Default the name of the part.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where there is no such part, MCANDLE_INVALID_UTF8,
+ * MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_dataset_options_set_field(
+    mcandle_dataset_options *MCANDLE_NONNULL options,
+    const char *MCANDLE_NONNULL field,
+    const char *MCANDLE_NONNULL key,
+    mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
+
+/**
+ * Sets what happens where a row cannot be used.
+ *
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] on_bad_row One of the MCANDLE_BAD_ROW_ constants. Default MCANDLE_BAD_ROW_STOP.
+ */
+void mcandle_dataset_options_set_on_bad_row(
+    mcandle_dataset_options *MCANDLE_NULLABLE options,
+    mcandle_bad_row on_bad_row);
+
+/**
+ * Sets the size up to which a file is kept in memory as tokens. Of a longer one only an index is
+ * kept, and its rows are read again each time they are used.
+ *
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] max_bytes_in_memory The size in bytes. Default 67108864.
+ */
+void mcandle_dataset_options_set_max_bytes_in_memory(
+    mcandle_dataset_options *MCANDLE_NULLABLE options,
+    uint64_t max_bytes_in_memory);
+
+/**
+ * Frees options.
+ *
+ * @param[in] options The options; NULL is allowed and does nothing.
+ */
+void mcandle_dataset_options_free(mcandle_dataset_options *MCANDLE_NULLABLE options);
+#endif
+
+/** @} */
+
+/**
  * @defgroup train_event What a train callback is told
  * @{
  */
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the kind of an event.
  *
@@ -4042,6 +4059,7 @@ const char *MCANDLE_NONNULL mcandle_train_event_path(
  */
 const mcandle_train_summary *MCANDLE_NULLABLE mcandle_train_event_summary(
     const mcandle_train_event *MCANDLE_NULLABLE event);
+#endif
 
 /** @} */
 
@@ -4050,6 +4068,7 @@ const mcandle_train_summary *MCANDLE_NULLABLE mcandle_train_event_summary(
  * @{
  */
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the mean reward of the answers of a step that were chosen.
  *
@@ -4084,6 +4103,7 @@ double mcandle_train_event_reward_margin(const mcandle_train_event *MCANDLE_NULL
  * @return 0 to 1; NaN for NULL, other events, and where no preferences are learned.
  */
 double mcandle_train_event_reward_accuracy(const mcandle_train_event *MCANDLE_NULLABLE event);
+#endif
 
 /** @} */
 
@@ -4092,6 +4112,7 @@ double mcandle_train_event_reward_accuracy(const mcandle_train_event *MCANDLE_NU
  * @{
  */
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives how many numbers are trained.
  *
@@ -4168,6 +4189,7 @@ const char *MCANDLE_NONNULL mcandle_train_event_method(
  */
 const char *MCANDLE_NONNULL mcandle_train_event_objective(
     const mcandle_train_event *MCANDLE_NULLABLE event);
+#endif
 
 /** @} */
 
@@ -4176,6 +4198,7 @@ const char *MCANDLE_NONNULL mcandle_train_event_objective(
  * @{
  */
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets what is trained.
  *
@@ -4275,6 +4298,7 @@ void mcandle_train_options_set_target_modules(
 void mcandle_train_options_set_target_pattern(
     mcandle_train_options *MCANDLE_NULLABLE options,
     const char *MCANDLE_NULLABLE pattern);
+#endif
 
 /** @} */
 
@@ -4283,6 +4307,7 @@ void mcandle_train_options_set_target_pattern(
  * @{
  */
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets the optimizer, with its defaults but for what the setters below change, before or after
  * this one. A setting that the optimizer does not have is an error of the call that uses the
@@ -4409,6 +4434,7 @@ void mcandle_train_options_set_schedule_step(
 void mcandle_train_options_set_schedule_exponential(
     mcandle_train_options *MCANDLE_NULLABLE options,
     double gamma);
+#endif
 
 /** @} */
 
@@ -4417,6 +4443,7 @@ void mcandle_train_options_set_schedule_exponential(
  * @{
  */
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Makes options with the defaults: 1000 steps of AdamW on a LoRA adapter.
  *
@@ -4605,6 +4632,7 @@ void mcandle_train_options_clear_preference(mcandle_train_options *MCANDLE_NULLA
  * @param[in] options The options; NULL is allowed and does nothing.
  */
 void mcandle_train_options_free(mcandle_train_options *MCANDLE_NULLABLE options);
+#endif
 
 /** @} */
 
@@ -4613,6 +4641,7 @@ void mcandle_train_options_free(mcandle_train_options *MCANDLE_NULLABLE options)
  * @{
  */
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Sets the steps between evaluations on the validation rows, which also happen before the first
  * step and after the last.
@@ -4684,6 +4713,7 @@ void mcandle_train_options_set_keep_checkpoints(
 void mcandle_train_options_set_output_dir(
     mcandle_train_options *MCANDLE_NULLABLE options,
     const char *MCANDLE_NULLABLE path);
+#endif
 
 /** @} */
 
@@ -4692,6 +4722,7 @@ void mcandle_train_options_set_output_dir(
  * @{
  */
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Gives the number of steps done in all.
  *
@@ -4782,6 +4813,7 @@ double mcandle_train_summary_seconds(const mcandle_train_summary *MCANDLE_NULLAB
  * @param[in] summary The summary; NULL is allowed and does nothing.
  */
 void mcandle_train_summary_free(mcandle_train_summary *MCANDLE_NULLABLE summary);
+#endif
 
 /** @} */
 
@@ -4790,6 +4822,7 @@ void mcandle_train_summary_free(mcandle_train_summary *MCANDLE_NULLABLE summary)
  * @{
  */
 
+#if defined(MCANDLE_TRAINING)
 /**
  * Makes a trainer from the start: with a new adapter, or from the weights of the model.
  *
@@ -4964,6 +4997,7 @@ mcandle_status mcandle_trainer_save_checkpoint(
  * @param[in] trainer The trainer; NULL is allowed and does nothing.
  */
 void mcandle_trainer_free(mcandle_trainer *MCANDLE_NULLABLE trainer);
+#endif
 
 /** @} */
 

@@ -47,21 +47,9 @@ mod scores;
 mod string;
 mod tokenizer;
 mod tool_calls;
-<<<<<<< HEAD
 #[cfg(feature = "training")]
 mod training;
-=======
-mod train_event;
-mod train_event_preference;
-mod train_event_start;
-mod train_method_options;
-mod train_optimizer_options;
-mod train_options;
-mod train_output_options;
-mod train_summary;
-mod trainer;
 mod version;
->>>>>>> 5e2ca8d (The functions of the header come in sections, errors that were not named are, and versions have a file of their own)
 
 pub use adapter::*;
 pub use adapters::*;
@@ -87,42 +75,6 @@ pub use scores::*;
 pub use string::*;
 pub use tokenizer::*;
 pub use tool_calls::*;
-<<<<<<< HEAD
 #[cfg(feature = "training")]
 pub use training::*;
-
-use std::ffi::c_char;
-
-/// Version of the binary interface that this header describes.
-///
-/// It changes with every incompatible change of the interface. A program that loads the library at
-/// run time compares it with mcandle_abi_version().
-pub const MCANDLE_ABI_VERSION: u32 = 1;
-
-/// Gives the version of the binary interface of the loaded library.
-///
-/// @return MCANDLE_ABI_VERSION as it was when the library was built.
-#[unsafe(no_mangle)]
-pub extern "C" fn mcandle_abi_version() -> u32 {
-    MCANDLE_ABI_VERSION
-}
-
-/// Gives the version of the loaded library, such as "0.1.0".
-///
-/// @return A NUL-terminated string that lives as long as the library; not to be freed.
-#[unsafe(no_mangle)]
-pub extern "C" fn mcandle_version() -> *const c_char {
-    concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
-}
-=======
-pub use train_event::*;
-pub use train_event_preference::*;
-pub use train_event_start::*;
-pub use train_method_options::*;
-pub use train_optimizer_options::*;
-pub use train_options::*;
-pub use train_output_options::*;
-pub use train_summary::*;
-pub use trainer::*;
 pub use version::*;
->>>>>>> 5e2ca8d (The functions of the header come in sections, errors that were not named are, and versions have a file of their own)

@@ -4,7 +4,7 @@ use crate::parse::Item;
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Headings, by the function that they stand before.
 pub struct Sections {
@@ -12,11 +12,10 @@ pub struct Sections {
 }
 
 impl Sections {
-    /// Those of the files in a folder.
+    /// Those of the files in a folder and in the folders below.
     pub fn of(folder: impl AsRef<Path>, items: &[Item]) -> Self {
         let mut files = HashMap::new();
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
+        for path in files_below(folder.as_ref()) {
             let source = fs::read_to_string(&path).unwrap();
             for name in functions(&source) {
                 let name = name.to_owned();
@@ -59,6 +58,21 @@ impl Sections {
 }
 
 const END: &str = "/** @} */\n\n";
+
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let paths = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    paths
+        .flat_map(|path| {
+            if path.is_dir() {
+                files_below(&path)
+            } else {
+                vec![path]
+            }
+        })
+        .collect()
+}
 
 /// The functions that a file exports.
 fn functions(source: &str) -> impl Iterator<Item = &str> {
