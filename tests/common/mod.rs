@@ -1,5 +1,5 @@
 //! What the tests share: reading fixtures, making rows and comparing numbers.
-#![allow(dead_code, reason = "each test uses a part of it")]
+#![allow(dead_code, unused_imports, reason = "each test uses a part of it")]
 
 #[cfg(feature = "training")]
 pub mod training;
