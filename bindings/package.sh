@@ -27,7 +27,8 @@ mv "$pc.new" "$pc"
 # Mach-O cannot hide what another crate exports (src/ffi/hidden.rs), so the library is linked again.
 for dylib in "$prefix"/lib/libmetal_candle.*.*.*.dylib; do
     [ -e "$dylib" ] || continue
-    "$here/link-dylib.sh" "$archive" "$dylib"
+    read -ra libraries <<<"$(sed -n 's/^Libs.private: //p' "$pc")"
+    "$here/link-dylib.sh" "$archive" "$dylib" "${libraries[@]}"
 done
 
 mkdir -p "$prefix/share/doc/metal-candle"
