@@ -112,7 +112,7 @@ impl LayerSelection {
     pub fn contains(&self, layer: usize, count: usize) -> bool {
         match self {
             Self::All => true,
-            Self::Last(last) => layer + last >= count,
+            Self::Last(last) => layer.saturating_add(*last) >= count,
             Self::These(layers) => layers.contains(&layer),
         }
     }
