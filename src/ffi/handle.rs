@@ -1,8 +1,10 @@
 //! The rules that all handles share: borrowing, giving, freeing, and one user at a time.
 
 use super::error::{
-    MCANDLE_BUSY, MCANDLE_INTERNAL, MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER, mcandle_error,
+    MCANDLE_BUSY, MCANDLE_INTERNAL, MCANDLE_INVALID_ARGUMENT, MCANDLE_INVALID_UTF8,
+    MCANDLE_NULL_POINTER, mcandle_error,
 };
+use super::panic::guard;
 use parking_lot::Mutex;
 use std::ffi::{CStr, c_char};
 use std::path::Path;
@@ -106,15 +108,21 @@ impl<T> Out<T> {
     }
 }
 
-/// Frees an object; NULL is nothing to free.
+/// Frees an object; NULL is nothing to free. A callback that frees user data may panic.
 ///
 /// # Safety
 ///
 /// `pointer` is NULL or came from [`Out::give`] or [`Box::into_raw`] and was not freed before.
 pub(super) unsafe fn free<T>(pointer: *mut T) {
-    if !pointer.is_null() {
-        // SAFETY: it came from a box, as the caller promises.
-        drop(unsafe { Box::from_raw(pointer) });
+    if pointer.is_null() {
+        return;
+    }
+    // SAFETY: it came from a box, as the caller promises; an error has no place to go to.
+    unsafe {
+        guard(std::ptr::null_mut(), || {
+            drop(Box::from_raw(pointer));
+            Ok(())
+        });
     }
 }
 
@@ -141,6 +149,13 @@ pub(super) unsafe fn items<'a, T>(pointer: *const T, len: usize, name: &str) -> 
     }
     if pointer.is_null() {
         return Err(null(name));
+    }
+    // Such as a length of -1. No object has as many bytes, so the pointer cannot be what is meant.
+    if len > isize::MAX.unsigned_abs() / size_of::<T>().max(1) {
+        return Err(mcandle_error::new(
+            MCANDLE_INVALID_ARGUMENT,
+            format!("`{name}` has a length of {len}; expected one that fits into memory"),
+        ));
     }
     // SAFETY: not NULL, and readable as the caller promises.
     Ok(unsafe { slice::from_raw_parts(pointer, len) })

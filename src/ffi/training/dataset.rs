@@ -28,7 +28,7 @@ pub const MCANDLE_ROW_KIND_PAIR: mcandle_row_kind = 1;
 /// @return 1 with a row, 0 at the end, or a number below 0 to stop, which fails the call that makes the
 /// data set with MCANDLE_CANCELLED.
 pub type mcandle_row_callback = Option<
-    unsafe extern "C" fn(
+    unsafe extern "C-unwind" fn(
         row: *mut *const c_char,
         row_length: *mut usize,
         user_data: *mut c_void,
@@ -172,6 +172,10 @@ pub unsafe extern "C" fn mcandle_dataset_from_callback(
                 match next(&raw mut row, &raw mut length, user_data) {
                     0 => None,
                     1 if row.is_null() => Some(Err(Error::option("row", "NULL", "JSON"))),
+                    1 if length > isize::MAX.unsigned_abs() => {
+                        let expected = "a length that fits into memory";
+                        Some(Err(Error::option("row_length", length, expected)))
+                    }
                     1 => Some(Ok(slice::from_raw_parts(row.cast::<u8>(), length).to_vec())),
                     ..0 => Some(Err(Error::Cancelled)),
                     other => Some(Err(Error::option(
