@@ -136,8 +136,9 @@ pub unsafe extern "C" fn mcandle_chunk_top_logprobs(
 /// @param[in] user_data As it was given with the callback.
 /// @return True to go on, false to stop: the generation, or in a batch the text that the token
 /// belongs to.
-pub type mcandle_chunk_callback =
-    Option<unsafe extern "C" fn(chunk: *const mcandle_chunk, user_data: *mut c_void) -> bool>;
+pub type mcandle_chunk_callback = Option<
+    unsafe extern "C-unwind" fn(chunk: *const mcandle_chunk, user_data: *mut c_void) -> bool,
+>;
 
 /// What hands chunks to a callback.
 ///

@@ -18,7 +18,7 @@ use std::ffi::c_void;
 /// @param[in] user_data As it was given with the callback.
 /// @return True to go on, false to fail the generation with MCANDLE_CANCELLED.
 pub type mcandle_logits_callback = Option<
-    unsafe extern "C" fn(
+    unsafe extern "C-unwind" fn(
         tokens: *const u32,
         token_count: usize,
         logits: *mut f32,
@@ -31,7 +31,7 @@ pub type mcandle_logits_callback = Option<
 /// thread whose call gives the callback up, and must not use the object that kept the callback.
 ///
 /// @param[in] user_data As it was given with the callback.
-pub type mcandle_free_callback = Option<unsafe extern "C" fn(user_data: *mut c_void)>;
+pub type mcandle_free_callback = Option<unsafe extern "C-unwind" fn(user_data: *mut c_void)>;
 
 /// User data that belongs to the library.
 pub(super) struct UserData {
@@ -61,7 +61,8 @@ impl Drop for UserData {
     }
 }
 
-type Callback = unsafe extern "C" fn(*const u32, usize, *mut f32, usize, *mut c_void) -> bool;
+type Callback =
+    unsafe extern "C-unwind" fn(*const u32, usize, *mut f32, usize, *mut c_void) -> bool;
 
 /// A callback and its user data.
 pub(super) struct CallbackProcessor {

@@ -15,7 +15,7 @@ pub struct mcandle_model_options {
     progress: Option<(Report, *mut c_void)>,
 }
 
-type Report = unsafe extern "C" fn(u64, u64, *mut c_void) -> bool;
+type Report = unsafe extern "C-unwind" fn(u64, u64, *mut c_void) -> bool;
 
 /// Hears how far a model is loaded, on the thread that loads it: before each tensor is read, and at the
 /// end.
@@ -25,7 +25,11 @@ type Report = unsafe extern "C" fn(u64, u64, *mut c_void) -> bool;
 /// @param[in] user_data As it was given with the callback.
 /// @return True to go on, false to end the loading with MCANDLE_CANCELLED.
 pub type mcandle_load_callback = Option<
-    unsafe extern "C" fn(loaded_bytes: u64, total_bytes: u64, user_data: *mut c_void) -> bool,
+    unsafe extern "C-unwind" fn(
+        loaded_bytes: u64,
+        total_bytes: u64,
+        user_data: *mut c_void,
+    ) -> bool,
 >;
 
 impl mcandle_model_options {

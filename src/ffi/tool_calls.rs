@@ -1,7 +1,7 @@
 //! Tool calls in generated text.
 
 use super::error::{mcandle_error, mcandle_status};
-use super::handle::{self, borrow_mut};
+use super::handle::{self, Exclusive, borrow};
 use super::panic::guard;
 use super::string::mcandle_string;
 use crate::inference::{Piece, ToolCallParser};
@@ -89,7 +89,7 @@ pub unsafe extern "C" fn mcandle_piece_name(
 /// @param[in] piece The piece, which lives only during the call.
 /// @param[in] user_data As it was given with the callback.
 pub type mcandle_piece_callback =
-    Option<unsafe extern "C" fn(piece: *const mcandle_piece, user_data: *mut c_void)>;
+    Option<unsafe extern "C-unwind" fn(piece: *const mcandle_piece, user_data: *mut c_void)>;
 
 /// # Safety
 ///
@@ -111,7 +111,7 @@ unsafe fn hand_over(pieces: &[Piece], callback: mcandle_piece_callback, user_dat
 /// is no call, or has more than 1 MiB, comes out as text, tags included.
 #[derive(Debug)]
 pub struct mcandle_tool_call_parser {
-    inner: ToolCallParser,
+    inner: Exclusive<ToolCallParser>,
 }
 
 /// Makes a parser at the start of a text.
@@ -134,7 +134,9 @@ pub extern "C" fn mcandle_tool_call_parser_new(
     if inside_reasoning {
         inner = inner.inside_reasoning();
     }
-    Box::into_raw(Box::new(mcandle_tool_call_parser { inner }))
+    Box::into_raw(Box::new(mcandle_tool_call_parser {
+        inner: Exclusive::new(inner),
+    }))
 }
 
 /// Takes the next chunk, and hands over the pieces that are now complete.
@@ -159,11 +161,12 @@ pub unsafe extern "C" fn mcandle_tool_call_parser_push(
     // callback that may be called with `user_data`.
     unsafe {
         guard(error, || {
-            let parser = borrow_mut(parser, "parser")?;
+            let parser = borrow(parser, "parser")?;
             let text = handle::text(text, text_length, "text")?;
-            let pieces = parser.inner.push(text);
-            hand_over(&pieces, callback, user_data);
-            Ok(())
+            parser.inner.with("parser", |inner| {
+                hand_over(&inner.push(text), callback, user_data);
+                Ok(())
+            })
         })
     }
 }
@@ -187,9 +190,11 @@ pub unsafe extern "C" fn mcandle_tool_call_parser_finish(
     // be called with `user_data`.
     unsafe {
         guard(error, || {
-            let pieces = borrow_mut(parser, "parser")?.inner.finish();
-            hand_over(&pieces, callback, user_data);
-            Ok(())
+            let parser = borrow(parser, "parser")?;
+            parser.inner.with("parser", |inner| {
+                hand_over(&inner.finish(), callback, user_data);
+                Ok(())
+            })
         })
     }
 }

@@ -383,5 +383,6 @@ pub unsafe extern "C" fn mcandle_train_event_summary(
 /// @param[in] event What happened, which lives only during the call.
 /// @param[in] user_data As it was given with the callback.
 /// @return True to go on, false to stop.
-pub type mcandle_train_callback =
-    Option<unsafe extern "C" fn(event: *const mcandle_train_event, user_data: *mut c_void) -> bool>;
+pub type mcandle_train_callback = Option<
+    unsafe extern "C-unwind" fn(event: *const mcandle_train_event, user_data: *mut c_void) -> bool,
+>;
