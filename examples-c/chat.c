@@ -34,7 +34,7 @@ typedef struct {
 static void append(history *h, const char *text, size_t length) {
     if (h->length + length + 1 > h->capacity) {
         h->capacity = 2 * (h->length + length + 1);
-        h->text = realloc(h->text, h->capacity);
+        h->text = (char *)realloc(h->text, h->capacity);
         if (h->text == NULL) {
             fputs("chat: out of memory\n", stderr);
             exit(1);

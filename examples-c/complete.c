@@ -33,7 +33,7 @@ static int fail(const char *what, mcandle_error *error) {
 }
 
 static bool print_chunk(const mcandle_chunk *chunk, void *user_data) {
-    const bool *ids = user_data;
+    const bool *ids = (const bool *)user_data;
     if (*ids) {
         printf("%u\n", (unsigned)mcandle_chunk_token(chunk));
     } else {

@@ -49,7 +49,7 @@ static mcandle_status ask(mcandle_generator *generator, mcandle_generation **gen
 
 /* Draws the progress bar. */
 static bool show_progress(const mcandle_train_event *event, void *user_data) {
-    double *first_loss = user_data;
+    double *first_loss = (double *)user_data;
     mcandle_train_event_kind kind = mcandle_train_event_kind_of(event);
     if (kind == MCANDLE_TRAIN_EVENT_STEP) {
         enum { WIDTH = 24 };

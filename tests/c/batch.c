@@ -27,7 +27,7 @@ typedef struct {
 } stream;
 
 static bool on_chunk(const mcandle_chunk *chunk, void *user_data) {
-    stream *s = user_data;
+    stream *s = (stream *)user_data;
     size_t length = 0, sequence = mcandle_chunk_sequence(chunk);
     const char *text = mcandle_chunk_text(chunk, &length);
     CHECK(sequence < TEXTS && mcandle_chunk_index(chunk) == s->chunks[sequence]);
@@ -152,7 +152,7 @@ static bool refuse(const uint32_t *tokens, size_t token_count, float *logits, si
 }
 
 static void count_up(void *user_data) {
-    size_t *freed = user_data;
+    size_t *freed = (size_t *)user_data;
     ++*freed;
 }
 
@@ -218,7 +218,7 @@ static void texts_end_on_their_own(const mcandle_model *model,
 }
 
 static void *cancel_when_started(void *user_data) {
-    stream *s = user_data;
+    stream *s = (stream *)user_data;
     pthread_mutex_lock(&s->mutex);
     while (!s->started) {
         pthread_cond_wait(&s->told, &s->mutex);

@@ -65,7 +65,7 @@ typedef struct {
 
 static void on_piece(const mcandle_piece *piece, void *user_data) {
     static const char letters[] = {'T', 'R', 'C'};
-    record *r = user_data;
+    record *r = (record *)user_data;
     size_t name_length = 7, length = 7;
     const char *name = mcandle_piece_name(piece, &name_length);
     const char *text = mcandle_piece_text(piece, &length);
@@ -176,7 +176,7 @@ static void middles(void) {
 }
 
 static bool on_chunk(const mcandle_chunk *chunk, void *user_data) {
-    record *r = user_data;
+    record *r = (record *)user_data;
     size_t length = 0;
     const char *text = mcandle_chunk_text(chunk, &length);
     CHECK(r->length + length < sizeof r->text);

@@ -14,7 +14,7 @@ typedef struct {
 } source;
 
 static int32_t next_row(const char **row, size_t *row_length, void *user_data) {
-    source *s = user_data;
+    source *s = (source *)user_data;
     if (s->rows[s->next] == NULL) {
         return s->end;
     }

@@ -55,7 +55,7 @@ typedef struct {
 } record;
 
 static bool on_event(const mcandle_train_event *event, void *user_data) {
-    record *r = user_data;
+    record *r = (record *)user_data;
     size_t step = mcandle_train_event_step(event);
     double margin = mcandle_train_event_reward_margin(event);
     if (mcandle_train_event_kind_of(event) == MCANDLE_TRAIN_EVENT_START) {
@@ -79,8 +79,9 @@ static bool on_event(const mcandle_train_event *event, void *user_data) {
 
 /* Trains to the end. */
 static record train(mcandle_trainer *trainer) {
-    record r = {0};
+    record r;
     mcandle_train_summary *summary = NULL;
+    memset(&r, 0, sizeof r);
     SUCCEEDS(mcandle_trainer_train(trainer, on_event, &r, &summary, error));
     CHECK(mcandle_train_summary_steps(summary) == mcandle_trainer_total_steps(trainer));
     mcandle_train_summary_free(summary);
@@ -248,7 +249,7 @@ typedef struct {
 } canceller;
 
 static void *cancel_soon(void *argument) {
-    canceller *c = argument;
+    canceller *c = (canceller *)argument;
     struct timespec soon = {0, 5000000};
     pthread_mutex_lock(&c->mutex);
     while (!c->go) {
@@ -261,7 +262,7 @@ static void *cancel_soon(void *argument) {
 }
 
 static bool tell_after_a_step(const mcandle_train_event *event, void *user_data) {
-    canceller *c = user_data;
+    canceller *c = (canceller *)user_data;
     if (mcandle_train_event_kind_of(event) == MCANDLE_TRAIN_EVENT_STEP) {
         pthread_mutex_lock(&c->mutex);
         c->go = true;

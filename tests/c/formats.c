@@ -42,7 +42,7 @@ static void headers_tell_what_a_model_is(void) {
 
     info = UNTOUCHED;
     FAILS(mcandle_model_inspect("no/such/model", &info, error), MCANDLE_NOT_FOUND, "no/such/model");
-    CHECK(info == UNTOUCHED);
+    CHECK((void *)info == UNTOUCHED);
 }
 
 typedef struct {
@@ -52,7 +52,7 @@ typedef struct {
 } watch;
 
 static bool on_progress(uint64_t loaded, uint64_t total, void *user_data) {
-    watch *seen = user_data;
+    watch *seen = (watch *)user_data;
     CHECK(loaded >= seen->loaded && loaded <= total);
     seen->loaded = loaded;
     seen->total = total;
@@ -77,7 +77,7 @@ static void loading_is_watched_and_ended(void) {
         CHECK(mcandle_model_load(MODEL_DIR, options, &model, &error) == MCANDLE_CANCELLED);
         mcandle_error_free(error);
     }
-    CHECK(model == UNTOUCHED && seen.calls == 5);
+    CHECK((void *)model == UNTOUCHED && seen.calls == 5);
 
     seen.calls = 0;
     model = NULL;
@@ -110,7 +110,7 @@ static void weights_are_kept_in_fewer_bits(void) {
     mcandle_model_options_set_quantization(options, 5, 64);
     FAILS(mcandle_model_load(MODEL_DIR, options, &model, error), MCANDLE_INVALID_ARGUMENT,
           "`bits` is 5", "4 or 8");
-    CHECK(model == UNTOUCHED);
+    CHECK((void *)model == UNTOUCHED);
     mcandle_model_options_free(options);
 }
 

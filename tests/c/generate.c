@@ -13,8 +13,8 @@ typedef enum { STREAM, RETURN_FALSE, CANCEL, REENTER, SIGNAL } behaviour;
 
 /* What a callback does, and what it saw. */
 typedef struct {
-    behaviour behaviour;
     mcandle_generator *generator;
+    behaviour does;
     char text[4096];
     size_t length;
     size_t chunks;
@@ -25,7 +25,7 @@ typedef struct {
 } stream;
 
 static bool on_chunk(const mcandle_chunk *chunk, void *user_data) {
-    stream *s = user_data;
+    stream *s = (stream *)user_data;
     size_t length = 0;
     const char *text = mcandle_chunk_text(chunk, &length);
     CHECK(text[length] == '\0' && mcandle_chunk_index(chunk) == s->chunks);
@@ -34,7 +34,7 @@ static bool on_chunk(const mcandle_chunk *chunk, void *user_data) {
         s->length += length;
     }
     s->chunks++;
-    switch (s->behaviour) {
+    switch (s->does) {
     case RETURN_FALSE:
         return s->chunks < 2;
     case CANCEL:
@@ -94,10 +94,10 @@ static void the_stream_is_the_text(mcandle_generator *generator,
     mcandle_generation_free(generation);
 }
 
-static void a_callback_stops(mcandle_generator *generator, behaviour behaviour, size_t chunks) {
+static void a_callback_stops(mcandle_generator *generator, behaviour does, size_t chunks) {
     stream s = {0};
     mcandle_generation *generation;
-    s.behaviour = behaviour;
+    s.does = does;
     generation = generate(generator, &s, NULL);
     CHECK(s.chunks == chunks);
     CHECK(mcandle_generation_finish_reason(generation) == MCANDLE_FINISH_CANCELLED);
@@ -105,7 +105,7 @@ static void a_callback_stops(mcandle_generator *generator, behaviour behaviour, 
 }
 
 static void *cancel_when_started(void *user_data) {
-    stream *s = user_data;
+    stream *s = (stream *)user_data;
     pthread_mutex_lock(&s->mutex);
     while (!s->started) {
         pthread_cond_wait(&s->told, &s->mutex);
@@ -119,7 +119,7 @@ static void another_thread_stops(mcandle_generator *generator, mcandle_generate_
     stream s = {0};
     pthread_t thread;
     mcandle_generation *generation;
-    s.behaviour = SIGNAL;
+    s.does = SIGNAL;
     s.generator = generator;
     pthread_mutex_init(&s.mutex, NULL);
     pthread_cond_init(&s.told, NULL);
@@ -163,7 +163,7 @@ typedef struct {
 } job;
 
 static void *run_job(void *user_data) {
-    job *j = user_data;
+    job *j = (job *)user_data;
     stream s = {0};
     j->generation = generate(j->generator, &s, j->options);
     return NULL;

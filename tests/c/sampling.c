@@ -131,7 +131,7 @@ typedef struct {
 } record;
 
 static bool on_chunk(const mcandle_chunk *chunk, void *user_data) {
-    record *r = user_data;
+    record *r = (record *)user_data;
     size_t tokens = 0, logprobs = 0;
     const uint32_t *top = mcandle_chunk_top_tokens(chunk, &tokens);
     const float *likely = mcandle_chunk_top_logprobs(chunk, &logprobs);
@@ -233,7 +233,7 @@ typedef struct {
 
 static bool on_logits(const uint32_t *tokens, size_t token_count, float *logits, size_t logit_count,
                       void *user_data) {
-    processor *p = user_data;
+    processor *p = (processor *)user_data;
     CHECK(p->freed == 0 && tokens[0] < logit_count && logit_count == 6144);
     CHECK(p->calls == 0 || token_count == p->tokens + 1);
     p->tokens = token_count;
@@ -245,7 +245,7 @@ static bool on_logits(const uint32_t *tokens, size_t token_count, float *logits,
 }
 
 static void on_free(void *user_data) {
-    processor *p = user_data;
+    processor *p = (processor *)user_data;
     p->freed++;
 }
 

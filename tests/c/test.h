@@ -12,10 +12,24 @@
 
 /* What outputs hold before a call that fails, and still must hold after it. */
 #define UNTOUCHED untouched()
+#ifdef __cplusplus
+/* C turns void * into any pointer, C++ does not. */
+struct any_pointer {
+    void *mark;
+    template <typename T> operator T *() const { return static_cast<T *>(mark); }
+};
+static inline any_pointer untouched(void) {
+    static char mark;
+    any_pointer pointer = {&mark};
+    return pointer;
+}
+static inline bool operator==(void *pointer, any_pointer other) { return pointer == other.mark; }
+#else
 static inline void *untouched(void) {
     static char mark;
     return &mark;
 }
+#endif
 
 #define CHECK(condition)                                                                           \
     do {                                                                                           \
@@ -49,8 +63,9 @@ static inline void *untouched(void) {
         CHECK((call) == (wanted));                                                                 \
     } while (0)
 
-static void check_failure(const char *file, int line, mcandle_status found, mcandle_status wanted,
-                          mcandle_error *error, const char *const *parts, size_t count) {
+static inline void check_failure(const char *file, int line, mcandle_status found,
+                                 mcandle_status wanted, mcandle_error *error,
+                                 const char *const *parts, size_t count) {
     const char *message = mcandle_error_message(error);
     size_t i;
     if (found != wanted || mcandle_error_status(error) != wanted) {

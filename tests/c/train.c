@@ -69,7 +69,7 @@ static void check_evaluation(const mcandle_train_event *event, record *r) {
 
 static bool on_event(const mcandle_train_event *event, void *user_data) {
     static const char LETTERS[] = "SEC<>";
-    record *r = user_data;
+    record *r = (record *)user_data;
     size_t step = mcandle_train_event_step(event);
     mcandle_train_event_kind kind = mcandle_train_event_kind_of(event);
     mcandle_adapter *adapter = NULL;

@@ -4,8 +4,10 @@
 
 #![cfg(feature = "training")]
 
+mod coverage;
 mod inputs;
 mod program;
+mod standards;
 mod terminal;
 
 use metal_candle::backend::DeviceKind;
@@ -54,6 +56,12 @@ fn errors() {
 fn nulls() {
     let folder = inputs::broken();
     Program::build("tests/c/nulls.c").run(&[folder.path()]);
+}
+
+#[test]
+fn misuse() {
+    let folder = inputs::broken();
+    Program::build("tests/c/misuse.c").run(&[folder.path()]);
 }
 
 #[test]
@@ -125,6 +133,26 @@ fn train() {
 fn nulls_training() {
     let data = inputs::data();
     Program::build("tests/c/nulls_training.c").run(&[data.path().join("train.jsonl")]);
+}
+
+#[test]
+fn misuse_training() {
+    let data = inputs::data();
+    Program::build("tests/c/misuse_training.c").run(&[data.path().join("train.jsonl")]);
+}
+
+#[test]
+fn callbacks() {
+    let data = inputs::data();
+    Program::build("tests/c/callbacks.c").run(&[data.path().join("train.jsonl")]);
+}
+
+/// Without a sanitizer this finds deadlocks and wrong tokens; `tests/sanitizers.sh` finds races.
+#[test]
+fn threads() {
+    let data = inputs::data();
+    let rows = data.path().join("train.jsonl");
+    Program::build("tests/c/threads.c").run(&[rows.as_path(), Path::new("8")]);
 }
 
 #[test]
