@@ -602,6 +602,11 @@ MCANDLE_ASSERT_LAYOUT(mcandle_train_callback, sizeof(void *))
 #endif
 
 /**
+ * @name Values of mcandle_adapter_format
+ * @{
+ */
+
+/**
  * That of Hugging Face's PEFT: adapter_config.json and adapter_model.safetensors.
  */
 #define MCANDLE_ADAPTER_FORMAT_PEFT 0
@@ -610,6 +615,13 @@ MCANDLE_ASSERT_LAYOUT(mcandle_train_callback, sizeof(void *))
  * That of mlx-lm: adapter_config.json and adapters.safetensors.
  */
 #define MCANDLE_ADAPTER_FORMAT_MLX 1
+
+/** @} */
+
+/**
+ * @name Values of mcandle_device
+ * @{
+ */
 
 /**
  * Metal where there is a usable one, else CUDA where the build has it, else the CPU.
@@ -631,6 +643,13 @@ MCANDLE_ASSERT_LAYOUT(mcandle_train_callback, sizeof(void *))
  */
 #define MCANDLE_DEVICE_CUDA 3
 
+/** @} */
+
+/**
+ * @name Values of mcandle_dtype
+ * @{
+ */
+
 /**
  * What the checkpoint has where the device computes it well, else 32-bit floats.
  */
@@ -650,6 +669,13 @@ MCANDLE_ASSERT_LAYOUT(mcandle_train_callback, sizeof(void *))
  * 16-bit brain floats.
  */
 #define MCANDLE_DTYPE_BF16 3
+
+/** @} */
+
+/**
+ * @name Values of mcandle_status
+ * @{
+ */
 
 /**
  * The call succeeded.
@@ -736,6 +762,13 @@ MCANDLE_ASSERT_LAYOUT(mcandle_train_callback, sizeof(void *))
  */
 #define MCANDLE_INTERNAL 16
 
+/** @} */
+
+/**
+ * @name Values of mcandle_finish_reason
+ * @{
+ */
+
 /**
  * The model ended the text.
  */
@@ -766,6 +799,13 @@ MCANDLE_ASSERT_LAYOUT(mcandle_train_callback, sizeof(void *))
  */
 #define MCANDLE_FINISH_TIME_LIMIT 5
 
+/** @} */
+
+/**
+ * @name Values of mcandle_cache_type
+ * @{
+ */
+
 /**
  * In the number format of the model.
  */
@@ -776,6 +816,13 @@ MCANDLE_ASSERT_LAYOUT(mcandle_train_callback, sizeof(void *))
  * longer, and a few may differ.
  */
 #define MCANDLE_CACHE_INT8 1
+
+/** @} */
+
+/**
+ * @name Values of mcandle_gguf_type
+ * @{
+ */
 
 /**
  * 16-bit floats of IEEE 754.
@@ -807,6 +854,13 @@ MCANDLE_ASSERT_LAYOUT(mcandle_train_callback, sizeof(void *))
  */
 #define MCANDLE_GGUF_Q4_0 5
 
+/** @} */
+
+/**
+ * @name Values of mcandle_pooling
+ * @{
+ */
+
 /**
  * Their mean.
  */
@@ -816,6 +870,13 @@ MCANDLE_ASSERT_LAYOUT(mcandle_train_callback, sizeof(void *))
  * That of the last token, which alone has seen all of the text.
  */
 #define MCANDLE_POOLING_LAST 1
+
+/** @} */
+
+/**
+ * @name Values of mcandle_piece_kind
+ * @{
+ */
 
 /**
  * Text for the user.
@@ -832,6 +893,13 @@ MCANDLE_ASSERT_LAYOUT(mcandle_train_callback, sizeof(void *))
  */
 #define MCANDLE_PIECE_TOOL_CALL 2
 
+/** @} */
+
+/**
+ * @name Values of mcandle_row_kind
+ * @{
+ */
+
 #if defined(MCANDLE_TRAINING)
 /**
  * Texts to imitate: a text, a completion, a conversation, a middle.
@@ -842,7 +910,16 @@ MCANDLE_ASSERT_LAYOUT(mcandle_train_callback, sizeof(void *))
  * Two answers to a prompt, of which one is preferred.
  */
 #define MCANDLE_ROW_KIND_PAIR 1
+#endif
 
+/** @} */
+
+/**
+ * @name Values of mcandle_loss_mask
+ * @{
+ */
+
+#if defined(MCANDLE_TRAINING)
 /**
  * All but the first.
  */
@@ -857,7 +934,16 @@ MCANDLE_ASSERT_LAYOUT(mcandle_train_callback, sizeof(void *))
  * Those of the completion, of the middle or of every message of the assistant.
  */
 #define MCANDLE_LOSS_MASK_ASSISTANT 2
+#endif
 
+/** @} */
+
+/**
+ * @name Values of mcandle_bad_row
+ * @{
+ */
+
+#if defined(MCANDLE_TRAINING)
 /**
  * The data set is an error that names the row.
  */
@@ -867,7 +953,16 @@ MCANDLE_ASSERT_LAYOUT(mcandle_train_callback, sizeof(void *))
  * The row is left out and reported.
  */
 #define MCANDLE_BAD_ROW_SKIP 1
+#endif
 
+/** @} */
+
+/**
+ * @name Values of mcandle_train_event_kind
+ * @{
+ */
+
+#if defined(MCANDLE_TRAINING)
 /**
  * A step is done: all numbers of the step can be read.
  */
@@ -893,7 +988,16 @@ MCANDLE_ASSERT_LAYOUT(mcandle_train_callback, sizeof(void *))
  * error.
  */
 #define MCANDLE_TRAIN_EVENT_END 4
+#endif
 
+/** @} */
+
+/**
+ * @name Values of mcandle_method
+ * @{
+ */
+
+#if defined(MCANDLE_TRAINING)
 /**
  * An adapter beside the model: LoRA, rsLoRA or DoRA, and QLoRA where the model is quantised.
  */
@@ -904,7 +1008,16 @@ MCANDLE_ASSERT_LAYOUT(mcandle_train_callback, sizeof(void *))
  * Adam, and a model that is not quantised.
  */
 #define MCANDLE_METHOD_FULL 1
+#endif
 
+/** @} */
+
+/**
+ * @name Values of mcandle_optimizer
+ * @{
+ */
+
+#if defined(MCANDLE_TRAINING)
 /**
  * AdamW, which keeps 2 numbers a weight.
  */
@@ -929,7 +1042,16 @@ MCANDLE_ASSERT_LAYOUT(mcandle_train_callback, sizeof(void *))
  * Muon for matrices between hidden states, where it keeps a number a weight, and AdamW for the rest.
  */
 #define MCANDLE_OPTIMIZER_MUON 4
+#endif
 
+/** @} */
+
+/**
+ * @name Values of mcandle_schedule
+ * @{
+ */
+
+#if defined(MCANDLE_TRAINING)
 /**
  * It stays.
  */
@@ -944,7 +1066,16 @@ MCANDLE_ASSERT_LAYOUT(mcandle_train_callback, sizeof(void *))
  * It falls along half a cosine, to the lowest at the last step.
  */
 #define MCANDLE_SCHEDULE_COSINE 2
+#endif
 
+/** @} */
+
+/**
+ * @name Values of mcandle_batching
+ * @{
+ */
+
+#if defined(MCANDLE_TRAINING)
 /**
  * They come as they are, each padded to the longest of its batch.
  */
@@ -960,7 +1091,16 @@ MCANDLE_ASSERT_LAYOUT(mcandle_train_callback, sizeof(void *))
  * is padded within it.
  */
 #define MCANDLE_BATCHING_PACKED 2
+#endif
 
+/** @} */
+
+/**
+ * @name Values of mcandle_train_stop
+ * @{
+ */
+
+#if defined(MCANDLE_TRAINING)
 /**
  * All steps are done.
  */
@@ -976,6 +1116,8 @@ MCANDLE_ASSERT_LAYOUT(mcandle_train_callback, sizeof(void *))
  */
 #define MCANDLE_TRAIN_STOP_EARLY_STOPPING 2
 #endif
+
+/** @} */
 
 #ifdef __cplusplus
 extern "C" {
@@ -1262,7 +1404,7 @@ uint64_t mcandle_adapter_list_parameter_count(
     size_t index);
 
 /**
- * Gives whether an adapter in a list is DoRA.
+ * Tells whether an adapter in a list is DoRA.
  *
  * @param[in] list The list, or NULL.
  * @param[in] index The place of the adapter, below the length of the list.
@@ -1271,7 +1413,7 @@ uint64_t mcandle_adapter_list_parameter_count(
 bool mcandle_adapter_list_use_dora(const mcandle_adapter_list *MCANDLE_NULLABLE list, size_t index);
 
 /**
- * Gives whether an adapter in a list was active.
+ * Tells whether an adapter in a list was active.
  *
  * @param[in] list The list, or NULL.
  * @param[in] index The place of the adapter, below the length of the list.
@@ -2588,7 +2730,7 @@ void mcandle_generate_options_clear_grammar(mcandle_generate_options *MCANDLE_NU
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_NOT_FOUND, MCANDLE_IO, MCANDLE_INVALID_FORMAT,
  * MCANDLE_UNSUPPORTED, MCANDLE_TOKENIZER, MCANDLE_DEVICE, MCANDLE_BACKEND, MCANDLE_CANCELLED where
- * the callback of the options ended it, MCANDLE_INVALID_ARGUMENT also where a quantization does not
+ * the callback of the options ended it, MCANDLE_INVALID_ARGUMENT also where a quantisation does not
  * fit the model, and those of bad arguments.
  */
 mcandle_status mcandle_model_load(
@@ -2641,7 +2783,7 @@ mcandle_status mcandle_model_merge(
     mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
 
 /**
- * Describes a model in one line: architecture, size, vocabulary, context, dtype, device.
+ * Describes a model in one line: architecture, size, vocabulary, context, number format, device.
  *
  * @param[in] model The model.
  * @param[out] summary Receives the text on success, to be freed with mcandle_string_free().
@@ -2729,7 +2871,7 @@ mcandle_status mcandle_model_tokenizer(
  * @param[in] path The model, as mcandle_model_load() takes it, NUL-terminated UTF-8.
  * @param[out] info Receives what was found on success, to be freed with mcandle_model_info_free().
  * @param[out] error Receives an error on failure; may be NULL.
- * @return MCANDLE_OK, or what went wrong: MCANDLE_NOT_FOUND, MCANDLE_INVALID_FORMAT,
+ * @return MCANDLE_OK, or MCANDLE_NOT_FOUND, MCANDLE_INVALID_FORMAT,
  * MCANDLE_UNSUPPORTED, MCANDLE_IO and those of bad arguments.
  */
 mcandle_status mcandle_model_inspect(
@@ -2848,7 +2990,8 @@ mcandle_status mcandle_model_info_json(
  */
 
 /**
- * Makes options with the defaults: device and dtype chosen automatically, weights as they are stored.
+ * Makes options with the defaults: device and number format chosen automatically, weights as they are
+ * stored.
  *
  * @return Options, to be freed with mcandle_model_options_free().
  */

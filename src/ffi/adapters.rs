@@ -352,7 +352,7 @@ pub unsafe extern "C" fn mcandle_adapter_list_parameter_count(
     unsafe { mcandle_adapter_list::at(list, index) }.map_or(0, |(_, info)| info.parameters as u64)
 }
 
-/// Gives whether an adapter in a list is DoRA.
+/// Tells whether an adapter in a list is DoRA.
 ///
 /// @param[in] list The list, or NULL.
 /// @param[in] index The place of the adapter, below the length of the list.
@@ -366,7 +366,7 @@ pub unsafe extern "C" fn mcandle_adapter_list_use_dora(
     unsafe { mcandle_adapter_list::at(list, index) }.is_some_and(|(_, info)| info.use_dora)
 }
 
-/// Gives whether an adapter in a list was active.
+/// Tells whether an adapter in a list was active.
 ///
 /// @param[in] list The list, or NULL.
 /// @param[in] index The place of the adapter, below the length of the list.

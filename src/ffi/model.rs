@@ -30,7 +30,7 @@ pub struct mcandle_model {
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_NOT_FOUND, MCANDLE_IO, MCANDLE_INVALID_FORMAT,
 /// MCANDLE_UNSUPPORTED, MCANDLE_TOKENIZER, MCANDLE_DEVICE, MCANDLE_BACKEND, MCANDLE_CANCELLED where
-/// the callback of the options ended it, MCANDLE_INVALID_ARGUMENT also where a quantization does not
+/// the callback of the options ended it, MCANDLE_INVALID_ARGUMENT also where a quantisation does not
 /// fit the model, and those of bad arguments.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_model_load(
@@ -124,7 +124,7 @@ pub unsafe extern "C" fn mcandle_model_merge(
     }
 }
 
-/// Describes a model in one line: architecture, size, vocabulary, context, dtype, device.
+/// Describes a model in one line: architecture, size, vocabulary, context, number format, device.
 ///
 /// @param[in] model The model.
 /// @param[out] summary Receives the text on success, to be freed with mcandle_string_free().

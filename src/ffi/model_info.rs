@@ -25,7 +25,7 @@ pub struct mcandle_model_info {
 /// @param[in] path The model, as mcandle_model_load() takes it, NUL-terminated UTF-8.
 /// @param[out] info Receives what was found on success, to be freed with mcandle_model_info_free().
 /// @param[out] error Receives an error on failure; may be NULL.
-/// @return MCANDLE_OK, or what went wrong: MCANDLE_NOT_FOUND, MCANDLE_INVALID_FORMAT,
+/// @return MCANDLE_OK, or MCANDLE_NOT_FOUND, MCANDLE_INVALID_FORMAT,
 /// MCANDLE_UNSUPPORTED, MCANDLE_IO and those of bad arguments.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_model_inspect(

@@ -73,7 +73,8 @@ unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
 
-/// Makes options with the defaults: device and dtype chosen automatically, weights as they are stored.
+/// Makes options with the defaults: device and number format chosen automatically, weights as they are
+/// stored.
 ///
 /// @return Options, to be freed with mcandle_model_options_free().
 #[must_use]
