@@ -65,13 +65,14 @@ namespace detail {
 /** Keeps the exception of a callback while C returns, since none may cross it. */
 class caught {
 public:
-    /** Runs a function that gives true, false to stop, or nothing; an exception stops too. */
+    /** Runs a function that gives true, false to stop, or nothing. An exception stops too: after it
+     * no function is run until it was thrown again. */
     template <class Function> bool run(Function &&function) noexcept {
 #if defined(MCANDLE_NO_EXCEPTIONS)
         return goes_on(function);
 #else
         try {
-            return goes_on(function);
+            return !holds() && goes_on(function);
         } catch (...) {
             exception_ = std::current_exception();
             return false;
@@ -145,6 +146,10 @@ bool tell(const typename View::c_type *told, void *self) noexcept {
 }
 
 }
+// namespace detail
+// namespace detail
+// namespace detail
+// namespace detail
 // namespace detail
 // namespace detail
 

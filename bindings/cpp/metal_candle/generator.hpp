@@ -49,11 +49,23 @@ struct perplexity {
  * call. It also takes a stop signal, which in C++20 a std::stop_token is. A generation that was
  * stopped is no error: its finish reason tells.
  */
-class generator : public handle<mcandle_generator, mcandle_generator_free> {
+class generator {
 public:
+    using c_type = mcandle_generator;
+
     /** Takes a generator of C that the caller owns. */
     explicit generator(mcandle_generator *owned)
-        : handle(owned), thrown_(std::make_shared<detail::caught>()) {}
+        : generator_(owned, mcandle_generator_free), thrown_(std::make_shared<detail::caught>()) {}
+
+    generator(generator &&) noexcept = default;
+    generator &operator=(generator &&) noexcept = default;
+
+    /** Gives the generator of C; it stays owned. */
+    mcandle_generator *get() noexcept { return generator_.get(); }
+    const mcandle_generator *get() const noexcept { return generator_.get(); }
+
+    /** Tells whether there is a generator; there is none in what was moved from. */
+    explicit operator bool() const noexcept { return generator_ != nullptr; }
 
     /** Makes a generator; the model need not outlive it. */
     static result<generator> create(const model &model) {
@@ -184,14 +196,14 @@ public:
 
     /** Continues a text as a range of tokens, which has copies of text and options. */
     token_stream stream(std::string_view prompt, const generate_options &options = {},
-                        stop_signal stop = {}) & {
+                        stop_signal stop = {}) {
         return start(detail::text_request<std::string>{std::string(prompt)}, options,
                      std::move(stop));
     }
 
     /** Continues token ids as a range of tokens. */
     token_stream stream_from_ids(span<const std::uint32_t> ids,
-                                 const generate_options &options = {}, stop_signal stop = {}) & {
+                                 const generate_options &options = {}, stop_signal stop = {}) {
         using tokens = std::vector<std::uint32_t>;
         return start(detail::ids_request<tokens>{tokens(ids.begin(), ids.end())}, options,
                      std::move(stop));
@@ -199,7 +211,7 @@ public:
 
     /** Answers the last message of a conversation as a range of tokens. */
     token_stream stream_chat(std::string_view messages, const generate_options &options = {},
-                             stop_signal stop = {}, std::string_view chat_options = {}) & {
+                             stop_signal stop = {}, std::string_view chat_options = {}) {
         return start(
             detail::chat_request<std::string>{std::string(messages), std::string(chat_options)},
             options, std::move(stop));
@@ -208,7 +220,7 @@ public:
     /** Writes the code between a prefix and a suffix as a range of tokens. */
     token_stream stream_complete(std::string_view prefix, std::string_view suffix,
                                  const generate_options &options = {}, stop_signal stop = {},
-                                 fim_context context = {}) & {
+                                 fim_context context = {}) {
         return start(detail::fim_request<std::string, fim_context>{std::string(prefix),
                                                                    std::string(suffix),
                                                                    std::move(context)},
@@ -298,14 +310,16 @@ private:
     template <class Request, class OnToken>
     result<generation> run(const Request &request, const generate_options &options,
                            OnToken &on_token, const stop_signal &stop) {
-        return detail::unwrap(detail::generate(get(), request, options, on_token, stop, *thrown_));
+        return detail::unwrap(detail::generate(get(), request, options, on_token, stop, thrown_));
     }
 
     template <class Request>
     token_stream start(Request request, const generate_options &options, stop_signal stop) {
-        return token_stream(get(), std::move(request), options, std::move(stop), thrown_);
+        return token_stream(generator_, std::move(request), options, std::move(stop), thrown_);
     }
 
+    // Shared with streams alone.
+    std::shared_ptr<mcandle_generator> generator_;
     std::shared_ptr<detail::caught> thrown_;
 };
 

@@ -49,6 +49,10 @@ private:
 }
 // namespace detail
 // namespace detail
+// namespace detail
+// namespace detail
+// namespace detail
+// namespace detail
 
 MCANDLE_NAMESPACE_END
 

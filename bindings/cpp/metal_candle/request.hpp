@@ -10,6 +10,7 @@
 #include "metal_candle/generate_options.hpp"
 #include "metal_candle/generation.hpp"
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -82,7 +83,8 @@ template <class Text, class Context> struct fim_request {
 template <class Request, class OnToken>
 expected<generation> generate(mcandle_generator *generator, const Request &request,
                               const generate_options &options, OnToken &on_token,
-                              const stop_signal &stop, caught &thrown_by_processor) {
+                              const stop_signal &stop,
+                              const std::shared_ptr<caught> &thrown_by_processor) {
     if (auto refusal = options.refusal()) {
         return *std::move(refusal);
     }
@@ -97,12 +99,16 @@ expected<generation> generate(mcandle_generator *generator, const Request &reque
     });
     told.rethrow();
     if (!outcome && outcome.error().status() == status::cancelled) {
-        thrown_by_processor.rethrow();
+        thrown_by_processor->rethrow();
     }
     return outcome;
 }
 
 }
+// namespace detail
+// namespace detail
+// namespace detail
+// namespace detail
 // namespace detail
 // namespace detail
 

@@ -30,7 +30,7 @@ MCANDLE_NAMESPACE_BEGIN
  * as when a loop is left, cancels it and waits for the thread. What fails is thrown where the next
  * token is asked for; without exceptions the tokens end, and finish() tells.
  *
- * The generator has to outlive the stream, and is busy while the stream generates.
+ * The generator is busy while the stream generates. It may end before the stream.
  */
 class token_stream {
     class worker;
@@ -76,8 +76,9 @@ public:
 
     /** Starts to generate; generator::stream() and its like do so. */
     template <class Request>
-    token_stream(mcandle_generator *generator, Request request, const generate_options &options,
-                 stop_signal stop, std::shared_ptr<detail::caught> thrown_by_processor);
+    token_stream(std::shared_ptr<mcandle_generator> generator, Request request,
+                 const generate_options &options, stop_signal stop,
+                 std::shared_ptr<detail::caught> thrown_by_processor);
 
     token_stream(token_stream &&) noexcept = default;
     token_stream &operator=(token_stream &&) noexcept = default;
@@ -96,7 +97,8 @@ private:
 /** The thread of a stream, and what it hands over. */
 class token_stream::worker {
 public:
-    explicit worker(mcandle_generator *generator) : generator_(generator) {}
+    explicit worker(std::shared_ptr<mcandle_generator> generator)
+        : generator_(std::move(generator)) {}
 
     worker(const worker &) = delete;
     worker &operator=(const worker &) = delete;
@@ -107,7 +109,7 @@ public:
             abandoned_ = true;
         }
         changed_.notify_all();
-        mcandle_generator_cancel(generator_);
+        mcandle_generator_cancel(generator_.get());
         if (thread_.joinable()) {
             thread_.join();
         }
@@ -120,11 +122,12 @@ public:
                                thrown_by_processor = std::move(thrown_by_processor)] {
             const auto push = [this](const chunk &chunk) { return hand_over(token(chunk)); };
 #if defined(MCANDLE_NO_EXCEPTIONS)
-            end(detail::generate(generator_, request, options, push, stop, *thrown_by_processor));
+            end(detail::generate(generator_.get(), request, options, push, stop,
+                                 thrown_by_processor));
 #else
             try {
-                end(detail::generate(generator_, request, options, push, stop,
-                                     *thrown_by_processor));
+                end(detail::generate(generator_.get(), request, options, push, stop,
+                                     thrown_by_processor));
             } catch (...) {
                 thrown_ = std::current_exception();
                 end(error(status::cancelled, "the generation ended with an exception"));
@@ -152,7 +155,7 @@ public:
         if (thrown_ != nullptr) {
             std::rethrow_exception(std::exchange(thrown_, nullptr));
         }
-        if (!*outcome_) {
+        if (!*outcome_ && !taken_) {
             throw outcome_->error();
         }
 #endif
@@ -165,6 +168,7 @@ public:
     }
 
     expected<generation> take() {
+        taken_ = true;
         return std::exchange(*outcome_,
                              error(status::invalid_argument, "the generation was taken before"));
     }
@@ -188,7 +192,7 @@ private:
         changed_.notify_all();
     }
 
-    mcandle_generator *generator_;
+    std::shared_ptr<mcandle_generator> generator_;
     std::mutex mutex_;
     std::condition_variable changed_;
     std::deque<token> ready_;
@@ -196,14 +200,15 @@ private:
     std::optional<expected<generation>> outcome_;
     std::exception_ptr thrown_;
     bool abandoned_ = false;
+    bool taken_ = false;
     std::thread thread_;
 };
 
 template <class Request>
-token_stream::token_stream(mcandle_generator *generator, Request request,
+token_stream::token_stream(std::shared_ptr<mcandle_generator> generator, Request request,
                            const generate_options &options, stop_signal stop,
                            std::shared_ptr<detail::caught> thrown_by_processor)
-    : worker_(std::make_unique<worker>(generator)) {
+    : worker_(std::make_unique<worker>(std::move(generator))) {
     worker_->start(std::move(request), options, std::move(stop), std::move(thrown_by_processor));
 }
 

@@ -90,10 +90,7 @@ private:
         using listener = detail::listener<piece, OnPiece>;
         listener told(on_piece, {});
         const mcandle_piece_callback callback = [](const mcandle_piece *one, void *self) noexcept {
-            auto &hears = *static_cast<listener *>(self);
-            if (!hears.threw()) {
-                hears.tell(piece(one));
-            }
+            static_cast<listener *>(self)->tell(piece(one));
         };
         auto outcome = detail::attempt_call<void>(
             [&](auto *error) { return call(callback, static_cast<void *>(&told), error); });
