@@ -154,3 +154,18 @@ fn a_deprecated_function_is_refused() {
     );
     refused(&program, &["deprecated-declarations"], |_, _| true);
 }
+
+#[test]
+fn the_number_of_the_version_is_made_of_all_its_parts() {
+    let parts = [
+        env!("CARGO_PKG_VERSION_MAJOR"),
+        env!("CARGO_PKG_VERSION_MINOR"),
+        env!("CARGO_PKG_VERSION_PATCH"),
+    ];
+    let [major, minor, patch] = parts.map(|part| part.parse::<u32>().unwrap());
+    let number = major * 10_000 + minor * 100 + patch;
+    let check =
+        format!("#if MCANDLE_VERSION_NUMBER != {number}\n#error version\n#endif\n{NOTHING}");
+    let said = compilers()[0].refuses("-std=c99", &with_header(&check));
+    assert!(said.is_none(), "{}", said.unwrap());
+}
