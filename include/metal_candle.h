@@ -55,10 +55,10 @@
  *
  * @section ownership Ownership
  *
- * All structures are opaque. What a function hands out through a `T **`, or returns as a `T *`,
- * belongs to the caller, who frees it with the `_free` function of its type, once. Freeing NULL does
- * nothing. What it returns as a `const T *` is lent: the comment says for how long it lives, and it
- * is not to be freed.
+ * All structures are opaque. What a function hands out through a `T **`, returns as a `T *`, or passes
+ * to a callback as a `T *` belongs to the program, which frees it with the `_free` function of its
+ * type, once. Freeing NULL does nothing. A `const T *` is lent: the comment says for how long it
+ * lives, and it is not to be freed.
  *
  * Arguments are only read during a call, unless the comment says that they are kept. Objects that are
  * made of others keep what they need of them, so that they may be freed in any order.

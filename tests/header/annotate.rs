@@ -8,6 +8,7 @@ mod tests;
 use crate::conditions;
 use crate::parse::{Declaration, Item, Parameter, Signature};
 use crate::sections::Sections;
+use std::collections::HashSet;
 use std::fmt::Write;
 
 const WIDTH: usize = 100;
@@ -24,6 +25,7 @@ pub fn finish(header: &str, items: &[Item], sections: &Sections, version: &str) 
     let mut finished = String::new();
     let mut next = 0;
     let lines: Vec<&str> = header.lines().collect();
+    let callbacks = Callbacks::of(items);
     for item in items {
         sections.copy(&lines[next..item.lines.start], item, &mut finished);
         match &item.declaration {
@@ -37,14 +39,14 @@ pub fn finish(header: &str, items: &[Item], sections: &Sections, version: &str) 
             }
             Declaration::Callback(signature) => {
                 let head = format!("typedef {}(*{})", spaced(&signature.returns), item.name);
-                write(&head, item, signature, &mut finished);
+                callbacks.write(&head, item, signature, &mut finished);
                 assert_layout(&item.name, "sizeof(void *)", &mut finished);
             }
             Declaration::Function(signature) => {
                 let mut words = signature.attributes.clone();
                 words.push(spaced(&returns(item, signature)) + &item.name);
                 let head = words.join(" ");
-                write(&head, item, signature, &mut finished);
+                callbacks.write(&head, item, signature, &mut finished);
             }
         }
         next = item.lines.end;
@@ -83,32 +85,42 @@ fn assert_layout(name: &str, size: &str, to: &mut String) {
     writeln!(to, "MCANDLE_ASSERT_LAYOUT({name}, {size})").unwrap();
 }
 
-/// A declaration, on one line where it fits.
-fn write(head: &str, item: &Item, signature: &Signature, to: &mut String) {
-    let parameters: Vec<String> = (0..signature.parameters.len())
-        .map(|index| parameter(item, &signature.parameters, index))
-        .collect();
-    let list = if parameters.is_empty() {
-        "void".to_owned()
-    } else {
-        parameters.join(", ")
-    };
-    let line = format!("{head}({list});");
-    if line.len() <= WIDTH {
-        writeln!(to, "{line}").unwrap();
-    } else {
-        writeln!(to, "{head}(\n    {});", parameters.join(",\n    ")).unwrap();
-    }
-}
+/// The types of callbacks, which are pointers without a star.
+struct Callbacks<'a>(HashSet<&'a str>);
 
-fn parameter(item: &Item, parameters: &[Parameter], index: usize) -> String {
-    let Parameter { r#type, name } = &parameters[index];
-    let nullable = parameter_is_nullable(item, parameters, index);
-    let mut annotated = annotated(r#type, nullable);
-    if r#type.ends_with("_callback") {
-        write!(annotated, " {}", annotation(nullable)).unwrap();
+impl<'a> Callbacks<'a> {
+    fn of(items: &'a [Item]) -> Self {
+        let callbacks = items.iter().filter(|item| item.is_callback());
+        Self(callbacks.map(|item| item.name.as_str()).collect())
     }
-    spaced(&annotated) + name
+
+    /// A declaration, on one line where it fits.
+    fn write(&self, head: &str, item: &Item, signature: &Signature, to: &mut String) {
+        let parameters: Vec<String> = (0..signature.parameters.len())
+            .map(|index| self.parameter(item, &signature.parameters, index))
+            .collect();
+        let list = if parameters.is_empty() {
+            "void".to_owned()
+        } else {
+            parameters.join(", ")
+        };
+        let line = format!("{head}({list});");
+        if line.len() <= WIDTH {
+            writeln!(to, "{line}").unwrap();
+        } else {
+            writeln!(to, "{head}(\n    {});", parameters.join(",\n    ")).unwrap();
+        }
+    }
+
+    fn parameter(&self, item: &Item, parameters: &[Parameter], index: usize) -> String {
+        let Parameter { r#type, name } = &parameters[index];
+        let nullable = parameter_is_nullable(item, parameters, index);
+        let mut annotated = annotated(r#type, nullable);
+        if self.0.contains(r#type.as_str()) {
+            write!(annotated, " {}", annotation(nullable)).unwrap();
+        }
+        spaced(&annotated) + name
+    }
 }
 
 fn returns(item: &Item, signature: &Signature) -> String {

@@ -98,7 +98,7 @@ fn parameters(
         return;
     }
     for parameter in &signature.parameters {
-        let Parameter { r#type, name } = parameter;
+        let name = &parameter.name;
         let (direction, text) = item.parameter(name);
         let expected = expected_direction(item, parameter, header);
         if direction != expected {
@@ -107,15 +107,22 @@ fn parameters(
         if text.is_empty() {
             fault(format!("nothing is said of {name}"));
         }
-        let object = r#type.strip_suffix("**").map(str::trim);
-        if let Some(object) = object.filter(|one| header.objects.contains(one)) {
-            let says =
-                text.contains(&format!("{object}_free()")) || text.contains("freed likewise");
-            if object != "mcandle_error" && !says {
+        if let Some(object) = handed_over(item, parameter, header) {
+            let says = text.contains(&format!("{object}_free()"));
+            if !says && !text.contains("freed likewise") {
                 fault(format!("{name} does not say that {object}_free() frees it"));
             }
         }
     }
+}
+
+/// The type of an object that belongs to the program from then on: of an output, or given to a
+/// callback. Those of the outputs of errors are alike everywhere.
+fn handed_over<'a>(item: &Item, parameter: &'a Parameter, header: &Header<'_>) -> Option<&'a str> {
+    let stars = if item.is_callback() { "*" } else { "**" };
+    let object = parameter.r#type.strip_suffix(stars)?.trim();
+    let is_error = object == "mcandle_error" && item.is_function();
+    (header.objects.contains(object) && !is_error).then_some(object)
 }
 
 /// Which way a parameter goes, as its type tells.
@@ -127,6 +134,7 @@ fn expected_direction(item: &Item, parameter: &Parameter, header: &Header<'_>) -
         Some(pointed) if pointed.ends_with('*') => "out",
         Some(pointed) if pointed.starts_with("const ") => "in",
         Some(_) if item.name.ends_with("_free") => "in",
+        Some(pointed) if item.is_callback() && header.objects.contains(pointed) => "in",
         Some(pointed) if header.objects.contains(pointed) => "in,out",
         // Numbers that a callback is given to change.
         Some("float") if item.is_callback() => "in,out",
@@ -187,7 +195,8 @@ fn statuses(item: &Item, signature: &Signature, text: &str, fault: &mut impl FnM
     }
     expect("MCANDLE_OK", false);
     let required = |one: &Parameter| {
-        one.r#type.ends_with('*') && !item.parameter(&one.name).1.contains("NULL")
+        let is_pointer = one.r#type.ends_with('*') && one.r#type != "void *";
+        is_pointer && !item.parameter(&one.name).1.contains("NULL")
     };
     if signature.parameters.iter().any(required) {
         expect("MCANDLE_NULL_POINTER", true);

@@ -17,7 +17,7 @@ pub type mcandle_kind = i32;
 /// @param[in] place A place.
 /// @param[out] text Receives a text.
 /// @param[in] user_data As given.
-pub type mcandle_read_callback = Option<
+pub type mcandle_reads = Option<
     unsafe extern "C" fn(place: *const u64, text: *mut *const c_char, user_data: *mut c_void),
 >;
 
@@ -32,7 +32,7 @@ pub type mcandle_read_callback = Option<
 pub unsafe extern "C" fn mcandle_thing_find(
     thing: *const mcandle_thing,
     names: *const *const c_char,
-    read: mcandle_read_callback,
+    read: mcandle_reads,
     found: *mut *mut mcandle_thing,
     count: *mut usize,
 ) {
@@ -63,17 +63,17 @@ pub extern "C" fn mcandle_thing_new() -> *mut mcandle_thing {}
 
 const CODE: &[&str] = &[
     "typedef struct mcandle_thing mcandle_thing;",
-    "typedef void (*mcandle_read_callback)(",
+    "typedef void (*mcandle_reads)(",
     "    const uint64_t *MCANDLE_NONNULL place,",
     "    const char *MCANDLE_NULLABLE *MCANDLE_NONNULL text,",
     "    void *MCANDLE_NULLABLE user_data);",
-    "MCANDLE_ASSERT_LAYOUT(mcandle_read_callback, sizeof(void *))",
+    "MCANDLE_ASSERT_LAYOUT(mcandle_reads, sizeof(void *))",
     "typedef int32_t mcandle_kind;",
     "MCANDLE_ASSERT_LAYOUT(mcandle_kind, 4)",
     "void mcandle_thing_find(",
     "    const mcandle_thing *MCANDLE_NONNULL thing,",
     "    const char *MCANDLE_NONNULL const *MCANDLE_NULLABLE names,",
-    "    mcandle_read_callback MCANDLE_NULLABLE read,",
+    "    mcandle_reads MCANDLE_NULLABLE read,",
     "    mcandle_thing *MCANDLE_NULLABLE *MCANDLE_NONNULL found,",
     "    size_t *MCANDLE_NULLABLE count);",
     "MCANDLE_DEPRECATED(\"call (another)\") void mcandle_write(",

@@ -28,6 +28,14 @@ typedef int32_t mcandle_status;
 typedef bool (*mcandle_hears_callback)(float *numbers, void *user_data);
 
 /**
+ * Receives a thing.
+ *
+ * @param[in] made The thing, to be freed with mcandle_thing_free(), or NULL.
+ * @param[in] lent Another thing, which lives only during the call.
+ */
+typedef void (*mcandle_made)(mcandle_thing *made, const mcandle_thing *lent);
+
+/**
  * Finds a thing, as mcandle_thing_name() names it.
  *
  * @param[in] name The name, NUL-terminated UTF-8.
@@ -152,6 +160,7 @@ fn directions_are_those_of_the_types() {
         "other is [in], not [in,out]",
     );
     is_fault("[out] thing", " thing", "thing is [], not [out]");
+    is_fault("[in] made", "[in,out] made", "made is [in,out], not [in]");
     is_fault(
         "[in,out] numbers",
         "[out] numbers",
@@ -186,6 +195,11 @@ fn it_is_said_who_frees_and_what_lives_how_long() {
         "frees the result",
     );
     is_fault("MCANDLE_MUST_USE ", "", "must be used");
+    is_fault(
+        "made The thing, to be freed with mcandle_thing_free(), or NULL",
+        "made The thing",
+        "made does not say that",
+    );
     is_fault(
         "which lives as long as the thing",
         "a text",
