@@ -33,3 +33,8 @@ pub use inference::{Chunk, FinishReason, GenerateOptions, Generation, Generator,
 pub use models::{LoRAAdapter, LoRAConfig, LoRAScale, Model, ModelLoader, Projection};
 #[cfg(feature = "training")]
 pub use training::{DataFolder, Dataset, DatasetOptions, LoRATrainer, TrainEvent, TrainOptions};
+
+/// The examples of the migration guide, which are tested as those of the README are.
+#[cfg(all(doctest, feature = "training"))]
+#[doc = include_str!("../MIGRATION.md")]
+struct Migration;
