@@ -21,6 +21,7 @@ archive=$prefix/lib/libmetal_candle.a
 "$here/isolate.sh" "$archive" "$archive"
 
 pc=$prefix/lib/pkgconfig/metal-candle.pc
+# shellcheck disable=SC2016 # pkg-config replaces it
 sed 's|^prefix=.*|prefix=${pcfiledir}/../..|' "$pc" >"$pc.new"
 mv "$pc.new" "$pc"
 
