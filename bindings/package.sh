@@ -20,6 +20,14 @@ cargo cinstall --locked --manifest-path "$root/Cargo.toml" --prefix "$prefix" --
 archive=$prefix/lib/libmetal_candle.a
 "$here/isolate.sh" "$archive" "$archive"
 
+# Programs see by the header what the libraries have.
+if ! grep -q mcandle_trainer_new "$archive"; then
+    header=$prefix/include/metal_candle.h
+    awk '{ print } /^#define METAL_CANDLE_H$/ { print "#undef MCANDLE_WITHOUT_TRAINING\n#define MCANDLE_WITHOUT_TRAINING 1" }' \
+        "$header" >"$header.new"
+    mv "$header.new" "$header"
+fi
+
 pc=$prefix/lib/pkgconfig/metal-candle.pc
 # shellcheck disable=SC2016 # pkg-config replaces it
 sed 's|^prefix=.*|prefix=${pcfiledir}/../..|' "$pc" >"$pc.new"
