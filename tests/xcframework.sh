@@ -1,5 +1,5 @@
 #!/bin/bash
-# Tests bindings/isolate.sh and bindings/swift/xcframework.py on small libraries for Apple's systems,
+# Tests bindings/isolate.sh, link-dylib.sh and swift/xcframework.py on small libraries for Apple's systems,
 # which clang makes anywhere. Installs clang and lld where they are missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -69,6 +69,13 @@ exported=$("$tools/llvm-nm" --extern-only --defined-only --just-symbol-name "$fo
     echo "xcframework.sh: exported: $exported" >&2
     exit 1
 }
+
+# The shared library exports the C interface only, and is found by whoever says where to look.
+CC="clang-19 -target arm64-apple-macos15 -mlinker-version=820 -fuse-ld=$(command -v ld64.lld-19) -nostdlib" \
+    bindings/link-dylib.sh "$folder/macos/libmetal_candle.a" "$folder/libmetal_candle.0.3.1.dylib" -Wl,-undefined,dynamic_lookup
+exported=$("$tools/llvm-nm" --extern-only --defined-only --just-symbol-name "$folder/libmetal_candle.0.3.1.dylib")
+[ "$exported" = _mcandle_run ] || { echo "xcframework.sh: exported: $exported" >&2; exit 1; }
+"$tools/llvm-objdump" --macho --dylib-id "$folder/libmetal_candle.0.3.1.dylib" | grep -qx '@rpath/libmetal_candle.0.3.dylib'
 
 # The framework: its list, its parts, and the same zip twice.
 make() { python3 bindings/swift/xcframework.py "$@" include/metal_candle.h bindings/swift/module.modulemap "${slices[@]}"; }
