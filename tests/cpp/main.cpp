@@ -1,4 +1,4 @@
-// Runs every test, or those whose names are given.
+// Runs every test, or those whose names are given; "leak" leaks, to see that it is found.
 #include "test.hpp"
 
 #include <algorithm>
@@ -62,6 +62,10 @@ tokens reference(std::size_t max_tokens) {
 
 int main(int argc, char **argv) {
     std::size_t count = 0;
+    if (argc == 2 && std::string(argv[1]) == "leak") {
+        *new mcandle::conversation() = mcandle::conversation().user("nobody frees this");
+        return 0;
+    }
     for (const entry &entry : entries()) {
         if (argc < 2 || std::find(argv + 1, argv + argc, std::string(entry.name)) != argv + argc) {
             std::printf("%s\n", entry.name);

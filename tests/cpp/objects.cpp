@@ -115,11 +115,11 @@ TEST(objects_of_c_are_taken_and_given_away) {
 
 TEST(spans_come_from_what_lies_in_a_row) {
     const auto sum = [](mcandle::span<const std::uint32_t> ids) {
-        std::uint32_t sum = 0;
+        std::uint32_t total = 0;
         for (const std::uint32_t id : ids) {
-            sum += id;
+            total += id;
         }
-        return sum;
+        return total;
     };
     const std::vector<std::uint32_t> vector{1, 2, 3};
     const std::array<std::uint32_t, 2> array{4, 5};

@@ -192,6 +192,7 @@ template <class Get> std::string_view text_of(Get get) noexcept {
 // namespace detail
 // namespace detail
 // namespace detail
+// namespace detail
 
 MCANDLE_NAMESPACE_END
 

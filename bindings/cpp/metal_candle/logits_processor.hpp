@@ -53,6 +53,7 @@ private:
 // namespace detail
 // namespace detail
 // namespace detail
+// namespace detail
 
 MCANDLE_NAMESPACE_END
 
