@@ -101,11 +101,11 @@ public:
  *
  * It serves one call at a time; another call meanwhile fails with status::busy.
  */
-class batch : public handle<mcandle_batch, mcandle_batch_free> {
+class batch : public detail::shared_handle<mcandle_batch, mcandle_batch_free> {
 public:
     /** Takes a batch of C that the caller owns. */
     explicit batch(mcandle_batch *owned)
-        : handle(owned), thrown_(std::make_shared<detail::caught>()) {}
+        : shared_handle(owned), thrown_(std::make_shared<detail::caught>()) {}
 
     /**
      * Makes a batch without texts.

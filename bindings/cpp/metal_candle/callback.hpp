@@ -153,6 +153,7 @@ bool tell(const typename View::c_type *told, void *self) noexcept {
 // namespace detail
 // namespace detail
 // namespace detail
+// namespace detail
 
 MCANDLE_NAMESPACE_END
 

@@ -7,11 +7,6 @@
 
 #include "metal_candle.h"
 
-/* The C header defines it where it declares what trains; one without such a choice declares all. */
-#if !defined(MCANDLE_TRAINING) && !defined(MCANDLE_WITHOUT_TRAINING)
-#define MCANDLE_TRAINING
-#endif
-
 #if defined(__has_include)
 #if __has_include(<version>)
 #include <version>

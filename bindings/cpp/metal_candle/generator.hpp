@@ -49,23 +49,11 @@ struct perplexity {
  * call. It also takes a stop signal, which in C++20 a std::stop_token is. A generation that was
  * stopped is no error: its finish reason tells.
  */
-class generator {
+class generator : public detail::shared_handle<mcandle_generator, mcandle_generator_free> {
 public:
-    using c_type = mcandle_generator;
-
     /** Takes a generator of C that the caller owns. */
     explicit generator(mcandle_generator *owned)
-        : generator_(owned, mcandle_generator_free), thrown_(std::make_shared<detail::caught>()) {}
-
-    generator(generator &&) noexcept = default;
-    generator &operator=(generator &&) noexcept = default;
-
-    /** Gives the generator of C; it stays owned. */
-    mcandle_generator *get() noexcept { return generator_.get(); }
-    const mcandle_generator *get() const noexcept { return generator_.get(); }
-
-    /** Tells whether there is a generator; there is none in what was moved from. */
-    explicit operator bool() const noexcept { return generator_ != nullptr; }
+        : shared_handle(owned), thrown_(std::make_shared<detail::caught>()) {}
 
     /** Makes a generator; the model need not outlive it. */
     static result<generator> create(const model &model) {
@@ -315,11 +303,9 @@ private:
 
     template <class Request>
     token_stream start(Request request, const generate_options &options, stop_signal stop) {
-        return token_stream(generator_, std::move(request), options, std::move(stop), thrown_);
+        return token_stream(share(), std::move(request), options, std::move(stop), thrown_);
     }
 
-    // Shared with streams alone.
-    std::shared_ptr<mcandle_generator> generator_;
     std::shared_ptr<detail::caught> thrown_;
 };
 

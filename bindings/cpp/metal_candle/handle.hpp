@@ -48,6 +48,34 @@ private:
 
 namespace detail {
 
+/** Owns an object of C together with the streams and tasks that use it: it is freed when the last
+ * of them ends. */
+template <class T, void (*Free)(T *)> class shared_handle {
+public:
+    using c_type = T;
+
+    /** Takes an object that the caller owns; a null pointer is allowed. */
+    explicit shared_handle(T *owned) : object_(owned, Free) {}
+
+    shared_handle(shared_handle &&) noexcept = default;
+    shared_handle &operator=(shared_handle &&) noexcept = default;
+
+    /** Gives the object, to be used with functions of C; it stays owned. */
+    T *get() noexcept { return object_.get(); }
+    const T *get() const noexcept { return object_.get(); }
+
+    /** Tells whether there is an object. */
+    explicit operator bool() const noexcept { return object_ != nullptr; }
+
+protected:
+    ~shared_handle() = default;
+
+    const std::shared_ptr<T> &share() const noexcept { return object_; }
+
+private:
+    std::shared_ptr<T> object_;
+};
+
 /** Points to an object of C that something else owns. */
 template <class T> class pointer {
 public:
@@ -186,6 +214,7 @@ template <class Get> std::string_view text_of(Get get) noexcept {
 }
 
 }
+// namespace detail
 // namespace detail
 // namespace detail
 // namespace detail

@@ -54,6 +54,7 @@ private:
 // namespace detail
 // namespace detail
 // namespace detail
+// namespace detail
 
 MCANDLE_NAMESPACE_END
 

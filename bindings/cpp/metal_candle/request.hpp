@@ -112,6 +112,7 @@ expected<generation> generate(mcandle_generator *generator, const Request &reque
 // namespace detail
 // namespace detail
 // namespace detail
+// namespace detail
 
 MCANDLE_NAMESPACE_END
 

@@ -50,9 +50,9 @@ private:
  *
  * It serves one call at a time; another call meanwhile fails with status::busy.
  */
-class trainer : public handle<mcandle_trainer, mcandle_trainer_free> {
+class trainer : public detail::shared_handle<mcandle_trainer, mcandle_trainer_free> {
 public:
-    using handle::handle;
+    using shared_handle::shared_handle;
 
     /** Makes a trainer from the start: with a new adapter, or from the weights of the model. */
     static result<trainer> create(const model &model, const training_rows &rows,
