@@ -17,6 +17,12 @@ target_dir=${CARGO_TARGET_DIR:-$root/target}
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
+if [ "$(uname)" != Darwin ]; then
+    for target in DARWIN IOS IOS_SIM; do
+        export "CARGO_TARGET_AARCH64_APPLE_${target}_LINKER=$here/no-linker.sh"
+    done
+fi
+
 slices=()
 while read -r slice target; do
     rustup target add "$target"
