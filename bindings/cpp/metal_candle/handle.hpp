@@ -213,15 +213,7 @@ template <class Get> std::string_view text_of(Get get) noexcept {
     return std::string_view(text, length);
 }
 
-}
-// namespace detail
-// namespace detail
-// namespace detail
-// namespace detail
-// namespace detail
-// namespace detail
-// namespace detail
-// namespace detail
+} // namespace detail
 
 MCANDLE_NAMESPACE_END
 
