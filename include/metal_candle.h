@@ -308,6 +308,11 @@ typedef struct mcandle_generation mcandle_generation;
 typedef struct mcandle_generator mcandle_generator;
 
 /**
+ * How much memory there is and is used, as it was when this was made.
+ */
+typedef struct mcandle_memory_info mcandle_memory_info;
+
+/**
  * A loaded model.
  *
  * Its weights are never written: any number of generators and trainers, on any threads, can use one
@@ -416,8 +421,8 @@ typedef bool (*mcandle_logits_callback)(
 MCANDLE_ASSERT_LAYOUT(mcandle_logits_callback, sizeof(void *))
 
 /**
- * Frees the user data of a callback that the library keeps beyond a call. It is called once, on the
- * thread whose call gives the callback up, and must not use the object that kept the callback.
+ * Frees the user data of a callback that the library keeps beyond a call. It is called once, on
+ * the thread that gives the callback up, and must not use the object that kept the callback.
  *
  * @param[in] user_data As it was given with the callback.
  */
@@ -425,7 +430,8 @@ typedef void (*mcandle_free_callback)(void *MCANDLE_NULLABLE user_data);
 MCANDLE_ASSERT_LAYOUT(mcandle_free_callback, sizeof(void *))
 
 /**
- * Receives each token as it is generated, on the thread that called.
+ * Receives each token as it is generated, on the thread that called; of an `_async` function, on
+ * the thread of the library.
  *
  * It must not use the generator or batch that calls it, except to cancel it.
  *
@@ -440,10 +446,44 @@ typedef bool (*mcandle_chunk_callback)(
 MCANDLE_ASSERT_LAYOUT(mcandle_chunk_callback, sizeof(void *))
 
 /**
+ * Receives what became of the texts of a batch, once, on the thread of the library that generated.
+ *
+ * The batch is free again: it may be used, or freed.
+ *
+ * @param[in] results What became of each text, which then belongs to the function, to be freed
+ * with mcandle_batch_results_free(); NULL where the run failed.
+ * @param[in] error Why it failed, which then belongs to the function, to be freed with
+ * mcandle_error_free(); NULL where it did not fail.
+ * @param[in] user_data As it was given with the callbacks.
+ */
+typedef void (*mcandle_batch_completion)(
+    mcandle_batch_results *MCANDLE_NULLABLE results,
+    mcandle_error *MCANDLE_NULLABLE error,
+    void *MCANDLE_NULLABLE user_data);
+MCANDLE_ASSERT_LAYOUT(mcandle_batch_completion, sizeof(void *))
+
+/**
  * Where a model computes: one of the MCANDLE_DEVICE_ constants.
  */
 typedef int32_t mcandle_device;
 MCANDLE_ASSERT_LAYOUT(mcandle_device, 4)
+
+/**
+ * Receives what became of a generation, once, on the thread of the library that generated.
+ *
+ * The generator is free again: it may be used for the next generation, or freed.
+ *
+ * @param[in] generation The finished generation, also when it was stopped, which then belongs to
+ * the function, to be freed with mcandle_generation_free(); NULL where it failed.
+ * @param[in] error Why it failed, which then belongs to the function, to be freed with
+ * mcandle_error_free(); NULL where it did not fail.
+ * @param[in] user_data As it was given with the callbacks.
+ */
+typedef void (*mcandle_generation_completion)(
+    mcandle_generation *MCANDLE_NULLABLE generation,
+    mcandle_error *MCANDLE_NULLABLE error,
+    void *MCANDLE_NULLABLE user_data);
+MCANDLE_ASSERT_LAYOUT(mcandle_generation_completion, sizeof(void *))
 
 /**
  * Why a generation ended: one of the MCANDLE_FINISH_ constants.
@@ -466,6 +506,47 @@ MCANDLE_ASSERT_LAYOUT(mcandle_cache_type, 4)
  */
 typedef int32_t mcandle_gguf_type;
 MCANDLE_ASSERT_LAYOUT(mcandle_gguf_type, 4)
+
+/**
+ * How much a message matters: one of the MCANDLE_LOG_ constants. A lower number matters more.
+ */
+typedef int32_t mcandle_log_level;
+MCANDLE_ASSERT_LAYOUT(mcandle_log_level, 4)
+
+/**
+ * Receives a message of the library for people, on the thread that does what it tells of; so
+ * several threads may call at the same time.
+ *
+ * It may call functions of the library, whose own messages are then left out.
+ *
+ * @param[in] level One of the MCANDLE_LOG_ constants.
+ * @param[in] target The part of the library, such as "metal_candle::models::loader";
+ * NUL-terminated UTF-8 that lives only during the call.
+ * @param[in] message The message, such as "loaded a model path=model device=cpu"; NUL-terminated
+ * UTF-8 that lives only during the call. It never holds prompts, generated text or rows.
+ * @param[in] user_data As it was given with the callback.
+ */
+typedef void (*mcandle_log_callback)(
+    mcandle_log_level level,
+    const char *MCANDLE_NONNULL target,
+    const char *MCANDLE_NONNULL message,
+    void *MCANDLE_NULLABLE user_data);
+MCANDLE_ASSERT_LAYOUT(mcandle_log_callback, sizeof(void *))
+
+/**
+ * Receives what became of a load, once, on the thread of the library that loaded.
+ *
+ * @param[in] model The model, which then belongs to the function, to be freed with
+ * mcandle_model_free(); NULL where it failed.
+ * @param[in] error Why it failed, which then belongs to the function, to be freed with
+ * mcandle_error_free(); NULL where it did not fail.
+ * @param[in] user_data As it was given with the completion.
+ */
+typedef void (*mcandle_model_completion)(
+    mcandle_model *MCANDLE_NULLABLE model,
+    mcandle_error *MCANDLE_NULLABLE error,
+    void *MCANDLE_NULLABLE user_data);
+MCANDLE_ASSERT_LAYOUT(mcandle_model_completion, sizeof(void *))
 
 /**
  * The number format of weights and activations: one of the MCANDLE_DTYPE_ constants.
@@ -587,7 +668,8 @@ typedef int32_t mcandle_train_stop;
 MCANDLE_ASSERT_LAYOUT(mcandle_train_stop, 4)
 
 /**
- * Receives what happens in training, on the thread that called.
+ * Receives what happens in training, on the thread that called; of an `_async` function, on the thread of
+ * the library.
  *
  * It must not use the trainer that calls it, except to cancel it.
  *
@@ -599,6 +681,23 @@ typedef bool (*mcandle_train_callback)(
     const mcandle_train_event *MCANDLE_NONNULL event,
     void *MCANDLE_NULLABLE user_data);
 MCANDLE_ASSERT_LAYOUT(mcandle_train_callback, sizeof(void *))
+
+/**
+ * Receives how a training ended, once, on the thread of the library that trained.
+ *
+ * The trainer is free again: it may be used, or freed.
+ *
+ * @param[in] summary How it ended, also when it was stopped, which then belongs to the function,
+ * to be freed with mcandle_train_summary_free(); NULL where it failed.
+ * @param[in] error Why it failed, which then belongs to the function, to be freed with
+ * mcandle_error_free(); NULL where it did not fail.
+ * @param[in] user_data As it was given with the callbacks.
+ */
+typedef void (*mcandle_train_completion)(
+    mcandle_train_summary *MCANDLE_NULLABLE summary,
+    mcandle_error *MCANDLE_NULLABLE error,
+    void *MCANDLE_NULLABLE user_data);
+MCANDLE_ASSERT_LAYOUT(mcandle_train_completion, sizeof(void *))
 #endif
 
 /**
@@ -762,6 +861,11 @@ MCANDLE_ASSERT_LAYOUT(mcandle_train_callback, sizeof(void *))
  */
 #define MCANDLE_INTERNAL 16
 
+/**
+ * The work needs more memory than it may have, or the system has no room for another thread.
+ */
+#define MCANDLE_OUT_OF_MEMORY 17
+
 /** @} */
 
 /**
@@ -853,6 +957,38 @@ MCANDLE_ASSERT_LAYOUT(mcandle_train_callback, sizeof(void *))
  * 4.5 bits a weight; the fastest on many CPUs, and the least accurate.
  */
 #define MCANDLE_GGUF_Q4_0 5
+
+/** @} */
+
+/**
+ * @name Values of mcandle_log_level
+ * @{
+ */
+
+/**
+ * A defect of the library.
+ */
+#define MCANDLE_LOG_ERROR 1
+
+/**
+ * Something that is probably not what is meant.
+ */
+#define MCANDLE_LOG_WARN 2
+
+/**
+ * What happens seldom: a model was loaded, a training began.
+ */
+#define MCANDLE_LOG_INFO 3
+
+/**
+ * What helps to find out why something is as it is.
+ */
+#define MCANDLE_LOG_DEBUG 4
+
+/**
+ * What happens all the time.
+ */
+#define MCANDLE_LOG_TRACE 5
 
 /** @} */
 
@@ -1579,6 +1715,31 @@ mcandle_status mcandle_batch_run(
     mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
 
 /**
+ * Generates until all texts are finished as mcandle_batch_run() does, on a thread of the library,
+ * and returns at once.
+ *
+ * While it generates, other calls with the batch get MCANDLE_BUSY; mcandle_batch_cancel() stops
+ * it, and so does mcandle_batch_free(), which does not wait. The completion is called in any case.
+ *
+ * @param[in,out] batch The batch.
+ * @param[in] callback Receives the tokens of all texts, on the thread of the library; may be NULL.
+ * By returning false it ends the text whose token it received.
+ * @param[in] completion Receives the results, exactly once where the call succeeds, and not where
+ * it fails.
+ * @param[in] user_data Given to callback and completion as it is; it must stay valid until the
+ * completion returns.
+ * @param[out] error Receives an error where nothing was started; may be NULL.
+ * @return MCANDLE_OK where it was started, or MCANDLE_BUSY, MCANDLE_OUT_OF_MEMORY where there is
+ * no room for a thread, MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_batch_run_async(
+    mcandle_batch *MCANDLE_NONNULL batch,
+    mcandle_chunk_callback MCANDLE_NULLABLE callback,
+    mcandle_batch_completion MCANDLE_NONNULL completion,
+    void *MCANDLE_NULLABLE user_data,
+    mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
+
+/**
  * Computes the next token of every text, or a part of its prompt where that is long. Texts can be
  * added between steps.
  *
@@ -1624,7 +1785,9 @@ mcandle_status mcandle_batch_cancel_sequence(
 void mcandle_batch_cancel(const mcandle_batch *MCANDLE_NULLABLE batch);
 
 /**
- * Frees a batch, and texts that are not finished. No call may be using it.
+ * Frees a batch, and texts that are not finished. A run that a thread of the library is doing is
+ * stopped: it ends before the next tokens, and its completion is still called. No other call may
+ * be using the batch.
  *
  * @param[in] batch The batch; NULL is allowed and does nothing.
  */
@@ -1945,6 +2108,137 @@ void mcandle_floats_free(mcandle_floats *MCANDLE_NULLABLE floats);
 /** @} */
 
 /**
+ * @defgroup generate_async Generations on a thread of the library
+ * @{
+ */
+
+/**
+ * Continues a text as mcandle_generator_generate() does, on a thread of the library, and returns
+ * at once.
+ *
+ * While it generates, other calls with the generator get MCANDLE_BUSY; mcandle_generator_cancel()
+ * stops it, and so does mcandle_generator_free(), which does not wait. The completion is called in
+ * any case. A program that has threads of its own can as well call mcandle_generator_generate() on
+ * one of them.
+ *
+ * @param[in,out] generator The generator.
+ * @param[in] prompt The text in UTF-8; it is copied.
+ * @param[in] prompt_length Its length in bytes.
+ * @param[in] options Options, or NULL for the defaults; they are copied.
+ * @param[in] callback Receives each token, on the thread of the library; may be NULL.
+ * @param[in] completion Receives the generation or an error, exactly once where the call succeeds,
+ * and not where it fails.
+ * @param[in] user_data Given to callback and completion as it is; it must stay valid until the
+ * completion returns.
+ * @param[out] error Receives an error where nothing was started; may be NULL.
+ * @return MCANDLE_OK where it was started, or MCANDLE_INVALID_UTF8, MCANDLE_INVALID_ARGUMENT,
+ * MCANDLE_BUSY, MCANDLE_OUT_OF_MEMORY where there is no room for a thread, MCANDLE_NULL_POINTER.
+ * What else mcandle_generator_generate() returns is the status of the error that the completion
+ * receives.
+ */
+mcandle_status mcandle_generator_generate_async(
+    mcandle_generator *MCANDLE_NONNULL generator,
+    const char *MCANDLE_NULLABLE prompt,
+    size_t prompt_length,
+    const mcandle_generate_options *MCANDLE_NULLABLE options,
+    mcandle_chunk_callback MCANDLE_NULLABLE callback,
+    mcandle_generation_completion MCANDLE_NONNULL completion,
+    void *MCANDLE_NULLABLE user_data,
+    mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
+
+/**
+ * Continues token ids as mcandle_generator_generate_from_ids() does, on a thread of the library,
+ * and returns at once; all else is as with mcandle_generator_generate_async().
+ *
+ * @param[in,out] generator The generator.
+ * @param[in] ids The token ids of the prompt; they are copied.
+ * @param[in] id_count Their number.
+ * @param[in] options Options, or NULL for the defaults; they are copied.
+ * @param[in] callback Receives each token, on the thread of the library; may be NULL.
+ * @param[in] completion Receives the generation or an error, exactly once where the call succeeds,
+ * and not where it fails.
+ * @param[in] user_data Given to callback and completion as it is; it must stay valid until the
+ * completion returns.
+ * @param[out] error Receives an error where nothing was started; may be NULL.
+ * @return As mcandle_generator_generate_async().
+ */
+mcandle_status mcandle_generator_generate_from_ids_async(
+    mcandle_generator *MCANDLE_NONNULL generator,
+    const uint32_t *MCANDLE_NULLABLE ids,
+    size_t id_count,
+    const mcandle_generate_options *MCANDLE_NULLABLE options,
+    mcandle_chunk_callback MCANDLE_NULLABLE callback,
+    mcandle_generation_completion MCANDLE_NONNULL completion,
+    void *MCANDLE_NULLABLE user_data,
+    mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
+
+/**
+ * Answers the last message of a conversation as mcandle_generator_chat() does, on a thread of the
+ * library, and returns at once; all else is as with mcandle_generator_generate_async().
+ *
+ * @param[in,out] generator The generator.
+ * @param[in] messages The whole conversation as a JSON array, as mcandle_generator_chat() takes
+ * it; it is copied.
+ * @param[in] messages_length Its length in bytes.
+ * @param[in] chat_options A JSON object, as mcandle_generator_chat() takes it, or NULL for the
+ * defaults; it is copied.
+ * @param[in] chat_options_length Its length in bytes.
+ * @param[in] options Options, or NULL for the defaults; they are copied.
+ * @param[in] callback Receives each token, on the thread of the library; may be NULL.
+ * @param[in] completion Receives the generation or an error, exactly once where the call succeeds,
+ * and not where it fails.
+ * @param[in] user_data Given to callback and completion as it is; it must stay valid until the
+ * completion returns.
+ * @param[out] error Receives an error where nothing was started; may be NULL.
+ * @return As mcandle_generator_generate_async().
+ */
+mcandle_status mcandle_generator_chat_async(
+    mcandle_generator *MCANDLE_NONNULL generator,
+    const char *MCANDLE_NULLABLE messages,
+    size_t messages_length,
+    const char *MCANDLE_NULLABLE chat_options,
+    size_t chat_options_length,
+    const mcandle_generate_options *MCANDLE_NULLABLE options,
+    mcandle_chunk_callback MCANDLE_NULLABLE callback,
+    mcandle_generation_completion MCANDLE_NONNULL completion,
+    void *MCANDLE_NULLABLE user_data,
+    mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
+
+/**
+ * Writes the code between a prefix and a suffix as mcandle_generator_complete() does, on a thread
+ * of the library, and returns at once; all else is as with mcandle_generator_generate_async().
+ *
+ * @param[in,out] generator The generator.
+ * @param[in] prefix The code before in UTF-8; it is copied. May be NULL where the length is 0.
+ * @param[in] prefix_length Its length in bytes.
+ * @param[in] suffix The code after in UTF-8; it is copied. May be NULL where the length is 0.
+ * @param[in] suffix_length Its length in bytes.
+ * @param[in] context What else of the repository the model is shown, or NULL; it is copied.
+ * @param[in] options Options, or NULL for the defaults; they are copied.
+ * @param[in] callback Receives each token, on the thread of the library; may be NULL.
+ * @param[in] completion Receives the generation or an error, exactly once where the call succeeds,
+ * and not where it fails.
+ * @param[in] user_data Given to callback and completion as it is; it must stay valid until the
+ * completion returns.
+ * @param[out] error Receives an error where nothing was started; may be NULL.
+ * @return As mcandle_generator_generate_async().
+ */
+mcandle_status mcandle_generator_complete_async(
+    mcandle_generator *MCANDLE_NONNULL generator,
+    const char *MCANDLE_NULLABLE prefix,
+    size_t prefix_length,
+    const char *MCANDLE_NULLABLE suffix,
+    size_t suffix_length,
+    const mcandle_fim_context *MCANDLE_NULLABLE context,
+    const mcandle_generate_options *MCANDLE_NULLABLE options,
+    mcandle_chunk_callback MCANDLE_NULLABLE callback,
+    mcandle_generation_completion MCANDLE_NONNULL completion,
+    void *MCANDLE_NULLABLE user_data,
+    mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
+
+/** @} */
+
+/**
  * @defgroup generate_options Options of a generation: its length, its end, its context
  * @{
  */
@@ -2120,6 +2414,22 @@ void mcandle_generate_options_set_prefill_chunk(
 void mcandle_generate_options_set_max_kv_size(
     mcandle_generate_options *MCANDLE_NULLABLE options,
     size_t max_kv_size);
+
+/**
+ * Sets the most memory that the keys and values of the context may take. It is a limit of the
+ * tokens of the context, in steps of 256: a prompt that does not fit is refused with
+ * MCANDLE_OUT_OF_MEMORY, and a text that reaches it ends, unless
+ * mcandle_generate_options_set_context_shift() lets it go on.
+ *
+ * Keys and values of a draft model do not count, and while room is made, one layer is there twice.
+ * In a batch it is a limit for each text.
+ *
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] max_kv_bytes The bytes, at least those of 256 tokens, or 0 for no limit. Default 0.
+ */
+void mcandle_generate_options_set_max_kv_bytes(
+    mcandle_generate_options *MCANDLE_NULLABLE options,
+    uint64_t max_kv_bytes);
 
 /**
  * Sets what happens when the context is full: whether to give up the older half of it, all but the
@@ -2597,7 +2907,8 @@ mcandle_status mcandle_generator_load_session(
 void mcandle_generator_cancel(const mcandle_generator *MCANDLE_NULLABLE generator);
 
 /**
- * Frees a generator. No call may be using it.
+ * Frees a generator, and stops a generation that a thread of the library is doing with it: that
+ * ends before its next token, and its completion is still called. No other call may be using it.
  *
  * @param[in] generator The generator; NULL is allowed and does nothing.
  */
@@ -2715,28 +3026,181 @@ void mcandle_generate_options_clear_grammar(mcandle_generate_options *MCANDLE_NU
 /** @} */
 
 /**
+ * @defgroup log Logs
+ * @{
+ */
+
+/**
+ * Lets a callback receive what the library has to tell, in the whole process. Without one the
+ * library is silent, and that costs nothing.
+ *
+ * It takes the place of the callback before. Any thread may call this at any time, also from the
+ * callback; it does not wait for calls of the callback before that other threads are in.
+ *
+ * The user data belongs to the library from this call on, also where the call fails. It is freed
+ * once, when the callback was replaced and no call of it is running any more, on whichever thread
+ * that is; at once where the call fails or the callback is NULL.
+ *
+ * @param[in] callback The callback, or NULL for none.
+ * @param[in] level The most that is told: MCANDLE_LOG_INFO tells of errors, warnings and
+ * informations. Without use where the callback is NULL.
+ * @param[in] user_data Given to the callback as it is; may be NULL.
+ * @param[in] free_user_data Called once to free the user data; may be NULL.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where the level is none, MCANDLE_UNSUPPORTED
+ * where the process has a subscriber of `tracing`, which receives the messages already. After a
+ * failure the callback before is still there.
+ */
+mcandle_status mcandle_set_log_callback(
+    mcandle_log_callback MCANDLE_NULLABLE callback,
+    mcandle_log_level level,
+    void *MCANDLE_NULLABLE user_data,
+    mcandle_free_callback MCANDLE_NULLABLE free_user_data,
+    mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
+
+/** @} */
+
+/**
+ * @defgroup memory Memory of the process, of the machine and of a device
+ * @{
+ */
+
+/**
+ * Finds out how much memory there is and is used.
+ *
+ * @param[in] device One of the MCANDLE_DEVICE_ constants: the device whose memory is looked at
+ * too.
+ * @param[out] info Receives the figures on success, to be freed with mcandle_memory_info_free().
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_DEVICE where there is no such device, MCANDLE_INVALID_ARGUMENT,
+ * MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_memory_info_new(
+    mcandle_device device,
+    mcandle_memory_info *MCANDLE_NULLABLE *MCANDLE_NONNULL info,
+    mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
+
+/**
+ * Gives the resident memory of the process.
+ *
+ * @param[in] info The figures, or NULL.
+ * @return Bytes; 0 for NULL, and where the operating system does not tell.
+ */
+uint64_t mcandle_memory_info_process_current(const mcandle_memory_info *MCANDLE_NULLABLE info);
+
+/**
+ * Gives the most resident memory that the process has had.
+ *
+ * @param[in] info The figures, or NULL.
+ * @return Bytes; 0 for NULL, and where the operating system does not tell.
+ */
+uint64_t mcandle_memory_info_process_peak(const mcandle_memory_info *MCANDLE_NULLABLE info);
+
+/**
+ * Gives the memory of the machine. The limit of a container is not regarded.
+ *
+ * @param[in] info The figures, or NULL.
+ * @return Bytes; 0 for NULL, and where the operating system does not tell.
+ */
+uint64_t mcandle_memory_info_system_total(const mcandle_memory_info *MCANDLE_NULLABLE info);
+
+/**
+ * Gives what a process may still take of the memory of the machine without harm to others; on iOS,
+ * what this process may take before it is ended.
+ *
+ * @param[in] info The figures, or NULL.
+ * @return Bytes; 0 for NULL, and where the operating system does not tell, as on macOS.
+ */
+uint64_t mcandle_memory_info_system_available(const mcandle_memory_info *MCANDLE_NULLABLE info);
+
+/**
+ * Gives what the device can hold and still be fast: of a GPU that shares the memory of the
+ * machine, the part that the system recommends.
+ *
+ * @param[in] info The figures, or NULL.
+ * @return Bytes; 0 for NULL, and for every device but Metal.
+ */
+uint64_t mcandle_memory_info_device_total(const mcandle_memory_info *MCANDLE_NULLABLE info);
+
+/**
+ * Gives what the process has allocated on the device.
+ *
+ * @param[in] info The figures, or NULL.
+ * @return Bytes; 0 for NULL, and for every device but Metal.
+ */
+uint64_t mcandle_memory_info_device_used(const mcandle_memory_info *MCANDLE_NULLABLE info);
+
+/**
+ * Frees figures.
+ *
+ * @param[in] info The figures; NULL is allowed and does nothing.
+ */
+void mcandle_memory_info_free(mcandle_memory_info *MCANDLE_NULLABLE info);
+
+/** @} */
+
+/**
  * @defgroup model Models
  * @{
  */
 
 /**
- * Loads a model from a directory, which has config.json, tokenizer.json, and the weights in safetensors,
- * as MLX quantised them, or in PyTorch's own files, or from a GGUF file. The format is found by looking
- * at the files.
+ * Loads a model from a directory, which has config.json, tokenizer.json, and the weights in
+ * safetensors, as MLX quantised them, or in PyTorch's own files, or from a GGUF file. The format
+ * is found by looking at the files.
  *
  * @param[in] path The directory or file, NUL-terminated UTF-8.
  * @param[in] options Options, or NULL for the defaults.
  * @param[out] model Receives the model on success, to be freed with mcandle_model_free().
  * @param[out] error Receives an error on failure; may be NULL.
  * @return MCANDLE_OK, or MCANDLE_NOT_FOUND, MCANDLE_IO, MCANDLE_INVALID_FORMAT,
- * MCANDLE_UNSUPPORTED, MCANDLE_TOKENIZER, MCANDLE_DEVICE, MCANDLE_BACKEND, MCANDLE_CANCELLED where
- * the callback of the options ended it, MCANDLE_INVALID_ARGUMENT also where a quantisation does not
- * fit the model, and those of bad arguments.
+ * MCANDLE_UNSUPPORTED, MCANDLE_TOKENIZER, MCANDLE_DEVICE, MCANDLE_BACKEND, MCANDLE_OUT_OF_MEMORY
+ * where the weights exceed the memory budget of the options, MCANDLE_CANCELLED where the callback
+ * of the options ended it, MCANDLE_INVALID_ARGUMENT also where a quantisation does not fit the
+ * model, and those of bad arguments.
  */
 mcandle_status mcandle_model_load(
     const char *MCANDLE_NONNULL path,
     const mcandle_model_options *MCANDLE_NULLABLE options,
     mcandle_model *MCANDLE_NULLABLE *MCANDLE_NONNULL model,
+    mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
+
+/**
+ * Loads a model as mcandle_model_load() does, on a thread of the library, and returns at once.
+ *
+ * The callback of the options, which hears how far the model is loaded and may end the loading, is
+ * called on that thread too. A program that has threads of its own can as well call
+ * mcandle_model_load() on one of them.
+ *
+ * @param[in] path The directory or file, NUL-terminated UTF-8; it is copied.
+ * @param[in] options Options, or NULL for the defaults; they are copied.
+ * @param[in] completion Receives the model or an error, exactly once where the call succeeds, and
+ * not where it fails.
+ * @param[in] user_data Given to the completion as it is; it must stay valid until the completion
+ * returns, and so must that of the options' callback.
+ * @param[out] error Receives an error where nothing was started; may be NULL.
+ * @return MCANDLE_OK where it was started, or MCANDLE_INVALID_UTF8, MCANDLE_INVALID_ARGUMENT,
+ * MCANDLE_OUT_OF_MEMORY where there is no room for a thread, MCANDLE_NULL_POINTER. What else
+ * mcandle_model_load() returns is the status of the error that the completion receives.
+ */
+mcandle_status mcandle_model_load_async(
+    const char *MCANDLE_NONNULL path,
+    const mcandle_model_options *MCANDLE_NULLABLE options,
+    mcandle_model_completion MCANDLE_NONNULL completion,
+    void *MCANDLE_NULLABLE user_data,
+    mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
+
+/**
+ * Lets a model read a few tokens and forget them, so that the first real one comes as fast as the
+ * others: on a GPU, kernels are compiled when they are first used. What is computed later does not
+ * change.
+ *
+ * @param[in] model The model.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_BACKEND, MCANDLE_NULL_POINTER.
+ */
+mcandle_status mcandle_model_warm_up(
+    const mcandle_model *MCANDLE_NONNULL model,
     mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
 
 /**
@@ -3031,6 +3495,21 @@ void mcandle_model_options_set_quantization(
     mcandle_model_options *MCANDLE_NULLABLE options,
     size_t bits,
     size_t group_size);
+
+/**
+ * Sets the most memory that the weights of a model may take; a model that takes more is refused
+ * with MCANDLE_OUT_OF_MEMORY before any of its weights is read.
+ *
+ * The weights count as they end up on the device, widened or quantised. Beside them, memory is
+ * needed for the largest tensor while the model is loaded, and for keys and values when it is
+ * used, of which mcandle_generate_options_set_max_kv_bytes() sets a limit.
+ *
+ * @param[in,out] options The options; NULL is allowed and does nothing.
+ * @param[in] bytes The bytes, or 0 for no limit. Default 0.
+ */
+void mcandle_model_options_set_memory_budget(
+    mcandle_model_options *MCANDLE_NULLABLE options,
+    uint64_t bytes);
 
 /**
  * Lets a callback hear how far a model is loaded, and end the loading.
@@ -3502,6 +3981,42 @@ size_t mcandle_tokens_length(const mcandle_tokens *MCANDLE_NULLABLE tokens);
  * @param[in] tokens The token ids; NULL is allowed and does nothing.
  */
 void mcandle_tokens_free(mcandle_tokens *MCANDLE_NULLABLE tokens);
+
+/** @} */
+
+/**
+ * @defgroup thread_count The threads that compute on the CPU
+ * @{
+ */
+
+/**
+ * Sets how many threads compute on the CPU, in the whole process.
+ *
+ * Any thread may call it at any time. What runs goes on with the threads that it has to the end of
+ * its token or batch, and takes up the new ones then; threads that are not needed end. It has no
+ * effect on threads of Apple's Accelerate.
+ *
+ * Losses of training may differ in the last bits between two counts, because each thread sums a
+ * share of the rows. Products of many rows are cut into as many parts as there are physical cores,
+ * or as the environment variable RAYON_NUM_THREADS says, so that a higher count does little for
+ * them.
+ *
+ * @param[in] count The number of threads, up to 1024; 0 for the default, which is what the
+ * environment variable RAYON_NUM_THREADS says, or one for each logical CPU.
+ * @param[out] error Receives an error on failure; may be NULL.
+ * @return MCANDLE_OK, or MCANDLE_INVALID_ARGUMENT where the number is too large or the system does
+ * not start so many; all then is as before.
+ */
+mcandle_status mcandle_set_thread_count(
+    size_t count,
+    mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
+
+/**
+ * Gives how many threads compute on the CPU. Where there are none yet, they are started.
+ *
+ * @return The number.
+ */
+size_t mcandle_thread_count(void);
 
 /** @} */
 
@@ -5060,6 +5575,32 @@ mcandle_status mcandle_trainer_train(
     mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
 
 /**
+ * Trains as mcandle_trainer_train() does, on a thread of the library, and returns at once.
+ *
+ * While it trains, other calls with the trainer get MCANDLE_BUSY; mcandle_trainer_cancel() stops
+ * it, and so does mcandle_trainer_free(), which does not wait. The completion is called in any
+ * case. A program that has threads of its own can as well call mcandle_trainer_train() on one of
+ * them.
+ *
+ * @param[in,out] trainer The trainer.
+ * @param[in] callback Receives what happens, on the thread of the library; may be NULL.
+ * @param[in] completion Receives the summary or an error, exactly once where the call succeeds,
+ * and not where it fails.
+ * @param[in] user_data Given to callback and completion as it is; it must stay valid until the
+ * completion returns.
+ * @param[out] error Receives an error where nothing was started; may be NULL.
+ * @return MCANDLE_OK where it was started, or MCANDLE_BUSY, MCANDLE_OUT_OF_MEMORY where there is
+ * no room for a thread, MCANDLE_NULL_POINTER. What else mcandle_trainer_train() returns is the
+ * status of the error that the completion receives.
+ */
+mcandle_status mcandle_trainer_train_async(
+    mcandle_trainer *MCANDLE_NONNULL trainer,
+    mcandle_train_callback MCANDLE_NULLABLE callback,
+    mcandle_train_completion MCANDLE_NONNULL completion,
+    void *MCANDLE_NULLABLE user_data,
+    mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
+
+/**
  * Stops the training or evaluation that runs, within a step. Any thread may call it at any time while
  * the trainer lives; without a running one it does nothing.
  *
@@ -5135,7 +5676,9 @@ mcandle_status mcandle_trainer_save_checkpoint(
     mcandle_error *MCANDLE_NULLABLE *MCANDLE_NULLABLE error);
 
 /**
- * Frees a trainer. No call may be using it.
+ * Frees a trainer, and stops a training that a thread of the library is doing with it: that ends
+ * within a step, leaves a checkpoint where there is an output directory, and its completion is
+ * still called. No other call may be using it.
  *
  * @param[in] trainer The trainer; NULL is allowed and does nothing.
  */

@@ -184,6 +184,18 @@ pub enum Error {
         /// The value it is used with.
         expected: String,
     },
+    /// Something needs more memory than it may have.
+    #[error("{what} takes {needed} bytes of memory, and the budget is {budget}; {hint}")]
+    MemoryBudget {
+        /// What was to be in memory.
+        what: String,
+        /// The bytes that it takes.
+        needed: u64,
+        /// The bytes that it may take.
+        budget: u64,
+        /// What would take less.
+        hint: &'static str,
+    },
     /// A callback of the host program asked to stop.
     #[error("cancelled by the caller")]
     Cancelled,
@@ -241,6 +253,8 @@ pub enum ErrorKind {
     Cancelled,
     /// The tensor backend failed.
     Backend,
+    /// More memory is needed than there may be.
+    OutOfMemory,
 }
 
 impl Error {
@@ -265,6 +279,7 @@ impl Error {
             Self::Incompatible { .. } => ErrorKind::Incompatible,
             Self::Cancelled => ErrorKind::Cancelled,
             Self::Backend(_) => ErrorKind::Backend,
+            Self::MemoryBudget { .. } => ErrorKind::OutOfMemory,
         }
     }
 

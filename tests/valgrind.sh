@@ -14,4 +14,4 @@ export MCANDLE_TEST_LIGHT=1
 export RAYON_NUM_THREADS=1
 
 cargo test --test c_api -- --exact errors nulls nulls_training generate sampling batch adapters chat dataset formats \
-    train train_options finetuning complete finetune terminal::a_conversation_is_kept_in_files
+    runtime asynchronous train train_options finetuning complete finetune terminal::a_conversation_is_kept_in_files

@@ -1,5 +1,6 @@
 //! Choosing a device without ever panicking where there is none.
 
+use super::threads;
 use crate::error::{Error, Result};
 use candle_core::{Device, Tensor};
 use parking_lot::ReentrantMutex;
@@ -100,7 +101,7 @@ pub fn describe(device: &Device) -> &'static str {
 pub(crate) fn scoped<T: Send>(device: &Device, work: impl FnOnce() -> T + Send) -> T {
     static METAL: ReentrantMutex<()> = ReentrantMutex::new(());
     match device {
-        Device::Cpu => rayon::scope(|_| work()),
+        Device::Cpu => threads::run(work),
         Device::Cuda(_) => work(),
         Device::Metal(_) => {
             let _turn = METAL.lock();

@@ -18,6 +18,7 @@ pub mod ops;
 mod shared_device;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod threads;
 
 pub use candle_core::{DType, Device, Tensor};
 pub use device::DeviceKind;

@@ -168,3 +168,20 @@ pub(crate) fn read(tensor: &Tensor) -> Vec<f64> {
         .and_then(|t| t.to_dtype(DType::F64)?.flatten_all()?.to_vec1())
         .unwrap()
 }
+
+/// Whether this is a process that runs the test `name` alone. Where it is not, the test has passed in such
+/// a process when this returns.
+pub(crate) fn in_own_process(name: &str) -> bool {
+    const CHILD: &str = "METAL_CANDLE_TEST_ALONE";
+    if std::env::var_os(CHILD).is_some() {
+        return true;
+    }
+    let test = std::env::current_exe().unwrap();
+    let mut child = std::process::Command::new(test);
+    let output = child.args(["--exact", name]).env(CHILD, "1").output();
+    let output = output.unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let passed = output.status.success() && printed.contains("1 passed");
+    assert!(passed, "{printed}");
+    false
+}

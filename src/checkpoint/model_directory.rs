@@ -102,7 +102,9 @@ impl Model {
             None => write_text_files(self, &staged)?,
         }
         write_weights(self, &staged, max_shard_size)?;
-        staged.replace_keeping(|name| !is_part_of_model(name))
+        staged.replace_keeping(|name| !is_part_of_model(name))?;
+        tracing::info!(path = %directory.display(), "saved a model");
+        Ok(())
     }
 }
 

@@ -3,17 +3,19 @@
 use super::adapter::mcandle_adapter;
 use super::batch_results::mcandle_batch_results;
 use super::error::{mcandle_error, mcandle_status};
+use super::exclusive::Exclusive;
 use super::generate_options::{mcandle_generate_options, resolve};
 use super::generation::{mcandle_chunk_callback, on_chunk};
-use super::handle::{self, Exclusive, Out, borrow};
-use super::logits_processor::{
-    CallbackProcessor, UserData, mcandle_free_callback, mcandle_logits_callback,
-};
+use super::handle::{self, Out, borrow};
+use super::logits_processor::{CallbackProcessor, mcandle_logits_callback};
 use super::model::mcandle_model;
 use super::panic::guard;
+use super::task::{self, Completion};
+use super::user_data::{UserData, mcandle_free_callback};
 use crate::cancel::CancelHandle;
 use crate::inference::BatchGenerator;
 use std::ffi::{c_char, c_void};
+use std::sync::Arc;
 
 /// Generates many texts at the same time, each with options of its own.
 ///
@@ -24,8 +26,15 @@ use std::ffi::{c_char, c_void};
 /// It serves one call at a time; another call meanwhile gets MCANDLE_BUSY.
 #[derive(Debug)]
 pub struct mcandle_batch {
-    inner: Exclusive<BatchGenerator>,
+    /// Shared with the thread that generates.
+    inner: Arc<Exclusive<BatchGenerator>>,
     cancel: CancelHandle,
+}
+
+impl Drop for mcandle_batch {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
 }
 
 /// Makes a batch without texts.
@@ -51,7 +60,7 @@ pub unsafe extern "C" fn mcandle_batch_new(
             let inner = BatchGenerator::new(&model.inner, max_batch_size)?;
             out.give(mcandle_batch {
                 cancel: inner.cancel_handle(),
-                inner: Exclusive::new(inner),
+                inner: Arc::new(Exclusive::new(inner)),
             });
             Ok(())
         })
@@ -249,6 +258,68 @@ pub unsafe extern "C" fn mcandle_batch_run(
     }
 }
 
+/// Receives what became of the texts of a batch, once, on the thread of the library that generated.
+///
+/// The batch is free again: it may be used, or freed.
+///
+/// @param[in] results What became of each text, which then belongs to the function, to be freed
+/// with mcandle_batch_results_free(); NULL where the run failed.
+/// @param[in] error Why it failed, which then belongs to the function, to be freed with
+/// mcandle_error_free(); NULL where it did not fail.
+/// @param[in] user_data As it was given with the callbacks.
+pub type mcandle_batch_completion = Option<
+    unsafe extern "C-unwind" fn(
+        results: *mut mcandle_batch_results,
+        error: *mut mcandle_error,
+        user_data: *mut c_void,
+    ),
+>;
+
+/// Generates until all texts are finished as mcandle_batch_run() does, on a thread of the library,
+/// and returns at once.
+///
+/// While it generates, other calls with the batch get MCANDLE_BUSY; mcandle_batch_cancel() stops
+/// it, and so does mcandle_batch_free(), which does not wait. The completion is called in any case.
+///
+/// @param[in,out] batch The batch.
+/// @param[in] callback Receives the tokens of all texts, on the thread of the library; may be NULL.
+/// By returning false it ends the text whose token it received.
+/// @param[in] completion Receives the results, exactly once where the call succeeds, and not where
+/// it fails.
+/// @param[in] user_data Given to callback and completion as it is; it must stay valid until the
+/// completion returns.
+/// @param[out] error Receives an error where nothing was started; may be NULL.
+/// @return MCANDLE_OK where it was started, or MCANDLE_BUSY, MCANDLE_OUT_OF_MEMORY where there is
+/// no room for a thread, MCANDLE_NULL_POINTER.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_batch_run_async(
+    batch: *mut mcandle_batch,
+    callback: mcandle_chunk_callback,
+    completion: mcandle_batch_completion,
+    user_data: *mut c_void,
+    error: *mut *mut mcandle_error,
+) -> mcandle_status {
+    // SAFETY: the caller passes a live batch, a writable output or NULL, and callbacks that may be
+    // called with `user_data` on another thread.
+    unsafe {
+        guard(error, || {
+            let batch = borrow(batch, "batch")?;
+            let on_chunk = on_chunk(callback, user_data);
+            let completion = Completion::new(completion, user_data)?;
+            let taken = batch.inner.take("batch")?;
+            let announced = batch.cancel.announce();
+            task::start(completion, move || {
+                let finished = taken.with(|inner| {
+                    let finished = inner.run(on_chunk);
+                    drop(announced);
+                    Ok(finished)
+                })?;
+                Ok(mcandle_batch_results::new(finished))
+            })
+        })
+    }
+}
+
 /// Computes the next token of every text, or a part of its prompt where that is long. Texts can be
 /// added between steps.
 ///
@@ -324,7 +395,9 @@ pub unsafe extern "C" fn mcandle_batch_cancel(batch: *const mcandle_batch) {
     }
 }
 
-/// Frees a batch, and texts that are not finished. No call may be using it.
+/// Frees a batch, and texts that are not finished. A run that a thread of the library is doing is
+/// stopped: it ends before the next tokens, and its completion is still called. No other call may
+/// be using the batch.
 ///
 /// @param[in] batch The batch; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]

@@ -42,6 +42,9 @@ pub const MCANDLE_BACKEND: mcandle_status = 15;
 /// A defect of this library; the object that was used must be freed.
 pub const MCANDLE_INTERNAL: mcandle_status = 16;
 
+/// The work needs more memory than it may have, or the system has no room for another thread.
+pub const MCANDLE_OUT_OF_MEMORY: mcandle_status = 17;
+
 /// What went wrong, with a message for people.
 ///
 /// Functions that can fail take a pointer to an error pointer as their last argument. It may be
@@ -83,6 +86,7 @@ impl From<Error> for mcandle_error {
             ErrorKind::Incompatible => MCANDLE_INCOMPATIBLE,
             ErrorKind::Cancelled => MCANDLE_CANCELLED,
             ErrorKind::Backend => MCANDLE_BACKEND,
+            ErrorKind::OutOfMemory => MCANDLE_OUT_OF_MEMORY,
         };
         Self::new(status, error.to_string())
     }
@@ -142,6 +146,7 @@ pub extern "C" fn mcandle_status_name(status: mcandle_status) -> *const c_char {
         MCANDLE_BUSY => c"MCANDLE_BUSY",
         MCANDLE_BACKEND => c"MCANDLE_BACKEND",
         MCANDLE_INTERNAL => c"MCANDLE_INTERNAL",
+        MCANDLE_OUT_OF_MEMORY => c"MCANDLE_OUT_OF_MEMORY",
         _ => c"unknown status",
     };
     name.as_ptr()

@@ -317,6 +317,27 @@ pub unsafe extern "C" fn mcandle_generate_options_set_max_kv_size(
     }
 }
 
+/// Sets the most memory that the keys and values of the context may take. It is a limit of the
+/// tokens of the context, in steps of 256: a prompt that does not fit is refused with
+/// MCANDLE_OUT_OF_MEMORY, and a text that reaches it ends, unless
+/// mcandle_generate_options_set_context_shift() lets it go on.
+///
+/// Keys and values of a draft model do not count, and while room is made, one layer is there twice.
+/// In a batch it is a limit for each text.
+///
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] max_kv_bytes The bytes, at least those of 256 tokens, or 0 for no limit. Default 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_generate_options_set_max_kv_bytes(
+    options: *mut mcandle_generate_options,
+    max_kv_bytes: u64,
+) {
+    // SAFETY: the caller passes NULL or options that nobody else uses now.
+    if let Some(options) = unsafe { options.as_mut() } {
+        options.inner.max_kv_bytes = (max_kv_bytes != 0).then_some(max_kv_bytes);
+    }
+}
+
 /// Sets what happens when the context is full: whether to give up the older half of it, all but the
 /// first tokens, and go on. Otherwise a prompt that does not fit is an error, and a text that
 /// reaches the limit ends.

@@ -2,6 +2,7 @@
 
 use super::handle;
 use super::string::mcandle_string;
+use super::user_data::UserPointer;
 use crate::inference::{Chunk, FinishReason, Generation};
 use std::ffi::{c_char, c_void};
 use std::ops::ControlFlow;
@@ -128,7 +129,8 @@ pub unsafe extern "C" fn mcandle_chunk_top_logprobs(
     unsafe { handle::give_items(chunk.as_ref().map(|chunk| &*chunk.top_logprobs), count) }
 }
 
-/// Receives each token as it is generated, on the thread that called.
+/// Receives each token as it is generated, on the thread that called; of an `_async` function, on
+/// the thread of the library.
 ///
 /// It must not use the generator or batch that calls it, except to cancel it.
 ///
@@ -148,14 +150,15 @@ pub type mcandle_chunk_callback = Option<
 pub(super) unsafe fn on_chunk(
     callback: mcandle_chunk_callback,
     user_data: *mut c_void,
-) -> impl FnMut(&Chunk) -> ControlFlow<()> {
+) -> impl FnMut(&Chunk) -> ControlFlow<()> + Send {
+    let user_data = UserPointer::new(user_data);
     move |chunk| {
         let Some(callback) = callback else {
             return ControlFlow::Continue(());
         };
         let chunk = mcandle_chunk::new(chunk);
         // SAFETY: as the caller promises; the chunk outlives the call.
-        if unsafe { callback(&raw const chunk, user_data) } {
+        if unsafe { callback(&raw const chunk, user_data.get()) } {
             ControlFlow::Continue(())
         } else {
             ControlFlow::Break(())

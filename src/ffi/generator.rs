@@ -2,19 +2,21 @@
 
 use super::adapter::mcandle_adapter;
 use super::error::{MCANDLE_INVALID_ARGUMENT, mcandle_error, mcandle_status};
+use super::exclusive::Exclusive;
 use super::generate_options::{mcandle_generate_options, resolve};
 use super::generation::{mcandle_chunk_callback, mcandle_generation, on_chunk};
-use super::handle::{self, Exclusive, Out, Result, borrow};
-use super::logits_processor::{
-    CallbackProcessor, UserData, mcandle_free_callback, mcandle_logits_callback,
-};
+use super::handle::{self, Out, Result, borrow};
+use super::logits_processor::{CallbackProcessor, mcandle_logits_callback};
 use super::model::mcandle_model;
 use super::panic::guard;
+use super::prompt::Prompt;
 use super::string::mcandle_tokens;
+use super::user_data::{UserData, mcandle_free_callback};
 use crate::cancel::CancelHandle;
 use crate::inference::{Generation, Generator};
 use crate::models::KvCacheType;
 use std::ffi::{c_char, c_void};
+use std::sync::Arc;
 
 /// How keys and values are kept: one of the MCANDLE_CACHE_ constants.
 pub type mcandle_cache_type = i32;
@@ -45,15 +47,22 @@ pub(super) fn cache_type_of(cache_type: mcandle_cache_type) -> Result<KvCacheTyp
 /// they share the weights of the model.
 #[derive(Debug)]
 pub struct mcandle_generator {
-    pub(super) inner: Exclusive<Generator>,
-    cancel: CancelHandle,
+    /// Shared with the thread that generates.
+    pub(super) inner: Arc<Exclusive<Generator>>,
+    pub(super) cancel: CancelHandle,
+}
+
+impl Drop for mcandle_generator {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
 }
 
 impl mcandle_generator {
     fn new(inner: Generator) -> Self {
         Self {
             cancel: inner.cancel_handle(),
-            inner: Exclusive::new(inner),
+            inner: Arc::new(Exclusive::new(inner)),
         }
     }
 }
@@ -263,11 +272,11 @@ pub unsafe extern "C" fn mcandle_generator_generate(
     unsafe {
         guard(error, || {
             let generator = borrow(generator, "generator")?;
-            let prompt = handle::text(prompt, prompt_length, "prompt")?;
+            let prompt = Prompt::text(prompt, prompt_length)?;
             let options = resolve(options)?;
             let on_chunk = on_chunk(callback, user_data);
             run(generator, generation, |inner| {
-                inner.generate(prompt, &options, on_chunk)
+                prompt.generate(inner, &options, on_chunk)
             })
         })
     }
@@ -303,11 +312,11 @@ pub unsafe extern "C" fn mcandle_generator_generate_from_ids(
     unsafe {
         guard(error, || {
             let generator = borrow(generator, "generator")?;
-            let ids = handle::items(ids, id_count, "ids")?;
+            let prompt = Prompt::ids(ids, id_count)?;
             let options = resolve(options)?;
             let on_chunk = on_chunk(callback, user_data);
             run(generator, generation, |inner| {
-                inner.generate_from_ids(ids, &options, on_chunk)
+                prompt.generate(inner, &options, on_chunk)
             })
         })
     }
@@ -449,7 +458,8 @@ pub unsafe extern "C" fn mcandle_generator_cancel(generator: *const mcandle_gene
     }
 }
 
-/// Frees a generator. No call may be using it.
+/// Frees a generator, and stops a generation that a thread of the library is doing with it: that
+/// ends before its next token, and its completion is still called. No other call may be using it.
 ///
 /// @param[in] generator The generator; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]

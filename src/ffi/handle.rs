@@ -1,15 +1,12 @@
-//! The rules that all handles share: borrowing, giving, freeing, and one user at a time.
+//! The rules that all handles share: borrowing, giving, freeing.
 
 use super::error::{
-    MCANDLE_BUSY, MCANDLE_INTERNAL, MCANDLE_INVALID_ARGUMENT, MCANDLE_INVALID_UTF8,
-    MCANDLE_NULL_POINTER, mcandle_error,
+    MCANDLE_INVALID_ARGUMENT, MCANDLE_INVALID_UTF8, MCANDLE_NULL_POINTER, mcandle_error,
 };
 use super::panic::guard;
-use parking_lot::Mutex;
 use std::ffi::{CStr, c_char};
 use std::path::Path;
 use std::slice;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(super) type Result<T> = std::result::Result<T, mcandle_error>;
 
@@ -194,70 +191,10 @@ fn utf8<'a>(bytes: &'a [u8], name: &str) -> Result<&'a str> {
     })
 }
 
-/// An object that one call at a time may use. A second call, from another thread or from a callback
-/// of the first one, gets an error instead of a deadlock.
-#[derive(Debug)]
-pub(super) struct Exclusive<T> {
-    value: Mutex<T>,
-    broken: AtomicBool,
-}
-
-impl<T> Exclusive<T> {
-    pub(super) fn new(value: T) -> Self {
-        Self {
-            value: Mutex::new(value),
-            broken: AtomicBool::new(false),
-        }
-    }
-
-    pub(super) fn with<R>(&self, name: &str, body: impl FnOnce(&mut T) -> Result<R>) -> Result<R> {
-        let Some(mut value) = self.value.try_lock() else {
-            return Err(mcandle_error::new(
-                MCANDLE_BUSY,
-                format!("`{name}` is in use by another call"),
-            ));
-        };
-        if self.broken.swap(true, Ordering::Relaxed) {
-            return Err(mcandle_error::new(
-                MCANDLE_INTERNAL,
-                format!("`{name}` is unusable since an internal error; free it"),
-            ));
-        }
-        // Not reached by a panic, so that the object stays broken after one.
-        let result = body(&mut value);
-        self.broken.store(false, Ordering::Relaxed);
-        result
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::ptr;
-
-    #[test]
-    fn an_exclusive_object_refuses_a_second_user() {
-        let object = Exclusive::new(1);
-        let inner = object.with("object", |_| {
-            Ok(object.with("object", |_| Ok(())).unwrap_err().status())
-        });
-        assert_eq!(inner.unwrap(), MCANDLE_BUSY);
-        assert_eq!(object.with("object", |value| Ok(*value)).unwrap(), 1);
-    }
-
-    #[test]
-    fn an_exclusive_object_stays_broken_after_a_panic() {
-        let object = Exclusive::new(1);
-        let result = catch_unwind(AssertUnwindSafe(|| {
-            object.with("object", |_| -> Result<()> {
-                std::panic::resume_unwind(Box::new("x"))
-            })
-        }));
-        assert!(result.is_err());
-        let error = object.with("object", |_| Ok(())).unwrap_err();
-        assert_eq!(error.status(), MCANDLE_INTERNAL);
-    }
 
     #[test]
     fn null_and_invalid_utf8_are_errors() {

@@ -1,5 +1,6 @@
 //! Callbacks that have a say in the choice of tokens.
 
+use super::user_data::UserData;
 use crate::error::{Error, Result};
 use crate::inference::LogitsProcessor;
 use std::ffi::c_void;
@@ -26,40 +27,6 @@ pub type mcandle_logits_callback = Option<
         user_data: *mut c_void,
     ) -> bool,
 >;
-
-/// Frees the user data of a callback that the library keeps beyond a call. It is called once, on the
-/// thread whose call gives the callback up, and must not use the object that kept the callback.
-///
-/// @param[in] user_data As it was given with the callback.
-pub type mcandle_free_callback = Option<unsafe extern "C-unwind" fn(user_data: *mut c_void)>;
-
-/// User data that belongs to the library.
-pub(super) struct UserData {
-    pointer: *mut c_void,
-    free: mcandle_free_callback,
-}
-
-// SAFETY: objects of this library may move between threads, and the header says so; what a program
-// lets them keep must be able to move with them.
-unsafe impl Send for UserData {}
-
-impl UserData {
-    /// # Safety
-    ///
-    /// `free` may be called once with `pointer`, on any thread.
-    pub unsafe fn new(pointer: *mut c_void, free: mcandle_free_callback) -> Self {
-        Self { pointer, free }
-    }
-}
-
-impl Drop for UserData {
-    fn drop(&mut self) {
-        if let Some(free) = self.free {
-            // SAFETY: as promised when it was made; this is the only call.
-            unsafe { free(self.pointer) }
-        }
-    }
-}
 
 type Callback =
     unsafe extern "C-unwind" fn(*const u32, usize, *mut f32, usize, *mut c_void) -> bool;
@@ -93,7 +60,7 @@ impl LogitsProcessor for CallbackProcessor {
                 tokens.len(),
                 logits.as_mut_ptr(),
                 logits.len(),
-                self.user_data.pointer,
+                self.user_data.get(),
             )
         };
         if go_on { Ok(()) } else { Err(Error::Cancelled) }

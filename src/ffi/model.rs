@@ -3,13 +3,14 @@
 use super::adapter::mcandle_adapter;
 use super::device::{device_of, dtype_of, mcandle_device, mcandle_dtype};
 use super::error::{mcandle_error, mcandle_status};
-use super::handle::{self, Out, borrow};
+use super::handle::{self, Out, Result, borrow};
 use super::model_options::mcandle_model_options;
 use super::panic::guard;
 use super::string::mcandle_string;
+use super::task::{self, Completion};
 use super::tokenizer::mcandle_tokenizer;
 use crate::models::{Model, ModelLoader};
-use std::ffi::c_char;
+use std::ffi::{c_char, c_void};
 
 /// A loaded model.
 ///
@@ -20,18 +21,19 @@ pub struct mcandle_model {
     pub(super) inner: Model,
 }
 
-/// Loads a model from a directory, which has config.json, tokenizer.json, and the weights in safetensors,
-/// as MLX quantised them, or in PyTorch's own files, or from a GGUF file. The format is found by looking
-/// at the files.
+/// Loads a model from a directory, which has config.json, tokenizer.json, and the weights in
+/// safetensors, as MLX quantised them, or in PyTorch's own files, or from a GGUF file. The format
+/// is found by looking at the files.
 ///
 /// @param[in] path The directory or file, NUL-terminated UTF-8.
 /// @param[in] options Options, or NULL for the defaults.
 /// @param[out] model Receives the model on success, to be freed with mcandle_model_free().
 /// @param[out] error Receives an error on failure; may be NULL.
 /// @return MCANDLE_OK, or MCANDLE_NOT_FOUND, MCANDLE_IO, MCANDLE_INVALID_FORMAT,
-/// MCANDLE_UNSUPPORTED, MCANDLE_TOKENIZER, MCANDLE_DEVICE, MCANDLE_BACKEND, MCANDLE_CANCELLED where
-/// the callback of the options ended it, MCANDLE_INVALID_ARGUMENT also where a quantisation does not
-/// fit the model, and those of bad arguments.
+/// MCANDLE_UNSUPPORTED, MCANDLE_TOKENIZER, MCANDLE_DEVICE, MCANDLE_BACKEND, MCANDLE_OUT_OF_MEMORY
+/// where the weights exceed the memory budget of the options, MCANDLE_CANCELLED where the callback
+/// of the options ended it, MCANDLE_INVALID_ARGUMENT also where a quantisation does not fit the
+/// model, and those of bad arguments.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mcandle_model_load(
     path: *const c_char,
@@ -44,16 +46,96 @@ pub unsafe extern "C" fn mcandle_model_load(
         guard(error, || {
             let path = handle::path(path, "path")?;
             let out = Out::new(model, "model")?;
-            let loader = match options.as_ref() {
-                Some(options) => options.loader()?,
-                None => ModelLoader::new(),
-            };
+            let loader = loader(options)?;
             out.give(mcandle_model {
                 inner: loader.load(path)?,
             });
             Ok(())
         })
     }
+}
+
+/// Receives what became of a load, once, on the thread of the library that loaded.
+///
+/// @param[in] model The model, which then belongs to the function, to be freed with
+/// mcandle_model_free(); NULL where it failed.
+/// @param[in] error Why it failed, which then belongs to the function, to be freed with
+/// mcandle_error_free(); NULL where it did not fail.
+/// @param[in] user_data As it was given with the completion.
+pub type mcandle_model_completion = Option<
+    unsafe extern "C-unwind" fn(
+        model: *mut mcandle_model,
+        error: *mut mcandle_error,
+        user_data: *mut c_void,
+    ),
+>;
+
+/// Loads a model as mcandle_model_load() does, on a thread of the library, and returns at once.
+///
+/// The callback of the options, which hears how far the model is loaded and may end the loading, is
+/// called on that thread too. A program that has threads of its own can as well call
+/// mcandle_model_load() on one of them.
+///
+/// @param[in] path The directory or file, NUL-terminated UTF-8; it is copied.
+/// @param[in] options Options, or NULL for the defaults; they are copied.
+/// @param[in] completion Receives the model or an error, exactly once where the call succeeds, and
+/// not where it fails.
+/// @param[in] user_data Given to the completion as it is; it must stay valid until the completion
+/// returns, and so must that of the options' callback.
+/// @param[out] error Receives an error where nothing was started; may be NULL.
+/// @return MCANDLE_OK where it was started, or MCANDLE_INVALID_UTF8, MCANDLE_INVALID_ARGUMENT,
+/// MCANDLE_OUT_OF_MEMORY where there is no room for a thread, MCANDLE_NULL_POINTER. What else
+/// mcandle_model_load() returns is the status of the error that the completion receives.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_model_load_async(
+    path: *const c_char,
+    options: *const mcandle_model_options,
+    completion: mcandle_model_completion,
+    user_data: *mut c_void,
+    error: *mut *mut mcandle_error,
+) -> mcandle_status {
+    // SAFETY: the caller passes a NUL-terminated path, NULL or live options, a writable output, and
+    // callbacks that may be called on another thread.
+    unsafe {
+        guard(error, || {
+            let path = handle::path(path, "path")?.to_owned();
+            let loader = loader(options)?;
+            task::start(Completion::new(completion, user_data)?, move || {
+                Ok(mcandle_model {
+                    inner: loader.load(path)?,
+                })
+            })
+        })
+    }
+}
+
+/// # Safety
+///
+/// `options` is NULL or live, and their callback may be called on the thread that loads.
+unsafe fn loader(options: *const mcandle_model_options) -> Result<ModelLoader> {
+    // SAFETY: as the caller promises.
+    unsafe {
+        match options.as_ref() {
+            Some(options) => options.loader(),
+            None => Ok(ModelLoader::new()),
+        }
+    }
+}
+
+/// Lets a model read a few tokens and forget them, so that the first real one comes as fast as the
+/// others: on a GPU, kernels are compiled when they are first used. What is computed later does not
+/// change.
+///
+/// @param[in] model The model.
+/// @param[out] error Receives an error on failure; may be NULL.
+/// @return MCANDLE_OK, or MCANDLE_BACKEND, MCANDLE_NULL_POINTER.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_model_warm_up(
+    model: *const mcandle_model,
+    error: *mut *mut mcandle_error,
+) -> mcandle_status {
+    // SAFETY: the caller passes a live model and a writable output, or NULL.
+    unsafe { guard(error, || Ok(borrow(model, "model")?.inner.warm_up()?)) }
 }
 
 /// Frees a model. Generators, trainers and tokenizers made from it stay usable.

@@ -2,6 +2,7 @@
 
 use super::device::{device_kind, dtype_policy, mcandle_device, mcandle_dtype};
 use super::handle::{self, Result};
+use super::user_data::UserPointer;
 use crate::models::{ModelLoader, Quantization};
 use std::ffi::c_void;
 use std::ops::ControlFlow;
@@ -12,6 +13,7 @@ pub struct mcandle_model_options {
     device: mcandle_device,
     dtype: mcandle_dtype,
     quantization: Option<Quantization>,
+    memory_budget: u64,
     progress: Option<(Report, *mut c_void)>,
 }
 
@@ -42,15 +44,16 @@ impl mcandle_model_options {
         let loader = ModelLoader::new()
             .with_device(device_kind(self.device)?)
             .with_dtype(dtype_policy(self.dtype)?)
-            .with_quantization(self.quantization);
+            .with_quantization(self.quantization)
+            .with_memory_budget((self.memory_budget != 0).then_some(self.memory_budget));
         let Some((report, user_data)) = self.progress else {
             return Ok(loader);
         };
-        let user_data = Shared(user_data);
+        let user_data = UserPointer::new(user_data);
         Ok(loader.with_progress(move |progress| {
             let (done, total) = (progress.loaded_bytes as u64, progress.bytes as u64);
             // SAFETY: as the caller promises.
-            if unsafe { report(done, total, user_data.pointer()) } {
+            if unsafe { report(done, total, user_data.get()) } {
                 ControlFlow::Continue(())
             } else {
                 ControlFlow::Break(())
@@ -58,20 +61,6 @@ impl mcandle_model_options {
         }))
     }
 }
-
-/// User data of a callback that is called on one thread only.
-struct Shared(*mut c_void);
-
-impl Shared {
-    fn pointer(&self) -> *mut c_void {
-        self.0
-    }
-}
-
-// SAFETY: a loader reports on the thread that called it, and lives only during that call.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
 
 /// Makes options with the defaults: device and number format chosen automatically, weights as they are
 /// stored.
@@ -84,6 +73,7 @@ pub extern "C" fn mcandle_model_options_new() -> *mut mcandle_model_options {
         device: super::MCANDLE_DEVICE_AUTO,
         dtype: super::MCANDLE_DTYPE_AUTO,
         quantization: None,
+        memory_budget: 0,
         progress: None,
     }))
 }
@@ -135,6 +125,26 @@ pub unsafe extern "C" fn mcandle_model_options_set_quantization(
     // SAFETY: the caller passes NULL or options that nobody else uses now.
     if let Some(options) = unsafe { options.as_mut() } {
         options.quantization = (bits != 0).then_some(Quantization { bits, group_size });
+    }
+}
+
+/// Sets the most memory that the weights of a model may take; a model that takes more is refused
+/// with MCANDLE_OUT_OF_MEMORY before any of its weights is read.
+///
+/// The weights count as they end up on the device, widened or quantised. Beside them, memory is
+/// needed for the largest tensor while the model is loaded, and for keys and values when it is
+/// used, of which mcandle_generate_options_set_max_kv_bytes() sets a limit.
+///
+/// @param[in,out] options The options; NULL is allowed and does nothing.
+/// @param[in] bytes The bytes, or 0 for no limit. Default 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_model_options_set_memory_budget(
+    options: *mut mcandle_model_options,
+    bytes: u64,
+) {
+    // SAFETY: the caller passes NULL or options that nobody else uses now.
+    if let Some(options) = unsafe { options.as_mut() } {
+        options.memory_budget = bytes;
     }
 }
 

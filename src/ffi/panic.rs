@@ -58,7 +58,11 @@ fn silence() {
             if ACTIVE.load(Ordering::SeqCst) == 0 {
                 previous(info);
             } else {
-                tracing::error!("{info}");
+                // Its message may hold text of the user, and is in the error that the caller gets.
+                let location = info
+                    .location()
+                    .map_or_else(String::new, ToString::to_string);
+                tracing::error!(location, "internal error");
             }
         }));
     });

@@ -1,14 +1,13 @@
 //! Generations whose prompt is made from something else than a text to go on with.
 
-use super::chat::json;
 use super::error::{mcandle_error, mcandle_status};
 use super::fim::mcandle_fim_context;
 use super::generate_options::{mcandle_generate_options, resolve};
 use super::generation::{mcandle_chunk_callback, mcandle_generation, on_chunk};
 use super::generator::{mcandle_generator, run};
-use super::handle::{self, borrow};
+use super::handle::borrow;
 use super::panic::guard;
-use crate::models::ChatOptions;
+use super::prompt::Prompt;
 use std::ffi::{c_char, c_void};
 
 /// Answers the last message of a conversation, by the chat template of the model, and hands each
@@ -51,18 +50,12 @@ pub unsafe extern "C" fn mcandle_generator_chat(
     unsafe {
         guard(error, || {
             let generator = borrow(generator, "generator")?;
-            let text = handle::text(messages, messages_length, "messages")?;
-            let messages = json(text, "messages", "JSON")?;
-            let chat = if chat_options.is_null() {
-                ChatOptions::default()
-            } else {
-                let text = handle::text(chat_options, chat_options_length, "chat_options")?;
-                ChatOptions::from_json(&json(text, "chat_options", "JSON")?)?
-            };
+            let prompt =
+                Prompt::chat(messages, messages_length, chat_options, chat_options_length)?;
             let options = resolve(options)?;
             let on_chunk = on_chunk(callback, user_data);
             run(generator, generation, |inner| {
-                inner.chat(&messages, &chat, &options, on_chunk)
+                prompt.generate(inner, &options, on_chunk)
             })
         })
     }
@@ -106,14 +99,11 @@ pub unsafe extern "C" fn mcandle_generator_complete(
     unsafe {
         guard(error, || {
             let generator = borrow(generator, "generator")?;
-            let prefix = handle::text(prefix, prefix_length, "prefix")?;
-            let suffix = handle::text(suffix, suffix_length, "suffix")?;
-            let context = context.as_ref().map(|context| context.inner.clone());
-            let context = context.unwrap_or_default();
+            let prompt = Prompt::middle(prefix, prefix_length, suffix, suffix_length, context)?;
             let options = resolve(options)?;
             let on_chunk = on_chunk(callback, user_data);
             run(generator, generation, |inner| {
-                inner.complete(prefix, suffix, &context, &options, on_chunk)
+                prompt.generate(inner, &options, on_chunk)
             })
         })
     }

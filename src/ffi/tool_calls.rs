@@ -1,7 +1,8 @@
 //! Tool calls in generated text.
 
 use super::error::{mcandle_error, mcandle_status};
-use super::handle::{self, Exclusive, borrow};
+use super::exclusive::Exclusive;
+use super::handle::{self, borrow};
 use super::panic::guard;
 use super::string::mcandle_string;
 use crate::inference::{Piece, ToolCallParser};

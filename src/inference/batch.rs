@@ -191,12 +191,13 @@ impl BatchGenerator {
         processor: Option<AnyProcessor>,
     ) -> Result<usize> {
         let number = self.next;
-        let sequence = Sequence::new(&self.model, number, prompt, options)?;
+        let mut context = Context::new(&self.model);
+        let cache_type = context.cache_type();
+        let sequence = Sequence::new(&self.model, cache_type, number, prompt, options)?;
         if self.is_empty() {
             // A request that nobody met has nothing to do with this text.
             self.cancel.reset();
         }
-        let mut context = Context::new(&self.model);
         context.set_adapters(self.adapters.clone())?;
         self.waiting.push_back(Row {
             pending: sequence.to_read(),

@@ -41,6 +41,10 @@ impl Context {
         &self.model
     }
 
+    pub fn cache_type(&self) -> KvCacheType {
+        self.cache.cache_type()
+    }
+
     /// Uses other adapters, and forgets what was read with the last ones. None are those that are
     /// active on the model, from now on.
     pub fn set_adapters(&mut self, adapters: Option<AdapterMix>) -> Result<()> {

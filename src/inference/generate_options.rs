@@ -24,6 +24,7 @@ const MAX_TOP_LOGPROBS: usize = 100;
 /// | `skip_special_tokens` | true | | leave special tokens out of the text |
 /// | `prefill_chunk` | 512 | 1 or more | prompt tokens computed at once |
 /// | `max_kv_size` | none | 2 or more | tokens of context to keep at most, below the model's limit |
+/// | `max_kv_bytes` | none | room for 256 tokens or more | bytes of keys and values to keep at most |
 /// | `context_shift` | false | | what happens when the context is full |
 /// | `keep` | 4 | below half the context | first tokens that a shift of the context keeps |
 /// | `prompt_lookup_num_tokens` | 0 | | tokens to draft from the text itself |
@@ -83,6 +84,10 @@ pub struct GenerateOptions {
     /// The most tokens of context to keep, at least 2; the model's own limit holds too. It bounds
     /// the memory of a new generator's key-value cache.
     pub max_kv_size: Option<usize>,
+    /// The most bytes that the keys and values of the context may take, which is a limit of its tokens as
+    /// `max_kv_size` is, in steps of 256. Those of a draft model do not count, and while a cache grows, one
+    /// layer of it is there twice. In a batch it is a limit for each text.
+    pub max_kv_bytes: Option<u64>,
     /// When the context is full, drop the older half of it, all but the first [`keep`](Self::keep)
     /// tokens, compute the rest anew and go on. Default false: a prompt that does not fit is an
     /// error, and a text that reaches the limit ends.
@@ -116,6 +121,7 @@ impl Default for GenerateOptions {
             skip_special_tokens: true,
             prefill_chunk: 512,
             max_kv_size: None,
+            max_kv_bytes: None,
             context_shift: false,
             keep: 4,
             prompt_lookup_num_tokens: 0,

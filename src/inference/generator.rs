@@ -242,9 +242,20 @@ impl Generator {
         mut on_chunk: impl FnMut(&Chunk) -> ControlFlow<()>,
     ) -> Result<Generation> {
         self.cancel.reset();
-        let mut sequence = Sequence::new(self.model(), 0, prompt, options)?;
+        let cache_type = self.context.cache_type();
+        let mut sequence = Sequence::new(self.model(), cache_type, 0, prompt, options)?;
         self.run(&mut sequence, &mut on_chunk)?;
-        Ok(sequence.into_generation())
+        let generation = sequence.into_generation();
+        tracing::debug!(
+            prompt_tokens = generation.prompt_tokens,
+            cached_tokens = generation.cached_tokens,
+            tokens = generation.tokens.len(),
+            finish_reason = ?generation.finish_reason,
+            time_to_first_token = generation.time_to_first_token.as_secs_f32(),
+            tokens_per_second = generation.tokens_per_second,
+            "generated"
+        );
+        Ok(generation)
     }
 
     fn run(&mut self, sequence: &mut Sequence, on_chunk: OnChunk<'_>) -> Result<()> {

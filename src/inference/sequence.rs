@@ -8,7 +8,7 @@ use super::stop::Matched;
 use super::text_stream::TextStream;
 use super::{Chunk, Constraint, FinishReason, GenerateOptions, Generation, Sampler};
 use crate::error::{Error, Result};
-use crate::models::Model;
+use crate::models::{KvCache, KvCacheType, Model};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -40,20 +40,21 @@ pub(super) struct Sequence {
 pub(super) type OnChunk<'a> = &'a mut dyn FnMut(&Chunk) -> ControlFlow<()>;
 
 impl Sequence {
-    /// A sequence with nothing generated yet.
+    /// A sequence with nothing generated yet, whose keys and values are kept in `cache_type`.
     ///
     /// # Errors
     ///
     /// Where an option is out of its range, or it or the prompt does not fit the model.
     pub fn new(
         model: &Model,
+        cache_type: KvCacheType,
         number: usize,
         prompt: &[u32],
         options: &GenerateOptions,
     ) -> Result<Self> {
         let started = Instant::now();
         options.validate()?;
-        let limit = context_limit(model, prompt, options)?;
+        let limit = context_limit(model, cache_type, prompt, options)?;
         let mut end_token_ids = options.stop_token_ids.clone();
         let mut ignored_token_ids = vec![];
         // Where a grammar lets nothing else follow, even an ignored end is one.
@@ -329,26 +330,70 @@ fn forbid(logits: &mut [f32], ids: &[u32]) {
 
 /// Checks a prompt and the options that depend on the model, and gives the most tokens that the
 /// context may hold.
-fn context_limit(model: &Model, prompt: &[u32], options: &GenerateOptions) -> Result<usize> {
+fn context_limit(
+    model: &Model,
+    cache_type: KvCacheType,
+    prompt: &[u32],
+    options: &GenerateOptions,
+) -> Result<usize> {
     let config = model.config();
     let of_options = options.max_kv_size.unwrap_or(usize::MAX);
-    let limit = config.max_position_embeddings.min(of_options);
+    let in_tokens = config.max_position_embeddings.min(of_options);
     if prompt.is_empty() {
         return Err(Error::option("prompt", "empty", "at least one token"));
     }
     check_ids("prompt", prompt, config.vocab_size)?;
+    let budget = options.max_kv_bytes.map(|bytes| Budget {
+        bytes,
+        of_a_step: cache_type.bytes_per_token(config, model.dtype()) as u64 * KvCache::STEP as u64,
+    });
+    let in_bytes = budget.as_ref().map_or(usize::MAX, Budget::tokens);
+    let limit = in_tokens.min(in_bytes);
+    let needed = prompt.len() + 1;
+    if let Some(budget) = budget
+        && in_bytes < in_tokens
+        && (limit == 0 || (needed > limit && !options.context_shift))
+    {
+        return Err(budget.exceeded_by(needed));
+    }
     if options.context_shift {
         if options.keep >= limit / 2 {
             let expected = format!("below half the context of {limit} tokens");
             return Err(Error::option("keep", options.keep, expected));
         }
-    } else if prompt.len() >= limit {
+    } else if needed > limit {
         return Err(Error::ContextFull {
-            needed: prompt.len() + 1,
+            needed,
             capacity: limit,
         });
     }
     Ok(limit)
+}
+
+/// A limit of the memory of keys and values, which grows in steps.
+struct Budget {
+    bytes: u64,
+    of_a_step: u64,
+}
+
+impl Budget {
+    /// How many tokens there is room for.
+    fn tokens(&self) -> usize {
+        let steps = self.bytes / self.of_a_step.max(1);
+        usize::try_from(steps)
+            .unwrap_or(usize::MAX)
+            .saturating_mul(KvCache::STEP)
+    }
+
+    fn exceeded_by(&self, tokens: usize) -> Error {
+        let steps = tokens.div_ceil(KvCache::STEP) as u64;
+        Error::MemoryBudget {
+            what: format!("the context of {tokens} tokens"),
+            needed: self.of_a_step.saturating_mul(steps),
+            budget: self.bytes,
+            hint: "a shorter prompt, context_shift or a cache of 8 bits takes less",
+        }
+    }
 }
 
 /// Checks that the model knows all ids of the option `name`.

@@ -243,6 +243,8 @@ impl<'a> Adapters<'a> {
         } else {
             mix_of(&entries)?
         };
+        let active: Vec<_> = active_names(&entries).collect();
+        tracing::debug!(?active, loaded = entries.len(), "the adapters of a model");
         *self.registry.state.write() = Arc::new(State { entries, mix });
         Ok(())
     }
@@ -250,6 +252,11 @@ impl<'a> Adapters<'a> {
 
 fn active(entries: &Entries) -> impl Iterator<Item = &Entry> {
     entries.values().filter(|entry| entry.is_active)
+}
+
+fn active_names(entries: &Entries) -> impl Iterator<Item = &str> {
+    let active = entries.iter().filter(|(_, entry)| entry.is_active);
+    active.map(|(name, _)| name.as_str())
 }
 
 fn acts_as(entries: &Entries, others: &Entries) -> bool {

@@ -2,8 +2,9 @@
 
 use super::decoder::Place;
 use super::format::{self, ModelFormat, StoredModel};
-use super::{Decoder, Model, ModelInfo, Quantization, Tokenizer};
-use crate::backend::{DTypePolicy, DeviceKind};
+use super::weight_source::WeightSource;
+use super::{Decoder, Model, ModelConfig, ModelInfo, Quantization, Tokenizer};
+use crate::backend::{DTypePolicy, DeviceKind, device};
 use crate::error::{Error, Result};
 #[cfg(feature = "hub")]
 use crate::hub::{self, Hub};
@@ -13,6 +14,7 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Loads a model, in any of the [formats](crate::models::ModelFormat) that the library knows.
 ///
@@ -40,6 +42,7 @@ pub struct ModelLoader {
     device: DeviceKind,
     dtype: DTypePolicy,
     quantization: Option<Quantization>,
+    memory_budget: Option<u64>,
     progress: Option<Progress>,
     formats: Vec<Arc<dyn ModelFormat>>,
     #[cfg(feature = "hub")]
@@ -101,6 +104,28 @@ impl ModelLoader {
         self
     }
 
+    /// Refuses a model whose weights take more bytes of memory, on the device that it is loaded to, before
+    /// any of them is read; none is no limit.
+    ///
+    /// The weights count as they end up, widened or quantised. Beside them, memory is needed for the largest
+    /// tensor while the model is loaded, and for [keys and values](crate::GenerateOptions::max_kv_bytes)
+    /// when it is used.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use metal_candle::{Error, ModelLoader};
+    ///
+    /// let loader = ModelLoader::new().with_memory_budget(Some(1 << 20));
+    /// let error = loader.load("assets/tiny-coder").unwrap_err();
+    /// assert!(matches!(error, Error::MemoryBudget { budget: 1_048_576, .. }));
+    /// ```
+    #[must_use]
+    pub fn with_memory_budget(mut self, bytes: Option<u64>) -> Self {
+        self.memory_budget = bytes;
+        self
+    }
+
     /// Reports how far a model is loaded; [`ControlFlow::Break`] ends the loading with
     /// [`Error::Cancelled`].
     ///
@@ -157,11 +182,27 @@ impl ModelLoader {
     /// expected: [`Error::FileNotFound`], [`Error::InvalidFormat`], [`Error::InvalidConfig`],
     /// [`Error::Unsupported`], [`Error::MissingTensor`], [`Error::TensorMismatch`],
     /// [`Error::Tokenizer`]; [`Error::DeviceUnavailable`] where the device cannot be had,
-    /// [`Error::InvalidOption`] for a quantisation that does not fit the model, and
-    /// [`Error::Cancelled`].
+    /// [`Error::InvalidOption`] for a quantisation that does not fit the model,
+    /// [`Error::MemoryBudget`], and [`Error::Cancelled`].
     pub fn load(&self, path: impl AsRef<Path>) -> Result<Model> {
+        let started = Instant::now();
         let path = self.locate(path.as_ref())?;
-        self.format(&path)?.load(&path, self)
+        let format = self.format(&path)?;
+        tracing::debug!(path = %path.display(), format = format.name(), "loading a model");
+        let model = format.load(&path, self)?;
+        tracing::info!(
+            path = %path.display(),
+            format = format.name(),
+            device = device::describe(model.device()),
+            dtype = ?model.dtype(),
+            parameters = model.parameter_count(),
+            bytes = model.decoder().weights_size_in_bytes(),
+            tokenizer = model.tokenizer().is_ok(),
+            chat_template = model.has_chat_template(),
+            seconds = started.elapsed().as_secs_f32(),
+            "loaded a model"
+        );
+        Ok(model)
     }
 
     /// Where the model lies, after it was downloaded if need be.
@@ -245,6 +286,7 @@ impl ModelLoader {
         let stored = weights.stored(&Place::Embedding.name());
         let stored = stored.map_or(DType::F32, |tensor| tensor.dtype);
         let dtype = self.dtype.resolve(stored, &device);
+        self.check_budget(&config, dtype, &*weights)?;
         let size = |name: &str| {
             weights
                 .stored(name)
@@ -273,12 +315,54 @@ impl ModelLoader {
         Ok(Model::new(path, decoder, text, config_json))
     }
 
+    fn check_budget(
+        &self,
+        config: &ModelConfig,
+        dtype: DType,
+        weights: &dyn WeightSource,
+    ) -> Result<()> {
+        let Some(budget) = self.memory_budget else {
+            return Ok(());
+        };
+        let needed = weights_size(config, dtype, self.quantization, weights) as u64;
+        if needed > budget {
+            return Err(Error::MemoryBudget {
+                what: "the weights of the model".to_owned(),
+                needed,
+                budget,
+                hint: "a dtype of 16 bits, a quantization of 4 or 8 bits or a smaller model takes less",
+            });
+        }
+        Ok(())
+    }
+
     fn report(&self, progress: &LoadProgress) -> Result<()> {
         match &self.progress {
             Some(Progress(report)) if report(progress).is_break() => Err(Error::Cancelled),
             _ => Ok(()),
         }
     }
+}
+
+/// The bytes that weights take in memory once they are loaded.
+fn weights_size(
+    config: &ModelConfig,
+    dtype: DType,
+    quantization: Option<Quantization>,
+    weights: &dyn WeightSource,
+) -> usize {
+    let size = |place: Place| {
+        let stored = weights.stored(&place.name());
+        if let Some(stored) = stored.filter(|tensor| tensor.quantized) {
+            return stored.size_in_bytes;
+        }
+        let numbers: usize = place.shape(config).iter().product();
+        match (quantization, place) {
+            (Some(quantization), Place::Weight(..)) => quantization.size_in_bytes(numbers, dtype),
+            _ => numbers * dtype.size_in_bytes(),
+        }
+    };
+    Place::all(config).into_iter().map(size).sum()
 }
 
 /// Refuses a tokenizer that gives ids of which the embedding has no row; `path` is the file that says how

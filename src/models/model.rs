@@ -1,6 +1,7 @@
 //! A loaded model: decoder, tokenizer and the ids that end a text.
 
 use super::adapters::{Adapters, Registry};
+use super::decoder::Row;
 use super::fingerprint::{self, Fingerprint};
 use super::{
     AdapterMix, ChatTemplate, Decoder, GrammarVocabulary, LoRAAdapter, ModelConfig, ModelText,
@@ -14,6 +15,7 @@ use serde_json::Value;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 /// A loaded model.
 ///
@@ -223,6 +225,50 @@ impl Model {
         }
         let computed = fingerprint::of_model(self)?;
         Ok(*self.inner.fingerprint.get_or_init(|| computed))
+    }
+
+    /// Lets the model read a few tokens and forgets them, so that the first real one comes as fast as the
+    /// others: on a GPU, kernels are compiled when they are first used.
+    ///
+    /// It takes as long as the first tokens of a text, and does not change what is computed later.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Backend`] when the device fails.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use metal_candle::ModelLoader;
+    ///
+    /// let model = ModelLoader::new().load("assets/tiny-coder")?;
+    /// model.warm_up()?;
+    /// # Ok::<(), metal_candle::Error>(())
+    /// ```
+    pub fn warm_up(&self) -> Result<()> {
+        /// A prompt that is long enough for the kernels of many rows.
+        const PROMPT: usize = 32;
+        let decoder = self.decoder();
+        let most = self.config().max_position_embeddings.saturating_sub(1);
+        let prompt = PROMPT.min(most).max(1);
+        let started = Instant::now();
+        device::completed(self.device(), || {
+            let mut cache = decoder.new_cache();
+            for count in [prompt, 1] {
+                let mut rows = [Row {
+                    tokens: &vec![0; count],
+                    cache: &mut cache,
+                    adapter: None,
+                }];
+                let hidden = decoder.forward_rows(&mut rows)?;
+                let last = hidden.narrow(0, count - 1, 1)?;
+                decoder.logits_here(&last)?.to_vec2::<f32>()?;
+            }
+            Ok(())
+        })?;
+        let seconds = started.elapsed().as_secs_f32();
+        tracing::debug!(seconds, "warmed up a model");
+        Ok(())
     }
 
     /// A model with the adapter's change added to its weights: `W + scaling · B A`.

@@ -104,13 +104,8 @@ impl ModelInfo {
         dtype: DType,
         cache_type: KvCacheType,
     ) -> usize {
-        let config = &self.config;
-        let parts = cache_type.parts(config.head_dim, dtype);
-        let widths = parts
-            .iter()
-            .map(|part| part.width * part.dtype.size_in_bytes());
-        let keys = widths.sum::<usize>() * config.num_key_value_heads;
-        (2 * keys * config.num_hidden_layers).saturating_mul(tokens)
+        let per_token = cache_type.bytes_per_token(&self.config, dtype);
+        per_token.saturating_mul(tokens)
     }
 
     /// All of this as a JSON object, sizes in bytes:

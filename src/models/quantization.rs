@@ -47,13 +47,24 @@ impl Default for Quantization {
 impl Quantization {
     /// A weight in fewer bits.
     pub(crate) fn apply(self, weight: &Tensor) -> Result<Matrix> {
-        // The rounding of a scale to `bf16` adds more to the error than that of codes of 8 bits.
-        let scales = match (self.bits, weight.dtype()) {
-            (8, DType::BF16) => DType::F32,
-            (_, dtype) => dtype,
-        };
+        let scales = self.scales(weight.dtype());
         let quantized = AffineWeight::quantize(weight, self.bits, self.group_size, scales)?;
         Ok(Matrix::Affine(Arc::new(quantized)))
+    }
+
+    /// The dtype of scales and biases of weights in `dtype`.
+    fn scales(self, dtype: DType) -> DType {
+        match (self.bits, dtype) {
+            // The rounding of a scale to `bf16` adds more to the error than that of codes of 8 bits.
+            (8, DType::BF16) => DType::F32,
+            (_, dtype) => dtype,
+        }
+    }
+
+    /// The bytes of so many weights of `dtype` in fewer bits.
+    pub(crate) fn size_in_bytes(self, weights: usize, dtype: DType) -> usize {
+        let groups = weights / self.group_size;
+        weights * self.bits / 8 + groups * 2 * self.scales(dtype).size_in_bytes()
     }
 
     /// Checks the ranges of both fields, and that they fit the model.

@@ -12,6 +12,7 @@ use super::row_encoder::{Encoded, RowEncoder};
 use super::row_store::{RowInfo, RowStore};
 use super::skipped_rows::SkippedRows;
 use super::{BadRow, Row, RowKind};
+use crate::backend::threads;
 use crate::models::fingerprint::Hasher;
 use crate::{Error, Result};
 
@@ -68,7 +69,7 @@ impl DatasetBuilder {
                 None => None,
             };
             if is_last || chunk.len() == MAX_CHUNK_LINES || bytes >= MAX_CHUNK_BYTES {
-                let encoded: Vec<_> = chunk.par_iter().map(&encode).collect();
+                let encoded: Vec<_> = threads::run(|| chunk.par_iter().map(&encode).collect());
                 for (line, encoded) in chunk.iter().zip(encoded) {
                     if let Some(row) = self.push(line.number, encoded)? {
                         store(line, row);

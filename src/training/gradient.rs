@@ -4,7 +4,7 @@ use super::batch::{Batch, BatchLayout};
 use super::preference::{AnswerLikelihood, PairLoss, PreferenceLoss};
 use super::row::Row;
 use super::sample::Sample;
-use crate::backend::device;
+use crate::backend::{device, threads};
 use crate::cancel::CancelHandle;
 use crate::error::Result;
 use crate::models::decoder::{Decoder, Dropout, Objective, StepOptions, TokenBatch};
@@ -75,12 +75,13 @@ impl GradientSource<'_> {
         if !in_shares {
             return self.share(rows, 0);
         }
-        let threads = rayon::current_num_threads();
-        let shares: Vec<_> = rows
-            .par_chunks(rows.len().div_ceil(threads).max(1))
-            .enumerate()
-            .map(|(index, rows)| self.share(rows, index))
-            .collect::<Result<_>>()?;
+        let shares: Vec<_> = threads::run(|| {
+            let threads = rayon::current_num_threads();
+            rows.par_chunks(rows.len().div_ceil(threads).max(1))
+                .enumerate()
+                .map(|(index, rows)| self.share(rows, index))
+                .collect::<Result<_>>()
+        })?;
         // In the order of the rows, whichever thread was first: sums depend on it.
         let mut total = Share::default();
         for share in shares {

@@ -293,6 +293,17 @@ impl LoRATrainer {
             interrupted: false,
             on_event: &mut on_event,
         };
+        let info = self.info();
+        tracing::info!(
+            method = info.method,
+            objective = info.objective,
+            rows = info.rows,
+            tokens = info.tokens,
+            trainable_parameters = info.trainable_parameters,
+            first_step = info.first_step,
+            steps = info.steps,
+            "training begins"
+        );
         let ended = self.run(&mut run);
         // A request ends this run and not what is asked for after it.
         self.cancel.reset();
@@ -303,6 +314,14 @@ impl LoRATrainer {
         };
         let summary = ended?;
         drawn?;
+        tracing::info!(
+            steps = summary.steps,
+            stop = ?summary.stop,
+            loss = summary.loss,
+            validation_loss = summary.validation_loss,
+            seconds = summary.elapsed.as_secs_f32(),
+            "training ended"
+        );
         run.tell(&TrainEvent::End(summary.clone()))?;
         Ok(summary)
     }
@@ -588,6 +607,7 @@ impl LoRATrainer {
             output.record_best(step, loss)?;
         }
         output.prune(step, self.options.keep_checkpoints)?;
+        tracing::info!(path = %path.display(), step, best, "wrote a checkpoint");
         self.last_checkpoint = Some(path.clone());
         run.tell(&TrainEvent::Checkpoint { step, path, best })
     }

@@ -20,6 +20,7 @@
     "\"stop\":[\"a\\n\",\"b\"],\"stop_token_ids\":[3,4],\"ignore_eos\":true,"                      \
     "\"grammar\":{\"regex\":\"a+\"},\"max_time\":1.5,\"top_logprobs\":8,"                          \
     "\"skip_special_tokens\":false,\"prefill_chunk\":16,\"max_kv_size\":64,"                       \
+    "\"max_kv_bytes\":1048576,"                                                                    \
     "\"context_shift\":true,\"keep\":6,\"prompt_lookup_num_tokens\":10,\"num_draft_tokens\":12}"
 
 static const char *prompt, *session;
@@ -100,6 +101,7 @@ static void options_are_those_of_json(void) {
     mcandle_generate_options_set_skip_special_tokens(options, false);
     mcandle_generate_options_set_prefill_chunk(options, 16);
     mcandle_generate_options_set_max_kv_size(options, 64);
+    mcandle_generate_options_set_max_kv_bytes(options, 1048576);
     mcandle_generate_options_set_context_shift(options, true);
     mcandle_generate_options_set_keep(options, 6);
     mcandle_generate_options_set_prompt_lookup_num_tokens(options, 10);
@@ -112,9 +114,10 @@ static void options_are_those_of_json(void) {
     mcandle_generate_options_clear_grammar(options);
     mcandle_generate_options_set_max_time(options, 0);
     mcandle_generate_options_set_max_kv_size(options, 0);
+    mcandle_generate_options_set_max_kv_bytes(options, 0);
     SUCCEEDS(mcandle_generate_options_to_json(options, &json, error));
     CHECK(strstr(mcandle_string_data(json), "\"grammar\":null,\"max_time\":null,") != NULL);
-    CHECK(strstr(mcandle_string_data(json), "\"max_kv_size\":null,") != NULL);
+    CHECK(strstr(mcandle_string_data(json), "\"max_kv_size\":null,\"max_kv_bytes\":null,") != NULL);
     mcandle_generate_options_free(read);
     SUCCEEDS(mcandle_generate_options_from_json("{}", 2, &read, error));
     check_json(read, mcandle_string_data(defaults));

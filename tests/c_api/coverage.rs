@@ -15,7 +15,8 @@ struct Parameter {
 
 impl Parameter {
     fn is_pointer(&self) -> bool {
-        self.kind.contains('*') || self.kind.ends_with("_callback")
+        let ends = ["*", "_callback", "_completion"];
+        ends.iter().any(|end| self.kind.ends_with(end))
     }
 
     fn is_text(&self) -> bool {

@@ -167,6 +167,17 @@ fn finetuning() {
 }
 
 #[test]
+fn runtime() {
+    Program::build("tests/c/runtime.c").run::<&str>(&[]);
+}
+
+#[test]
+fn asynchronous() {
+    let data = inputs::data();
+    Program::build("tests/c/async.c").run(&[data.path().join("train.jsonl")]);
+}
+
+#[test]
 fn complete() {
     let program = Program::build("examples-c/complete.c");
     let count = if is_light() { 4 } else { 8 };

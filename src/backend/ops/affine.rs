@@ -1,6 +1,6 @@
 //! A linear map with frozen weights of a few bits, in groups that share a scale and a bias.
 
-use crate::backend::kernels;
+use crate::backend::{kernels, threads};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
@@ -81,10 +81,11 @@ impl AffineWeight {
         let (bytes, groups) = (input * bits / 8, input / group_size);
         let mut codes = vec![0u8; output * bytes];
         let mut parts = vec![(0f32, 0f32); output * groups];
-        (codes.par_chunks_mut(bytes))
+        let rows = (codes.par_chunks_mut(bytes))
             .zip(parts.par_chunks_mut(groups))
-            .zip(numbers.par_chunks(input))
-            .try_for_each(|((codes, parts), row)| {
+            .zip(numbers.par_chunks(input));
+        threads::run(|| {
+            rows.try_for_each(|((codes, parts), row)| {
                 let codes = codes.chunks_exact_mut(bytes / groups);
                 for ((codes, part), group) in codes.zip(parts).zip(row.chunks_exact(group_size)) {
                     if !group.iter().fold(true, |all, x| all & (x.abs() <= largest)) {
@@ -93,7 +94,8 @@ impl AffineWeight {
                     *part = quantize_group(group, bits, codes);
                 }
                 Ok(())
-            })?;
+            })
+        })?;
         let (of_scales, of_biases): (Vec<f32>, Vec<f32>) = parts.into_iter().unzip();
         let part = |numbers| Tensor::from_vec(numbers, (output, groups), &Device::Cpu);
         let part = |numbers| part(numbers)?.to_dtype(scales)?.to_device(device);

@@ -1,6 +1,7 @@
 //! The layout of a GGUF file: metadata, the table of tensors, and their data, in version 3.
 
 use crate::backend::device::completed;
+use crate::backend::threads;
 use crate::error::{Error, Result};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
@@ -184,14 +185,14 @@ fn write_data(tensor: &Stored<'_>, mut write: impl FnMut(&[u8]) -> Result<()>) -
     })?;
     let count = numbers.elem_count();
     // A round is what all threads do at the same time, so that memory is bounded by their number.
-    let round = CHUNK * rayon::current_num_threads();
+    let round = CHUNK * threads::count();
     for start in (0..count).step_by(round) {
         let starts: Vec<_> = (start..count.min(start + round)).step_by(CHUNK).collect();
         let parts = starts.into_par_iter().map(|start| {
             let part = numbers.narrow(0, start, CHUNK.min(count - start))?;
             encode(&part, format)
         });
-        for part in parts.collect::<candle_core::Result<Vec<_>>>()? {
+        for part in threads::run(|| parts.collect::<candle_core::Result<Vec<_>>>())? {
             write(&part)?;
         }
     }

@@ -3,8 +3,10 @@
 
 use super::train_summary::mcandle_train_summary;
 use crate::ffi::string::mcandle_string;
+use crate::ffi::user_data::UserPointer;
 use crate::training::{RunInfo, StepReport, TrainEvent};
 use std::ffi::{c_char, c_void};
+use std::ops::ControlFlow;
 
 /// What a train callback is told: one of the MCANDLE_TRAIN_EVENT_ constants. There may be more in
 /// later versions, so let a callback pass over those that it does not know.
@@ -376,7 +378,8 @@ pub unsafe extern "C" fn mcandle_train_event_summary(
         .map_or(std::ptr::null(), std::ptr::from_ref)
 }
 
-/// Receives what happens in training, on the thread that called.
+/// Receives what happens in training, on the thread that called; of an `_async` function, on the thread of
+/// the library.
 ///
 /// It must not use the trainer that calls it, except to cancel it.
 ///
@@ -386,3 +389,27 @@ pub unsafe extern "C" fn mcandle_train_event_summary(
 pub type mcandle_train_callback = Option<
     unsafe extern "C-unwind" fn(event: *const mcandle_train_event, user_data: *mut c_void) -> bool,
 >;
+
+/// What hands events to a callback.
+///
+/// # Safety
+///
+/// The callback may be called with `user_data` as long as the result lives.
+pub(super) unsafe fn on_event(
+    callback: mcandle_train_callback,
+    user_data: *mut c_void,
+) -> impl FnMut(&TrainEvent) -> ControlFlow<()> + Send {
+    let user_data = UserPointer::new(user_data);
+    move |event| {
+        let Some(callback) = callback else {
+            return ControlFlow::Continue(());
+        };
+        let event = mcandle_train_event::new(event);
+        // SAFETY: as the caller promises; the event outlives the call.
+        if unsafe { callback(&raw const event, user_data.get()) } {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
+    }
+}

@@ -1,19 +1,21 @@
 //! Trainers.
 
 use super::dataset::mcandle_dataset;
-use super::train_event::{mcandle_train_callback, mcandle_train_event};
+use super::train_event::{mcandle_train_callback, on_event};
 use super::train_options::{mcandle_train_options, resolve};
 use super::train_summary::mcandle_train_summary;
 use crate::cancel::CancelHandle;
 use crate::ffi::adapter::mcandle_adapter;
 use crate::ffi::error::{MCANDLE_INVALID_ARGUMENT, mcandle_error, mcandle_status};
-use crate::ffi::handle::{self, Exclusive, Out, Result, borrow, place};
+use crate::ffi::exclusive::Exclusive;
+use crate::ffi::handle::{self, Out, Result, borrow, place};
 use crate::ffi::model::mcandle_model;
 use crate::ffi::panic::guard;
+use crate::ffi::task::{self, Completion};
 use crate::models::Model;
 use crate::training::{Dataset, LoRATrainer, TrainOptions};
 use std::ffi::{c_char, c_void};
-use std::ops::ControlFlow;
+use std::sync::Arc;
 
 /// Fine-tunes a model: an adapter beside it, or a copy of its weights. The model itself does not
 /// change.
@@ -21,9 +23,16 @@ use std::ops::ControlFlow;
 /// It serves one call at a time; another call meanwhile gets MCANDLE_BUSY.
 #[derive(Debug)]
 pub struct mcandle_trainer {
-    inner: Exclusive<LoRATrainer>,
+    /// Shared with the thread that trains.
+    inner: Arc<Exclusive<LoRATrainer>>,
     cancel: CancelHandle,
     total_steps: usize,
+}
+
+impl Drop for mcandle_trainer {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
 }
 
 impl mcandle_trainer {
@@ -31,7 +40,7 @@ impl mcandle_trainer {
         Self {
             cancel: inner.cancel_handle(),
             total_steps: inner.total_steps(),
-            inner: Exclusive::new(inner),
+            inner: Arc::new(Exclusive::new(inner)),
         }
     }
 }
@@ -200,23 +209,75 @@ pub unsafe extern "C" fn mcandle_trainer_train(
     unsafe {
         guard(error, || {
             let trainer = borrow(trainer, "trainer")?;
-            let ended = trainer.inner.with("trainer", |inner| {
-                Ok(inner.train(|event| {
-                    let Some(callback) = callback else {
-                        return ControlFlow::Continue(());
-                    };
-                    let event = mcandle_train_event::new(event);
-                    if callback(&raw const event, user_data) {
-                        ControlFlow::Continue(())
-                    } else {
-                        ControlFlow::Break(())
-                    }
-                })?)
-            })?;
-            if !summary.is_null() {
-                Out::new(summary, "summary")?.give(mcandle_train_summary::new(ended));
-            }
+            let on_event = on_event(callback, user_data);
+            let ended = trainer
+                .inner
+                .with("trainer", |inner| Ok(inner.train(on_event)?))?;
+            handle::give_object(summary, mcandle_train_summary::new(ended));
             Ok(())
+        })
+    }
+}
+
+/// Receives how a training ended, once, on the thread of the library that trained.
+///
+/// The trainer is free again: it may be used, or freed.
+///
+/// @param[in] summary How it ended, also when it was stopped, which then belongs to the function,
+/// to be freed with mcandle_train_summary_free(); NULL where it failed.
+/// @param[in] error Why it failed, which then belongs to the function, to be freed with
+/// mcandle_error_free(); NULL where it did not fail.
+/// @param[in] user_data As it was given with the callbacks.
+pub type mcandle_train_completion = Option<
+    unsafe extern "C-unwind" fn(
+        summary: *mut mcandle_train_summary,
+        error: *mut mcandle_error,
+        user_data: *mut c_void,
+    ),
+>;
+
+/// Trains as mcandle_trainer_train() does, on a thread of the library, and returns at once.
+///
+/// While it trains, other calls with the trainer get MCANDLE_BUSY; mcandle_trainer_cancel() stops
+/// it, and so does mcandle_trainer_free(), which does not wait. The completion is called in any
+/// case. A program that has threads of its own can as well call mcandle_trainer_train() on one of
+/// them.
+///
+/// @param[in,out] trainer The trainer.
+/// @param[in] callback Receives what happens, on the thread of the library; may be NULL.
+/// @param[in] completion Receives the summary or an error, exactly once where the call succeeds,
+/// and not where it fails.
+/// @param[in] user_data Given to callback and completion as it is; it must stay valid until the
+/// completion returns.
+/// @param[out] error Receives an error where nothing was started; may be NULL.
+/// @return MCANDLE_OK where it was started, or MCANDLE_BUSY, MCANDLE_OUT_OF_MEMORY where there is
+/// no room for a thread, MCANDLE_NULL_POINTER. What else mcandle_trainer_train() returns is the
+/// status of the error that the completion receives.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mcandle_trainer_train_async(
+    trainer: *mut mcandle_trainer,
+    callback: mcandle_train_callback,
+    completion: mcandle_train_completion,
+    user_data: *mut c_void,
+    error: *mut *mut mcandle_error,
+) -> mcandle_status {
+    // SAFETY: the caller passes a live trainer, a writable output or NULL, and callbacks that may be
+    // called with `user_data` on another thread.
+    unsafe {
+        guard(error, || {
+            let trainer = borrow(trainer, "trainer")?;
+            let on_event = on_event(callback, user_data);
+            let completion = Completion::new(completion, user_data)?;
+            let taken = trainer.inner.take("trainer")?;
+            let announced = trainer.cancel.announce();
+            task::start(completion, move || {
+                let ended = taken.with(|inner| {
+                    let ended = inner.train(on_event);
+                    drop(announced);
+                    Ok(ended?)
+                })?;
+                Ok(mcandle_train_summary::new(ended))
+            })
         })
     }
 }
@@ -360,7 +421,9 @@ pub unsafe extern "C" fn mcandle_trainer_save_checkpoint(
     }
 }
 
-/// Frees a trainer. No call may be using it.
+/// Frees a trainer, and stops a training that a thread of the library is doing with it: that ends
+/// within a step, leaves a checkpoint where there is an output directory, and its completion is
+/// still called. No other call may be using it.
 ///
 /// @param[in] trainer The trainer; NULL is allowed and does nothing.
 #[unsafe(no_mangle)]

@@ -28,6 +28,17 @@ impl Decoder {
         Ok(matrix.dense(DType::F32)?)
     }
 
+    /// The bytes of memory that the weights take.
+    #[must_use]
+    pub fn weights_size_in_bytes(&self) -> usize {
+        let size = |place| match (self.matrix(place), self.vector(place)) {
+            (Some(matrix), _) => matrix.size_in_bytes(),
+            (None, Ok(vector)) => vector.elem_count() * vector.dtype().size_in_bytes(),
+            (None, Err(_)) => 0,
+        };
+        self.places().into_iter().map(size).sum()
+    }
+
     fn linear(&self, layer: usize, projection: Projection) -> Option<&Linear> {
         Some(&self.layers.get(layer)?.linears[projection as usize])
     }

@@ -2,6 +2,7 @@
 
 use crate::backend::ops::int8::{dequantize, quantize};
 use crate::error::Error;
+use crate::models::ModelConfig;
 use candle_core::{DType, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -73,6 +74,15 @@ impl KvCacheType {
             .into_iter()
             .find(|form| form.name() == name)
             .ok_or_else(|| Error::option("cache_type", format!("`{name}`"), "`full` or `int8`"))
+    }
+
+    /// The bytes that keys and values of one token of one sequence take, in all layers.
+    pub(crate) fn bytes_per_token(self, config: &ModelConfig, dtype: DType) -> usize {
+        let parts = self.parts(config.head_dim, dtype);
+        let widths = parts
+            .iter()
+            .map(|part| part.width * part.dtype.size_in_bytes());
+        2 * widths.sum::<usize>() * config.num_key_value_heads * config.num_hidden_layers
     }
 
     /// The parts that keep heads of `head_dim` numbers of `dtype`.

@@ -59,6 +59,9 @@ impl Buffers {
 }
 
 impl KvCache {
+    /// Capacity is a multiple of this.
+    pub(crate) const STEP: usize = GROWTH;
+
     /// An empty cache for a model of this configuration, of type [`KvCacheType::Full`].
     #[must_use]
     pub fn new(config: &ModelConfig, dtype: DType, device: &Device) -> Self {
