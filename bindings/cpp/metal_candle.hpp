@@ -32,11 +32,13 @@
 #include "metal_candle/generate_options.hpp"
 #include "metal_candle/generation.hpp"
 #include "metal_candle/generator.hpp"
+#include "metal_candle/log.hpp"
 #include "metal_candle/model.hpp"
 #include "metal_candle/model_info.hpp"
 #include "metal_candle/model_options.hpp"
 #include "metal_candle/span.hpp"
 #include "metal_candle/stream.hpp"
+#include "metal_candle/task.hpp"
 #include "metal_candle/tokenizer.hpp"
 #include "metal_candle/tool_calls.hpp"
 

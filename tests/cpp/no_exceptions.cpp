@@ -59,6 +59,19 @@ TEST(streams_that_fail_end_and_tell) {
     CHECK(failing.finish().error().status() == mcandle::status::invalid_argument);
 }
 
+TEST(futures_give_what_they_do_not_throw) {
+    auto model = mcandle::model::load_async(test::MODEL).get();
+    CHECK(model);
+    auto generator = mcandle::generator::create(*model);
+    auto generation =
+        generator->generate_async(test::PROMPT, mcandle::generate_options().max_tokens(4)).get();
+    CHECK(generation && generation->tokens().size() == 4);
+    generation =
+        generator->generate_async(test::PROMPT, mcandle::generate_options().max_tokens(0)).get();
+    CHECK(!generation && generation.error().status() == mcandle::status::invalid_argument);
+    CHECK(!mcandle::model::load_async("missing").get());
+}
+
 TEST(training_gives_what_it_does_not_throw) {
     const auto model = mcandle::model::load(test::MODEL);
     const auto rows =

@@ -19,7 +19,12 @@ TEST(generate_options_are_set) {
     mcandle::generate_options options;
     options.max_tokens(90).min_tokens(3).ignore_eos(true).max_time(2.5).top_logprobs(4);
     options.skip_special_tokens(false).prefill_chunk(64).max_kv_size(300).context_shift(true);
-    options.keep(5).prompt_lookup_num_tokens(6).num_draft_tokens(7).stop("END").stop_token_id(8);
+    options.max_kv_bytes(1 << 30)
+        .keep(5)
+        .prompt_lookup_num_tokens(6)
+        .num_draft_tokens(7)
+        .stop("END")
+        .stop_token_id(8);
     options.temperature(0.5).top_k(9).top_p(0.75).min_p(0.125).typical_p(0.875);
     options.xtc_probability(0.25).xtc_threshold(0.375).repetition_penalty(1.25);
     options.presence_penalty(0.0625).frequency_penalty(-0.5).penalty_last_n(11);
@@ -34,6 +39,7 @@ TEST(generate_options_are_set) {
                                     "\"skip_special_tokens\":false",
                                     "\"prefill_chunk\":64",
                                     "\"max_kv_size\":300",
+                                    "\"max_kv_bytes\":1073741824",
                                     "\"context_shift\":true",
                                     "\"keep\":5",
                                     "\"num_draft_tokens\":7",
@@ -169,6 +175,7 @@ TEST(dataset_options_are_set) {
     check_parts(options.to_json(),
                 {"\"max_seq_length\":64", "\"mask\":\"prompt\"", "\"on_bad_row\":\"skip\"",
                  "\"max_bytes_in_memory\":1000", "\"prompt\":\"question\""});
+    CHECK(mcandle::dataset_options(options).to_json() == options.to_json());
     options.field("no part", "x");
     FAILS(options.to_json(), invalid_argument, "no part");
 }

@@ -1,6 +1,7 @@
 // Data sets, training, its events, checkpoints and what comes out of it.
 #include "test.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <list>
 #include <optional>
@@ -83,6 +84,7 @@ TEST(training_tells_what_happens) {
     const double before = trainer.evaluate();
     std::string kinds;
     std::vector<double> losses;
+    double lowest = INFINITY;
     const auto summary = trainer.train([&](const mcandle::train_event &event) {
         kinds += "SEC<>"[static_cast<int>(event.kind())];
         CHECK(event.json().front() == '{' && event.step() <= 3);
@@ -110,6 +112,8 @@ TEST(training_tells_what_happens) {
             break;
         case mcandle::train_event_kind::evaluation:
             CHECK(std::fabs(event.perplexity() / std::exp(event.loss()) - 1) < 1e-9);
+            CHECK(event.best() == (event.loss() < lowest));
+            lowest = std::min(lowest, event.loss());
             break;
         case mcandle::train_event_kind::checkpoint:
             CHECK(std::filesystem::is_directory(event.path()));

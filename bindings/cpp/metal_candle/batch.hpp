@@ -23,6 +23,7 @@ MCANDLE_NAMESPACE_BEGIN
 /** What became of one text of a batch; it lives as long as the results that it is among. */
 class batch_result {
 public:
+    /** One of the results of C. */
     batch_result(const mcandle_batch_results *results, std::size_t index) noexcept
         : results_(results), index_(index) {}
 
@@ -88,10 +89,19 @@ public:
         std::size_t index_ = 0;
     };
 
+    /** Gives the number of results. */
     std::size_t size() const noexcept { return mcandle_batch_results_length(get()); }
+
+    /** Tells whether there is none. */
     bool empty() const noexcept { return size() == 0; }
+
+    /** Gives a result by its place. */
     batch_result operator[](std::size_t index) const noexcept { return {get(), index}; }
+
+    /** Gives the place of the first result. */
     iterator begin() const noexcept { return {get(), 0}; }
+
+    /** Gives the place behind the last result. */
     iterator end() const noexcept { return {get(), size()}; }
 };
 
@@ -185,6 +195,19 @@ public:
     template <class OnToken = std::nullptr_t>
     result<batch_results> step(OnToken &&on_token = nullptr, const stop_signal &stop = {}) {
         return work(&mcandle_batch_step, on_token, stop);
+    }
+
+    /** Generates as run() does, on a thread of the library, which calls the callback too. Meanwhile
+     * the batch is busy. It may end before: the run goes on. */
+    template <class OnToken = std::nullptr_t>
+    future<batch_results> run_async(OnToken &&on_token = nullptr, const stop_signal &stop = {}) {
+        auto cancel = [batch = share()] { mcandle_batch_cancel(batch.get()); };
+        using task = detail::task<batch_results, chunk, std::decay_t<OnToken>, decltype(cancel)>;
+        return task::run(
+            std::make_unique<task>(std::forward<OnToken>(on_token), stop, cancel, thrown_),
+            [&](void *self, auto *error) {
+                return mcandle_batch_run_async(get(), &task::tell_c, &task::complete, self, error);
+            });
     }
 
     /** Ends one text before its next token. It gives whether the text was there, unfinished. */

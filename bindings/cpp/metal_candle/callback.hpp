@@ -25,7 +25,10 @@ inline namespace cpp20 {
 /** Stops an operation: a std::stop_token, or nothing. */
 class stop_signal {
 public:
+    /** Never stops. */
     stop_signal() = default;
+
+    /** Stops when a token says so. */
     stop_signal(std::stop_token token) noexcept : token_(std::move(token)) {}
 
     /** Tells whether the operation is to stop. */
@@ -83,11 +86,14 @@ public:
     /** Tells whether there is an exception that was not thrown again. */
     bool holds() const noexcept { return exception_ != nullptr; }
 
+    /** Gives what was caught, once. */
+    std::exception_ptr take() noexcept { return std::exchange(exception_, nullptr); }
+
     /** Throws what was caught, once. */
     void rethrow() {
 #if !defined(MCANDLE_NO_EXCEPTIONS)
         if (exception_ != nullptr) {
-            std::rethrow_exception(std::exchange(exception_, nullptr));
+            std::rethrow_exception(take());
         }
 #endif
     }
@@ -130,6 +136,9 @@ public:
     /** Tells whether the function threw. */
     bool threw() const noexcept { return caught_.holds(); }
 
+    /** Gives what the function threw, once. */
+    std::exception_ptr take() noexcept { return caught_.take(); }
+
     /** Throws what the function threw. */
     void rethrow() { caught_.rethrow(); }
 
@@ -145,7 +154,8 @@ bool tell(const typename View::c_type *told, void *self) noexcept {
     return static_cast<listener<View, Function> *>(self)->tell(View(told));
 }
 
-} // namespace detail
+}
+// namespace detail
 
 MCANDLE_NAMESPACE_END
 

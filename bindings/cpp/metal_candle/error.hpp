@@ -37,6 +37,7 @@ enum class status : std::int32_t {
     busy = MCANDLE_BUSY,                         /**< The object is in use. */
     backend = MCANDLE_BACKEND,                   /**< The backend failed, perhaps for memory. */
     internal = MCANDLE_INTERNAL,                 /**< A defect of the library. */
+    out_of_memory = MCANDLE_OUT_OF_MEMORY,       /**< It needs more memory than it may have. */
 };
 
 /** Gives the name of a status in C, such as "MCANDLE_NOT_FOUND". */
@@ -47,6 +48,7 @@ inline std::string_view name(status status) noexcept {
 /** What went wrong, with a message for people: what was wrong, where, and what would be right. */
 class error : public std::runtime_error {
 public:
+    /** Makes an error. */
     error(mcandle::status status, const std::string &message)
         : std::runtime_error(message), status_(status) {}
 
@@ -65,17 +67,24 @@ private:
 /** A value, or the error that is there in its place. */
 template <class T> class [[nodiscard]] expected {
 public:
+    /** The type of the value. */
     using value_type = T;
 
+    /** Holds a value. */
     expected(T value) : content_(std::in_place_index<0>, std::move(value)) {}
+    /** Holds an error. */
     expected(mcandle::error error) : content_(std::in_place_index<1>, std::move(error)) {}
 
     /** Tells whether there is a value. */
     bool has_value() const noexcept { return content_.index() == 0; }
+
+    /** Does as has_value(). */
     explicit operator bool() const noexcept { return has_value(); }
 
-    /** Gives the value. Where there is none, it throws the error; without exceptions the program
-     * ends. */
+    /** @name Access
+     * Gives the value. Where there is none, it throws the error; without exceptions the program
+     * ends.
+     * @{ */
     T &value() & { return check(), *std::get_if<0>(&content_); }
     const T &value() const & { return check(), *std::get_if<0>(&content_); }
     T &&value() && { return check(), std::move(*std::get_if<0>(&content_)); }
@@ -85,6 +94,7 @@ public:
     T &&operator*() && { return std::move(*this).value(); }
     T *operator->() { return &value(); }
     const T *operator->() const { return &value(); }
+    /** @} */
 
     /** Gives the error. There must be one. */
     const mcandle::error &error() const { return *std::get_if<1>(&content_); }
@@ -106,13 +116,19 @@ private:
 /** Nothing, or the error of what gives nothing. */
 template <> class [[nodiscard]] expected<void> {
 public:
+    /** There is no value. */
     using value_type = void;
 
+    /** Holds no error. */
     expected() = default;
+
+    /** Holds an error. */
     expected(mcandle::error error) : content_(std::in_place_index<1>, std::move(error)) {}
 
     /** Tells whether there is no error. */
     bool has_value() const noexcept { return content_.index() == 0; }
+
+    /** Does as has_value(). */
     explicit operator bool() const noexcept { return has_value(); }
 
     /** Throws the error where there is one; without exceptions the program ends then. */

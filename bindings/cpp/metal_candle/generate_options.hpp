@@ -84,6 +84,12 @@ public:
         return self();
     }
 
+    /** Sets the most bytes that keys and values of the context may take; 0 for no limit. */
+    generate_options &max_kv_bytes(std::uint64_t max_kv_bytes) {
+        mcandle_generate_options_set_max_kv_bytes(get(), max_kv_bytes);
+        return self();
+    }
+
     /** Sets whether a full context drops its older half and goes on. */
     generate_options &context_shift(bool context_shift) {
         mcandle_generate_options_set_context_shift(get(), context_shift);

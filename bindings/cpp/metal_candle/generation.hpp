@@ -30,8 +30,10 @@ enum class finish_reason : std::int32_t {
  * what it says. */
 class chunk {
 public:
+    /** The type of C. */
     using c_type = mcandle_chunk;
 
+    /** Wraps what C tells. */
     explicit chunk(const mcandle_chunk *told) noexcept : chunk_(told) {}
 
     /** Gives the number of the text that the token belongs to, in a batch. */

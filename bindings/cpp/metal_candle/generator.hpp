@@ -182,6 +182,45 @@ public:
             options, on_token, stop);
     }
 
+    /** Continues a text as generate() does, on a thread of the library, which calls the callback
+     * too. Meanwhile the generator is busy. It may end before: the generation goes on. */
+    template <class OnToken = std::nullptr_t>
+    future<generation> generate_async(std::string_view prompt, const generate_options &options = {},
+                                      OnToken &&on_token = nullptr, const stop_signal &stop = {}) {
+        return run_async(detail::text_request<std::string_view>{prompt}, options,
+                         std::forward<OnToken>(on_token), stop);
+    }
+
+    /** Continues token ids as generate_from_ids() does, on a thread of the library. */
+    template <class OnToken = std::nullptr_t>
+    future<generation>
+    generate_from_ids_async(span<const std::uint32_t> ids, const generate_options &options = {},
+                            OnToken &&on_token = nullptr, const stop_signal &stop = {}) {
+        return run_async(detail::ids_request<span<const std::uint32_t>>{ids}, options,
+                         std::forward<OnToken>(on_token), stop);
+    }
+
+    /** Answers a conversation as chat() does, on a thread of the library. */
+    template <class OnToken = std::nullptr_t>
+    future<generation> chat_async(std::string_view messages, const generate_options &options = {},
+                                  OnToken &&on_token = nullptr, const stop_signal &stop = {},
+                                  std::string_view chat_options = {}) {
+        return run_async(detail::chat_request<std::string_view>{messages, chat_options}, options,
+                         std::forward<OnToken>(on_token), stop);
+    }
+
+    /** Writes the code between a prefix and a suffix as complete() does, on a thread of the
+     * library. */
+    template <class OnToken = std::nullptr_t>
+    future<generation> complete_async(std::string_view prefix, std::string_view suffix,
+                                      const generate_options &options = {},
+                                      OnToken &&on_token = nullptr, const stop_signal &stop = {},
+                                      const fim_context &context = {}) {
+        return run_async(
+            detail::fim_request<std::string_view, const fim_context &>{prefix, suffix, context},
+            options, std::forward<OnToken>(on_token), stop);
+    }
+
     /** Continues a text as a range of tokens, which has copies of text and options. */
     token_stream stream(std::string_view prompt, const generate_options &options = {},
                         stop_signal stop = {}) {
@@ -299,6 +338,23 @@ private:
     result<generation> run(const Request &request, const generate_options &options,
                            OnToken &on_token, const stop_signal &stop) {
         return detail::unwrap(detail::generate(get(), request, options, on_token, stop, thrown_));
+    }
+
+    template <class Request, class OnToken>
+    future<generation> run_async(const Request &request, const generate_options &options,
+                                 OnToken &&on_token, const stop_signal &stop) {
+        auto cancel = [generator = share()] { mcandle_generator_cancel(generator.get()); };
+        using task = detail::task<generation, chunk, std::decay_t<OnToken>, decltype(cancel)>;
+        auto refusal = options.refusal();
+        if (refusal || (refusal = request.refusal())) {
+            return task::refuse(*std::move(refusal));
+        }
+        return task::run(
+            std::make_unique<task>(std::forward<OnToken>(on_token), stop, cancel, thrown_),
+            [&](void *self, auto *error) {
+                return request.start(get(), options.get(), &task::tell_c, &task::complete, self,
+                                     error);
+            });
     }
 
     template <class Request>

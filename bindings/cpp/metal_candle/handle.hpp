@@ -24,6 +24,7 @@ MCANDLE_NAMESPACE_BEGIN
  */
 template <class T, void (*Free)(T *)> class handle {
 public:
+    /** The type of C. */
     using c_type = T;
 
     /** Takes an object that the caller owns; a null pointer is allowed. */
@@ -31,6 +32,8 @@ public:
 
     /** Gives the object, to be used with functions of C; it stays owned. */
     T *get() noexcept { return object_.get(); }
+
+    /** Gives the object, to be used with functions of C that do not change it. */
     const T *get() const noexcept { return object_.get(); }
 
     /** Gives the object away: the caller frees it. */
@@ -52,6 +55,7 @@ namespace detail {
  * of them ends. */
 template <class T, void (*Free)(T *)> class shared_handle {
 public:
+    /** The type of C. */
     using c_type = T;
 
     /** Takes an object that the caller owns; a null pointer is allowed. */
@@ -62,6 +66,8 @@ public:
 
     /** Gives the object, to be used with functions of C; it stays owned. */
     T *get() noexcept { return object_.get(); }
+
+    /** Gives the object, to be used with functions of C that do not change it. */
     const T *get() const noexcept { return object_.get(); }
 
     /** Tells whether there is an object. */
@@ -213,7 +219,8 @@ template <class Get> std::string_view text_of(Get get) noexcept {
     return std::string_view(text, length);
 }
 
-} // namespace detail
+}
+// namespace detail
 
 MCANDLE_NAMESPACE_END
 

@@ -46,7 +46,8 @@ private:
     const mcandle_batch *batch_;
 };
 
-} // namespace detail
+}
+// namespace detail
 
 MCANDLE_NAMESPACE_END
 

@@ -11,6 +11,7 @@
 #include "metal_candle/fim.hpp"
 #include "metal_candle/model_options.hpp"
 #include "metal_candle/span.hpp"
+#include "metal_candle/task.hpp"
 #include "metal_candle/tokenizer.hpp"
 
 #include <cstddef>
@@ -36,6 +37,7 @@ enum class gguf_type : std::int32_t {
 /** How far a model is loaded. */
 class load_progress {
 public:
+    /** Makes it of what C tells. */
     load_progress(std::uint64_t loaded_bytes, std::uint64_t total_bytes) noexcept
         : loaded_bytes_(loaded_bytes), total_bytes_(total_bytes) {}
 
@@ -72,6 +74,18 @@ public:
     template <class OnProgress = std::nullptr_t>
     static result<model> load(const std::filesystem::path &path, const model_options &options = {},
                               OnProgress &&on_progress = nullptr, stop_signal stop = {});
+
+    /** Loads a model as load() does, on a thread of the library, which calls the callback too. */
+    template <class OnProgress = std::nullptr_t>
+    static future<model>
+    load_async(const std::filesystem::path &path, const model_options &options = {},
+               OnProgress &&on_progress = nullptr, const stop_signal &stop = {});
+
+    /** Lets the model read a few tokens and forget them, so that the first real one comes as fast
+     * as the others. */
+    result<void> warm_up() const {
+        return detail::call<void>([&](auto *error) { return mcandle_model_warm_up(get(), error); });
+    }
 
     /** Saves the model to a directory that this library and transformers load, which appears whole
      * or not at all. */
@@ -285,6 +299,26 @@ result<model> model::load(const std::filesystem::path &path, const model_options
     });
     told.rethrow();
     return detail::unwrap(std::move(outcome));
+}
+
+template <class OnProgress>
+future<model> model::load_async(const std::filesystem::path &path, const model_options &options,
+                                OnProgress &&on_progress, const stop_signal &stop) {
+    auto cancel = [] {};
+    using task = detail::task<model, load_progress, std::decay_t<OnProgress>, decltype(cancel)>;
+    auto made = options.make();
+    return task::run(
+        std::make_unique<task>(std::forward<OnProgress>(on_progress), stop, cancel, nullptr),
+        [&](void *self, auto *error) {
+            mcandle_model_options_set_progress(
+                made.get(),
+                [](std::uint64_t loaded, std::uint64_t total, void *told) noexcept {
+                    return static_cast<task *>(told)->tell(load_progress(loaded, total));
+                },
+                self);
+            return mcandle_model_load_async(detail::terminated(path).c_str(), made.get(),
+                                            &task::complete, self, error);
+        });
 }
 
 inline result<std::vector<adapter_entry>> model::list_adapters() const {

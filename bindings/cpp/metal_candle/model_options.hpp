@@ -8,6 +8,7 @@
 #include "metal_candle/device.hpp"
 
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 
 MCANDLE_NAMESPACE_BEGIN
@@ -39,6 +40,13 @@ public:
         return *this;
     }
 
+    /** Sets the most bytes that the weights may take; a model that takes more is refused with
+     * status::out_of_memory. 0 for no limit. */
+    model_options &memory_budget(std::uint64_t bytes) {
+        memory_budget_ = bytes;
+        return *this;
+    }
+
     /** Makes the options of C, without a callback. */
     handle<mcandle_model_options, mcandle_model_options_free> make() const {
         handle<mcandle_model_options, mcandle_model_options_free> made(mcandle_model_options_new());
@@ -52,6 +60,9 @@ public:
             mcandle_model_options_set_quantization(made.get(), quantization_->bits,
                                                    quantization_->group_size);
         }
+        if (memory_budget_) {
+            mcandle_model_options_set_memory_budget(made.get(), *memory_budget_);
+        }
         return made;
     }
 
@@ -64,6 +75,7 @@ private:
     std::optional<mcandle::device> device_;
     std::optional<mcandle::dtype> dtype_;
     std::optional<quantization_setting> quantization_;
+    std::optional<std::uint64_t> memory_budget_;
 };
 
 MCANDLE_NAMESPACE_END

@@ -24,6 +24,7 @@ MCANDLE_NAMESPACE_BEGIN
  */
 template <class Derived, class Traits> class basic_options {
 public:
+    /** The type of C. */
     using c_type = typename Traits::c_type;
 
     /** Makes options with the defaults. */
@@ -32,9 +33,13 @@ public:
     /** Takes options of C that the caller owns. */
     explicit basic_options(c_type *owned) noexcept : handle_(owned) {}
 
+    /** Takes what other options have. */
     basic_options(basic_options &&) noexcept = default;
+
+    /** Takes what other options have. */
     basic_options &operator=(basic_options &&) noexcept = default;
 
+    /** Makes the same options; what cannot be copied is reported by the call that uses the copy. */
     basic_options(const basic_options &other) : handle_(nullptr), refusal_(other.refusal()) {
         if (!refusal_) {
             auto copy = detail::attempt_call<std::string>([&other](auto *json, auto *error) {
@@ -48,6 +53,7 @@ public:
         }
     }
 
+    /** Makes the same options, as the constructor does. */
     basic_options &operator=(const basic_options &other) { return *this = basic_options(other); }
 
     /** Makes options from JSON: an object whose keys are the names of the setters. */
@@ -73,11 +79,14 @@ public:
 
     /** Gives the options of C; they stay owned. */
     c_type *get() noexcept { return handle_.get(); }
+
+    /** Gives the options of C, to be read. */
     const c_type *get() const noexcept { return handle_.get(); }
 
 protected:
     ~basic_options() = default;
 
+    /** Gives the options as what they are. */
     Derived &self() noexcept { return static_cast<Derived &>(*this); }
 
     /** Calls a setter that can fail, and keeps its error for the call that uses the options. */

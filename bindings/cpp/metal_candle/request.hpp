@@ -19,8 +19,8 @@ MCANDLE_NAMESPACE_BEGIN
 
 namespace detail {
 
-/* Each of these makes one call of C. A stream keeps copies of the texts, and a call points to them;
- * their types say which. */
+/* Each of these makes one call of C, or starts it on a thread of the library. A stream keeps copies
+ * of the texts, and a call points to them; their types say which. */
 
 template <class Text> struct text_request {
     Text prompt;
@@ -32,6 +32,13 @@ template <class Text> struct text_request {
                               mcandle_generation **generation, mcandle_error **error) const {
         return mcandle_generator_generate(generator, prompt.data(), prompt.size(), options,
                                           callback, user_data, generation, error);
+    }
+
+    mcandle_status start(mcandle_generator *generator, const mcandle_generate_options *options,
+                         mcandle_chunk_callback callback, mcandle_generation_completion completion,
+                         void *user_data, mcandle_error **error) const {
+        return mcandle_generator_generate_async(generator, prompt.data(), prompt.size(), options,
+                                                callback, completion, user_data, error);
     }
 };
 
@@ -45,6 +52,13 @@ template <class Ids> struct ids_request {
                               mcandle_generation **generation, mcandle_error **error) const {
         return mcandle_generator_generate_from_ids(generator, ids.data(), ids.size(), options,
                                                    callback, user_data, generation, error);
+    }
+
+    mcandle_status start(mcandle_generator *generator, const mcandle_generate_options *options,
+                         mcandle_chunk_callback callback, mcandle_generation_completion completion,
+                         void *user_data, mcandle_error **error) const {
+        return mcandle_generator_generate_from_ids_async(generator, ids.data(), ids.size(), options,
+                                                         callback, completion, user_data, error);
     }
 };
 
@@ -61,6 +75,14 @@ template <class Text> struct chat_request {
                                       data_or_null(chat_options), chat_options.size(), options,
                                       callback, user_data, generation, error);
     }
+
+    mcandle_status start(mcandle_generator *generator, const mcandle_generate_options *options,
+                         mcandle_chunk_callback callback, mcandle_generation_completion completion,
+                         void *user_data, mcandle_error **error) const {
+        return mcandle_generator_chat_async(generator, messages.data(), messages.size(),
+                                            data_or_null(chat_options), chat_options.size(),
+                                            options, callback, completion, user_data, error);
+    }
 };
 
 template <class Text, class Context> struct fim_request {
@@ -76,6 +98,14 @@ template <class Text, class Context> struct fim_request {
         return mcandle_generator_complete(generator, prefix.data(), prefix.size(), suffix.data(),
                                           suffix.size(), context.get(), options, callback,
                                           user_data, generation, error);
+    }
+
+    mcandle_status start(mcandle_generator *generator, const mcandle_generate_options *options,
+                         mcandle_chunk_callback callback, mcandle_generation_completion completion,
+                         void *user_data, mcandle_error **error) const {
+        return mcandle_generator_complete_async(generator, prefix.data(), prefix.size(),
+                                                suffix.data(), suffix.size(), context.get(),
+                                                options, callback, completion, user_data, error);
     }
 };
 
@@ -104,7 +134,8 @@ expected<generation> generate(mcandle_generator *generator, const Request &reque
     return outcome;
 }
 
-} // namespace detail
+}
+// namespace detail
 
 MCANDLE_NAMESPACE_END
 

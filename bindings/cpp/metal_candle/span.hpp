@@ -27,6 +27,7 @@ public:
     using reference = T &;
     using iterator = T *;
 
+    /** No elements. */
     constexpr span() noexcept = default;
 
     /** The elements from a pointer on. */
@@ -46,11 +47,22 @@ public:
     constexpr span(std::initializer_list<value_type> list) noexcept
         : data_(list.begin()), size_(list.size()) {}
 
+    /** Gives the first element. */
     constexpr T *data() const noexcept { return data_; }
+
+    /** Gives the number of elements. */
     constexpr std::size_t size() const noexcept { return size_; }
+
+    /** Tells whether there is none. */
     constexpr bool empty() const noexcept { return size_ == 0; }
+
+    /** Gives the place of the first element. */
     constexpr T *begin() const noexcept { return data_; }
+
+    /** Gives the place behind the last element. */
     constexpr T *end() const noexcept { return data_ + size_; }
+
+    /** Gives an element by its place. */
     constexpr T &operator[](std::size_t index) const noexcept { return data_[index]; }
 
 private:

@@ -85,6 +85,8 @@ public:
 
     /** Waits for the first token that was not taken yet. */
     iterator begin();
+
+    /** Gives the place behind the last token. */
     iterator end() const noexcept { return iterator(); }
 
     /** Generates what is left, and gives the finished generation, once. */

@@ -24,8 +24,10 @@ enum class piece_kind : std::int32_t {
 /** A part of generated text; it lives only during the callback that is told of it. */
 class piece {
 public:
+    /** The type of C. */
     using c_type = mcandle_piece;
 
+    /** Wraps what C tells. */
     explicit piece(const mcandle_piece *told) noexcept : piece_(told) {}
 
     /** Gives the kind of the piece. */

@@ -83,8 +83,10 @@ using train_summary_view = basic_train_summary<detail::pointer<mcandle_train_sum
  * an event does not tell is 0. */
 class train_event {
 public:
+    /** The type of C. */
     using c_type = mcandle_train_event;
 
+    /** Wraps what C tells. */
     explicit train_event(const mcandle_train_event *event) noexcept : event_(event) {}
 
     /** Gives the kind of the event. */

@@ -105,6 +105,21 @@ public:
         return detail::unwrap(std::move(outcome));
     }
 
+    /** Trains as train() does, on a thread of the library, which calls the callback too. Meanwhile
+     * the trainer is busy. It may end before: the run goes on. */
+    template <class OnEvent = std::nullptr_t>
+    future<train_summary> train_async(OnEvent &&on_event = nullptr, const stop_signal &stop = {}) {
+        auto cancel = [trainer = share()] { mcandle_trainer_cancel(trainer.get()); };
+        using task =
+            detail::task<train_summary, train_event, std::decay_t<OnEvent>, decltype(cancel)>;
+        return task::run(
+            std::make_unique<task>(std::forward<OnEvent>(on_event), stop, cancel, nullptr),
+            [&](void *self, auto *error) {
+                return mcandle_trainer_train_async(get(), &task::tell_c, &task::complete, self,
+                                                   error);
+            });
+    }
+
     /** Stops the training or evaluation that runs, within a step. Any thread may call it at any
      * time. */
     void cancel() const noexcept { mcandle_trainer_cancel(get()); }
