@@ -154,8 +154,7 @@ bool tell(const typename View::c_type *told, void *self) noexcept {
     return static_cast<listener<View, Function> *>(self)->tell(View(told));
 }
 
-}
-// namespace detail
+} // namespace detail
 
 MCANDLE_NAMESPACE_END
 

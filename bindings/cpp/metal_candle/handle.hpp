@@ -219,8 +219,7 @@ template <class Get> std::string_view text_of(Get get) noexcept {
     return std::string_view(text, length);
 }
 
-}
-// namespace detail
+} // namespace detail
 
 MCANDLE_NAMESPACE_END
 

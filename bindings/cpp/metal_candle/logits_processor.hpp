@@ -46,8 +46,7 @@ private:
     const mcandle_batch *batch_;
 };
 
-}
-// namespace detail
+} // namespace detail
 
 MCANDLE_NAMESPACE_END
 

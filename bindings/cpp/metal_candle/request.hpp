@@ -134,8 +134,7 @@ expected<generation> generate(mcandle_generator *generator, const Request &reque
     return outcome;
 }
 
-}
-// namespace detail
+} // namespace detail
 
 MCANDLE_NAMESPACE_END
 

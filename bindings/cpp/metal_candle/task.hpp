@@ -114,8 +114,7 @@ private:
     decltype(std::declval<const stop_signal &>().on_request(std::declval<Cancel>())) requested_;
 };
 
-}
-// namespace detail
+} // namespace detail
 
 MCANDLE_NAMESPACE_END
 
