@@ -63,7 +63,12 @@ tokens reference(std::size_t max_tokens) {
 int main(int argc, char **argv) {
     std::size_t count = 0;
     if (argc == 2 && std::string(argv[1]) == "leak") {
-        *new mcandle::conversation() = mcandle::conversation().user("nobody frees this");
+        // All but the last are lost.
+        static mcandle::conversation *volatile last;
+        for (int i = 0; i < 10; i++) {
+            last = new mcandle::conversation();
+            last->user("nobody frees this, which is too long to be kept in place");
+        }
         return 0;
     }
     for (const entry &entry : entries()) {
