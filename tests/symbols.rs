@@ -38,7 +38,8 @@ fn listed() -> BTreeSet<String> {
 #[test]
 fn the_committed_list_is_the_functions_of_the_header() {
     let functions = functions(&header());
-    let list: String = functions.iter().map(|name| format!("{name}\n")).collect();
+    let names: Vec<_> = functions.iter().map(String::as_str).collect();
+    let list = names.join("\n") + "\n";
     let path = root().join("include/metal_candle.symbols");
     if std::env::var_os("METAL_CANDLE_BLESS").is_some() {
         std::fs::write(&path, &list).unwrap();
