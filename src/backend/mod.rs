@@ -9,6 +9,7 @@ mod kernels;
 pub(crate) mod mapped_file;
 pub mod memory;
 pub mod ops;
+pub(crate) mod room;
 #[cfg(any(
     feature = "cuda",
     feature = "metal",

@@ -3,6 +3,7 @@
 use super::{Decoder, LoRAConfig, Model, ModelConfig, Projection};
 use crate::backend::device::completed;
 use crate::backend::ops::linear::LowRank;
+use crate::backend::room::{self, TRAINED_BYTES};
 use crate::error::{Error, Result};
 use candle_core::{D, DType, Tensor};
 use rand::{Rng, SeedableRng};
@@ -196,8 +197,10 @@ impl LoRAAdapter {
     /// ```
     pub fn new(config: LoRAConfig, model: &Model, seed: u64) -> Result<Self> {
         let slots = slots(&config, model.config())?;
+        let count = slots.last().map_or(0, |s| s.offset + s.len());
+        room::check(model.device(), count, TRAINED_BYTES, "the adapter to train")?;
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let mut weights = Vec::with_capacity(slots.last().map_or(0, |s| s.offset + s.len()));
+        let mut weights = Vec::with_capacity(count);
         for slot in &slots {
             #[allow(
                 clippy::cast_precision_loss,

@@ -3,6 +3,7 @@
 use super::decoder::{Decoder, Place};
 use super::{LayerSelection, Model};
 use crate::backend::device::completed;
+use crate::backend::room::{self, TRAINED_BYTES};
 use crate::error::{Error, Result};
 use candle_core::{DType, Tensor};
 
@@ -30,6 +31,11 @@ impl FullWeights {
     pub(crate) fn new(model: &Model, layers: &LayerSelection) -> Result<Self> {
         let slots = Self::slots_of(model, layers)?;
         let decoder = model.decoder().clone();
+        let count = slots
+            .iter()
+            .map(|slot| slot.dims.iter().product::<usize>())
+            .sum();
+        room::check(model.device(), count, TRAINED_BYTES, "the weights to train")?;
         let weights = completed(model.device(), || {
             let part = |slot: &WeightSlot| -> Result<Tensor> {
                 let weight = decoder.weight_at(slot.place)?;

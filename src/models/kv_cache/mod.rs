@@ -6,6 +6,7 @@ pub use cache_type::KvCacheType;
 
 use super::ModelConfig;
 use crate::backend::device::completed;
+use crate::backend::room;
 use cache_type::Part;
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -280,6 +281,12 @@ impl KvCache {
     /// New buffers of one layer.
     fn buffers(&self, batch: usize) -> Result<Buffers> {
         let parts = self.cache_type.parts(self.head_dim, self.dtype);
+        let width = |part: &Part| part.width * part.dtype.size_in_bytes();
+        let bytes = parts.iter().map(width).sum::<usize>() * 2;
+        let positions = batch
+            .saturating_mul(self.kv_heads)
+            .saturating_mul(self.capacity);
+        room::check(&self.device, positions, bytes, "the key-value cache")?;
         let zeros = || {
             let parts = parts.iter().map(|part| {
                 let shape = (batch, self.kv_heads, self.capacity, part.width);
