@@ -141,4 +141,24 @@ mod tests {
         assert!(result.is_err());
         assert_eq!(status(object.with("object", |_| Ok(()))), MCANDLE_INTERNAL);
     }
+
+    #[test]
+    fn threads_get_their_turn_or_an_error() {
+        let object = Exclusive::new(0);
+        let served = std::thread::scope(|scope| {
+            let add = || {
+                let rounds = (0..50).filter(|_| {
+                    let result = object.with("object", |value| {
+                        *value += 1;
+                        Ok(())
+                    });
+                    result.is_ok()
+                });
+                rounds.count()
+            };
+            let (first, second) = (scope.spawn(add), scope.spawn(add));
+            first.join().unwrap() + second.join().unwrap()
+        });
+        assert_eq!(object.with("object", |value| Ok(*value)).unwrap(), served);
+    }
 }

@@ -195,6 +195,7 @@ fn utf8<'a>(bytes: &'a [u8], name: &str) -> Result<&'a str> {
 mod tests {
     use super::*;
     use std::ptr;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
     fn null_and_invalid_utf8_are_errors() {
@@ -209,6 +210,74 @@ mod tests {
             let bytes = b"ab\xFF";
             let error = text(bytes.as_ptr().cast(), 3, "x").unwrap_err();
             assert_eq!(error.status(), MCANDLE_INVALID_UTF8);
+        }
+    }
+
+    #[test]
+    fn lengths_beyond_all_memory_are_errors() {
+        let ids = [1_u32, 2];
+        for length in [usize::MAX, usize::MAX / 4, isize::MAX.unsigned_abs()] {
+            // SAFETY: the array is live, and nothing of it is read.
+            let error = unsafe { items(ids.as_ptr(), length, "ids") }.unwrap_err();
+            assert_eq!(error.status(), MCANDLE_INVALID_ARGUMENT);
+        }
+        // SAFETY: the array is live and has two items.
+        assert_eq!(unsafe { items(ids.as_ptr(), 2, "ids") }.unwrap(), ids);
+    }
+
+    #[test]
+    fn what_is_given_is_freed() {
+        struct Counted<'a>(&'a AtomicBool);
+        impl Drop for Counted<'_> {
+            fn drop(&mut self) {
+                assert!(!self.0.swap(true, Ordering::Relaxed), "freed twice");
+            }
+        }
+        let freed = AtomicBool::new(false);
+        let mut object = ptr::null_mut();
+        // SAFETY: `object` is writable, and what it receives is freed once.
+        unsafe {
+            Out::new(&raw mut object, "object")
+                .unwrap()
+                .give(Counted(&freed));
+            assert!(!borrow(object, "object").unwrap().0.load(Ordering::Relaxed));
+            free(object);
+            assert!(freed.load(Ordering::Relaxed));
+            Out::new(&raw mut object, "object").unwrap().give_nothing();
+            assert!(object.is_null());
+            free(object);
+            give_object(ptr::null_mut(), Counted(&AtomicBool::new(false)));
+            assert!(Out::<u8>::new(ptr::null_mut(), "object").is_err());
+        }
+    }
+
+    #[test]
+    fn what_panics_as_it_is_freed_is_gone() {
+        struct Panics;
+        impl Drop for Panics {
+            fn drop(&mut self) {
+                panic!("as it is freed");
+            }
+        }
+        // SAFETY: it comes from a box, and is freed once.
+        unsafe { free(Box::into_raw(Box::new(Panics))) }
+    }
+
+    #[test]
+    fn items_and_numbers_are_given() {
+        let mut count = 7;
+        // SAFETY: `count` is writable; NULL is allowed; the given pointer has the given length.
+        unsafe {
+            let given = give_items(Some(&[3_u8, 4]), &raw mut count);
+            assert_eq!(items(given, count, "given").unwrap(), [3, 4]);
+            assert!(give_items::<u8>(None, &raw mut count).is_null() && count == 0);
+            give_number(place(&raw mut count, "count").unwrap(), 9);
+            give_number(ptr::null_mut(), 1);
+            assert_eq!(count, 9);
+            *borrow_mut(&raw mut count, "count").unwrap() += 1;
+            assert_eq!(count, 10);
+            assert_eq!(path(c"a/b".as_ptr(), "path").unwrap(), Path::new("a/b"));
+            assert!(string(c"\xFF".as_ptr(), "name").is_err());
         }
     }
 }

@@ -66,3 +66,58 @@ impl LogitsProcessor for CallbackProcessor {
         if go_on { Ok(()) } else { Err(Error::Cancelled) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::slice;
+
+    /// Moves the logits by the number that it counts, and stops at 2.
+    unsafe extern "C-unwind" fn count(
+        tokens: *const u32,
+        token_count: usize,
+        logits: *mut f32,
+        logit_count: usize,
+        user_data: *mut c_void,
+    ) -> bool {
+        // SAFETY: the processor passes live slices, and the test a number that only this uses.
+        unsafe {
+            let calls = &mut *user_data.cast::<u8>();
+            *calls += 1;
+            assert_eq!(slice::from_raw_parts(tokens, token_count), [5, 6]);
+            for logit in slice::from_raw_parts_mut(logits, logit_count) {
+                *logit += f32::from(*calls);
+            }
+            *calls < 2
+        }
+    }
+
+    unsafe extern "C-unwind" fn free_count(user_data: *mut c_void) {
+        // SAFETY: the test made it of a box, and this is the only call.
+        drop(unsafe { Box::from_raw(user_data.cast::<u8>()) });
+    }
+
+    #[test]
+    fn user_data_is_used_on_any_thread_and_freed_once() {
+        let pointer = Box::into_raw(Box::new(0_u8)).cast();
+        // SAFETY: the callbacks are for what is behind `pointer`.
+        let processor = unsafe {
+            CallbackProcessor::new(Some(count), UserData::new(pointer, Some(free_count)))
+        };
+        let mut processor = processor.unwrap();
+        let logits = std::thread::spawn(move || {
+            let mut logits = [0.0; 3];
+            processor.process(&[5, 6], &mut logits).unwrap();
+            let end = processor.process(&[5, 6], &mut logits);
+            assert!(matches!(end, Err(Error::Cancelled)));
+            logits
+        });
+        assert_eq!(logits.join().unwrap(), [3.0; 3]);
+        // SAFETY: as above; there is nothing to call, so the data is freed at once.
+        let none = unsafe {
+            let pointer = Box::into_raw(Box::new(0_u8)).cast();
+            CallbackProcessor::new(None, UserData::new(pointer, Some(free_count)))
+        };
+        assert!(none.is_none());
+    }
+}

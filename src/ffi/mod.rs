@@ -24,6 +24,8 @@ mod adapter;
 mod adapters;
 mod batch;
 mod batch_results;
+#[cfg(all(test, not(miri)))]
+mod callback_panics;
 mod chat;
 mod device;
 mod error;
@@ -45,6 +47,8 @@ mod model;
 mod model_info;
 mod model_options;
 mod panic;
+#[cfg(test)]
+mod pointer_tests;
 mod prompt;
 mod prompts;
 mod sampling_options;
@@ -52,6 +56,7 @@ mod scores;
 mod string;
 mod task;
 mod thread_count;
+mod thread_safety;
 mod tokenizer;
 mod tool_calls;
 #[cfg(feature = "training")]

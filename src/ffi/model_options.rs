@@ -14,7 +14,7 @@ pub struct mcandle_model_options {
     dtype: mcandle_dtype,
     quantization: Option<Quantization>,
     memory_budget: u64,
-    progress: Option<(Report, *mut c_void)>,
+    progress: Option<(Report, UserPointer)>,
 }
 
 type Report = unsafe extern "C-unwind" fn(u64, u64, *mut c_void) -> bool;
@@ -49,7 +49,6 @@ impl mcandle_model_options {
         let Some((report, user_data)) = self.progress else {
             return Ok(loader);
         };
-        let user_data = UserPointer::new(user_data);
         Ok(loader.with_progress(move |progress| {
             let (done, total) = (progress.loaded_bytes as u64, progress.bytes as u64);
             // SAFETY: as the caller promises.
@@ -162,7 +161,7 @@ pub unsafe extern "C" fn mcandle_model_options_set_progress(
 ) {
     // SAFETY: the caller passes NULL or options that nobody else uses now.
     if let Some(options) = unsafe { options.as_mut() } {
-        options.progress = callback.map(|callback| (callback, user_data));
+        options.progress = callback.map(|callback| (callback, UserPointer::new(user_data)));
     }
 }
 
