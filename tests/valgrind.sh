@@ -13,5 +13,6 @@ export MCANDLE_TEST_LIGHT=1
 # Valgrind runs one thread at a time.
 export RAYON_NUM_THREADS=1
 
-cargo test --test c_api -- --exact errors nulls nulls_training generate sampling batch adapters chat dataset formats \
-    runtime asynchronous train train_options finetuning complete finetune terminal::a_conversation_is_kept_in_files
+cargo test --test c_api -- --exact errors nulls nulls_training misuse misuse_training callbacks generate sampling \
+    batch adapters chat dataset formats runtime asynchronous train train_options finetuning complete finetune \
+    terminal::a_conversation_is_kept_in_files

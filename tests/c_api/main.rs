@@ -6,6 +6,7 @@
 
 mod coverage;
 mod inputs;
+mod parity;
 mod program;
 mod standards;
 mod terminal;
@@ -152,7 +153,14 @@ fn callbacks() {
 fn threads() {
     let data = inputs::data();
     let rows = data.path().join("train.jsonl");
-    Program::build("tests/c/threads.c").run(&[rows.as_path(), Path::new("8")]);
+    let rounds = if is_light() { "2" } else { "5" };
+    Program::build("tests/c/threads.c").run(&[rows.as_path(), Path::new(rounds)]);
+}
+
+#[test]
+fn memory() {
+    let data = inputs::data();
+    Program::build("tests/c/memory.c").run(&[data.path().join("train.jsonl")]);
 }
 
 #[test]

@@ -36,21 +36,30 @@ pub fn compiler(variable: &str, default: &str) -> Command {
 }
 
 /// Cargo builds the static library anew beside this test, and leaves an older one in the folder
-/// above as it is.
+/// above as it is. `MCANDLE_TEST_LIBRARY` names another one, such as one for a sanitizer.
 fn static_library() -> PathBuf {
-    let path = std::env::current_exe()
-        .unwrap()
-        .with_file_name("libmetal_candle.a");
+    let beside = || {
+        std::env::current_exe()
+            .unwrap()
+            .with_file_name("libmetal_candle.a")
+    };
+    let path = std::env::var_os("MCANDLE_TEST_LIBRARY").map_or_else(beside, PathBuf::from);
     assert!(path.exists(), "{} is missing", path.display());
     path
 }
 
 impl Program {
+    /// With the compiler in `MCANDLE_TEST_CC`, else that in `CC`, and the further flags in
+    /// `MCANDLE_TEST_CFLAGS`.
     pub fn build(source: &str) -> Self {
+        let flags = std::env::var("MCANDLE_TEST_CFLAGS").unwrap_or_default();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(Path::new(source).file_stem().unwrap());
-        let output = compiler("CC", "cc")
+        let chosen = std::env::var_os("MCANDLE_TEST_CC").is_some();
+        let variable = if chosen { "MCANDLE_TEST_CC" } else { "CC" };
+        let output = compiler(variable, "cc")
             .args(["-std=c99", "-g", source])
+            .args(flags.split_whitespace())
             .arg(static_library())
             .args(LIBRARIES)
             .arg("-o")
