@@ -3,6 +3,7 @@
 
 use super::*;
 use std::ffi::{CStr, c_char, c_void};
+use std::fmt::Write;
 use std::ptr;
 
 fn text(pointer: *const c_char) -> String {
@@ -125,7 +126,7 @@ unsafe extern "C-unwind" fn push_piece(piece: *const mcandle_piece, user_data: *
         assert_eq!(piece_text.len(), length);
         let name = text(mcandle_piece_name(piece, ptr::null_mut()));
         let kind = mcandle_piece_kind_of(piece);
-        pieces.push_str(&format!("{kind}:{name}:{piece_text};"));
+        write!(pieces, "{kind}:{name}:{piece_text};").unwrap();
     }
 }
 

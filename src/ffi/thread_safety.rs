@@ -64,32 +64,32 @@
 //! # Ok::<(), metal_candle::Error>(())
 //! ```
 
-use super::*;
+use crate::ffi;
 
 const fn any_thread<T: Send + Sync>() {}
 
 /// Every type that the header declares.
 const _: () = {
-    any_thread::<mcandle_adapter>();
-    any_thread::<mcandle_adapter_list>();
-    any_thread::<mcandle_batch>();
-    any_thread::<mcandle_batch_results>();
-    any_thread::<mcandle_chunk>();
-    any_thread::<mcandle_error>();
-    any_thread::<mcandle_fim_context>();
-    any_thread::<mcandle_floats>();
-    any_thread::<mcandle_generate_options>();
-    any_thread::<mcandle_generation>();
-    any_thread::<mcandle_generator>();
-    any_thread::<mcandle_memory_info>();
-    any_thread::<mcandle_model>();
-    any_thread::<mcandle_model_info>();
-    any_thread::<mcandle_model_options>();
-    any_thread::<mcandle_piece>();
-    any_thread::<mcandle_string>();
-    any_thread::<mcandle_tokenizer>();
-    any_thread::<mcandle_tokens>();
-    any_thread::<mcandle_tool_call_parser>();
+    any_thread::<ffi::mcandle_adapter>();
+    any_thread::<ffi::mcandle_adapter_list>();
+    any_thread::<ffi::mcandle_batch>();
+    any_thread::<ffi::mcandle_batch_results>();
+    any_thread::<ffi::mcandle_chunk>();
+    any_thread::<ffi::mcandle_error>();
+    any_thread::<ffi::mcandle_fim_context>();
+    any_thread::<ffi::mcandle_floats>();
+    any_thread::<ffi::mcandle_generate_options>();
+    any_thread::<ffi::mcandle_generation>();
+    any_thread::<ffi::mcandle_generator>();
+    any_thread::<ffi::mcandle_memory_info>();
+    any_thread::<ffi::mcandle_model>();
+    any_thread::<ffi::mcandle_model_info>();
+    any_thread::<ffi::mcandle_model_options>();
+    any_thread::<ffi::mcandle_piece>();
+    any_thread::<ffi::mcandle_string>();
+    any_thread::<ffi::mcandle_tokenizer>();
+    any_thread::<ffi::mcandle_tokens>();
+    any_thread::<ffi::mcandle_tool_call_parser>();
 };
 
 #[cfg(feature = "training")]
@@ -111,16 +111,17 @@ mod training {
     //! # }
     //! ```
 
-    use super::*;
+    use super::any_thread;
+    use crate::ffi;
 
     const _: () = {
-        any_thread::<mcandle_checkpoints>();
-        any_thread::<mcandle_dataset>();
-        any_thread::<mcandle_dataset_options>();
-        any_thread::<mcandle_train_event>();
-        any_thread::<mcandle_train_options>();
-        any_thread::<mcandle_train_summary>();
-        any_thread::<mcandle_trainer>();
+        any_thread::<ffi::mcandle_checkpoints>();
+        any_thread::<ffi::mcandle_dataset>();
+        any_thread::<ffi::mcandle_dataset_options>();
+        any_thread::<ffi::mcandle_train_event>();
+        any_thread::<ffi::mcandle_train_options>();
+        any_thread::<ffi::mcandle_train_summary>();
+        any_thread::<ffi::mcandle_trainer>();
     };
 }
 
@@ -138,7 +139,10 @@ mod tests {
         let mut count = 0;
         for name in types {
             count += 1;
-            assert!(held.contains(&format!("any_thread::<{name}>()")), "{name}");
+            assert!(
+                held.contains(&format!("any_thread::<ffi::{name}>()")),
+                "{name}"
+            );
         }
         assert!(count > 20, "only {count} types found");
     }
