@@ -20,7 +20,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
 globals() {
-    "$tools/llvm-nm" --extern-only --defined-only --no-demangle --just-symbol-name "$1" |
+    "$tools/llvm-nm" --quiet --extern-only --defined-only --no-demangle --just-symbol-name "$1" |
         awk 'NF == 1 && !/:$/' | sort -u
 }
 
