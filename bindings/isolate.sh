@@ -20,10 +20,11 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
 globals() {
-    "$tools/llvm-nm" --quiet --extern-only --defined-only --no-demangle --just-symbol-name "$1" |
+    "$tools/llvm-nm" --no-llvm-bc --quiet --extern-only --defined-only --no-demangle --just-symbol-name "$1" |
         awk 'NF == 1 && !/:$/' | sort -u
 }
 
+# Bitcode, beside which some objects keep their symbols, is not looked into (--no-llvm-bc).
 # Mach-O puts an underscore before C names.
 globals "$input" | awk -v prefix="$prefix" '
     $0 !~ "^_?" prefix "_" && $0 !~ "\\." prefix "$" { print $0, $0 "." prefix }' >"$folder/names"

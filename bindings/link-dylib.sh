@@ -22,10 +22,10 @@ esac
 tools=$(rustc --print sysroot)/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')/bin
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-"$tools/llvm-nm" --quiet --extern-only --defined-only --just-symbol-name "$input" | grep '^_mcandle_' | sort >"$folder/exports"
+"$tools/llvm-nm" --no-llvm-bc --quiet --extern-only --defined-only --just-symbol-name "$input" | grep '^_mcandle_' | sort >"$folder/exports"
 read -ra cc <<<"${CC:-cc}"
 "${cc[@]}" -dynamiclib -o "$folder/out.dylib" "-Wl,-force_load,$input" -Wl,-dead_strip \
     "-Wl,-exported_symbols_list,$folder/exports" "-Wl,-install_name,@rpath/libmetal_candle.$series.dylib" \
     "-Wl,-compatibility_version,$series" "-Wl,-current_version,$version" -Wl,-headerpad_max_install_names "$@"
-"$tools/llvm-nm" --quiet --extern-only --defined-only --just-symbol-name "$folder/out.dylib" | sort | cmp - "$folder/exports"
+"$tools/llvm-nm" --no-llvm-bc --quiet --extern-only --defined-only --just-symbol-name "$folder/out.dylib" | sort | cmp - "$folder/exports"
 mv "$folder/out.dylib" "$output"
