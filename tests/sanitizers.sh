@@ -17,6 +17,12 @@ nightly=${MCANDLE_NIGHTLY:-nightly}
 case $target in /*) ;; *) target=$PWD/$target ;; esac
 host=$(rustc -vV | sed -n 's/^host: //p')
 
+# Ends with the status that says so.
+unchecked() {
+    printf '\n!!! NOT CHECKED: %s here !!!\n\n' "$1"
+    exit 75
+}
+
 clang=${CLANG:-}
 for name in clang clang-{22,21,20,19,18,17,16}; do
     [ -n "$clang" ] && break
@@ -24,9 +30,10 @@ for name in clang clang-{22,21,20,19,18,17,16}; do
 done
 works() { echo 'int main(void) { return 0; }' | "$clang" -fsanitize=address -x c - -o /dev/null 2>/dev/null; }
 if [ -z "$clang" ] || ! works; then
-    clang=clang
-    apt-get update -q
-    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends clang libclang-rt-14-dev llvm
+    clang=clang-19
+    apt-get update -q &&
+        DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends clang-19 libclang-rt-19-dev ||
+        unchecked "clang and its sanitizers cannot be installed"
     works
 fi
 
@@ -34,8 +41,9 @@ fi
 library() {
     local sanitizer=$1
     shift
-    cargo "+$nightly" --version >/dev/null 2>&1 || rustup toolchain install "$nightly" --profile minimal
-    rustup component add --toolchain "$nightly" rust-src
+    cargo "+$nightly" --version >/dev/null 2>&1 || rustup toolchain install "$nightly" --profile minimal ||
+        unchecked "a nightly Rust cannot be installed"
+    rustup component add --toolchain "$nightly" rust-src || unchecked "the source of Rust's library is not there"
     # With optimisation as low as a fast build needs, and as high as kernels need to be bearable.
     RUSTFLAGS="-Zsanitizer=$sanitizer -Cforce-frame-pointers=yes" CARGO_INCREMENTAL=0 \
         cargo "+$nightly" rustc --locked --lib --crate-type staticlib --target "$host" \
