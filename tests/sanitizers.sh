@@ -111,7 +111,7 @@ C
 int main(void) { return INT_MAX + (int)mcandle_abi_version() == 0; }
 C
     programs errors nulls nulls_training misuse misuse_training callbacks generate sampling batch chat \
-        dataset adapters formats train train_options finetuning threads complete
+        dataset adapters formats train train_options finetuning threads runtime asynchronous complete
 }
 
 thread() {
@@ -139,7 +139,7 @@ int main(void) {
     return 0;
 }
 C
-    MCANDLE_TEST_LIGHT=1 programs threads callbacks generate batch adapters
+    MCANDLE_TEST_LIGHT=1 programs threads asynchronous callbacks generate batch adapters
 }
 
 # The library that the programs are linked with otherwise.

@@ -354,23 +354,6 @@ fn quickstart() {
 }
 
 #[test]
-fn the_header_compiles_alone() {
-    for (variable, compiler_name, language, standard) in [
-        ("CC", "cc", "c", "-std=c99"),
-        ("CC", "cc", "c", "-std=c11"),
-        ("CXX", "c++", "c++", "-std=c++17"),
-    ] {
-        let mut command = compiler(variable, compiler_name);
-        command.args(["-fsyntax-only", standard, "-x", language]);
-        match command.arg("include/metal_candle.h").output() {
-            Ok(output) => assert_success(standard, &output),
-            Err(error) if error.kind() == ErrorKind::NotFound && language == "c++" => {}
-            Err(error) => panic!("{compiler_name}: {error}"),
-        }
-    }
-}
-
-#[test]
 fn every_function_is_used_by_a_c_test() {
     let header = fs::read_to_string("include/metal_candle.h").unwrap();
     let tests: String = fs::read_dir("tests/c")
