@@ -3,6 +3,7 @@
  *
  * Usage: callbacks ROWS
  */
+#define MCANDLE_NO_NULLABILITY
 #include "test.h"
 
 #define PROMPT "fn main", 7

@@ -3,6 +3,7 @@
  *
  * Usage: misuse FOLDER, with the inputs that the test harness makes.
  */
+#define MCANDLE_NO_NULLABILITY
 #include "test.h"
 
 /* Two bytes, of which the second begins no character. */

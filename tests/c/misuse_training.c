@@ -2,6 +2,7 @@
  *
  * Usage: misuse_training ROWS
  */
+#define MCANDLE_NO_NULLABILITY
 #include "test.h"
 
 #define NOT_UTF8(name, call) FAILS(call, MCANDLE_INVALID_UTF8, "`" name "` is not UTF-8")

@@ -4,6 +4,7 @@
  * Usage: threads ROWS ROUNDS
  */
 #define _POSIX_C_SOURCE 200809L
+#define MCANDLE_NO_NULLABILITY
 #include "test.h"
 
 #include <pthread.h>
