@@ -80,7 +80,7 @@ mistake() {
 programs() {
     local passed
     # Not CC, for which the build would be another one.
-    passed=$(MCANDLE_TEST_CC=$clang cargo test --locked --test c_api -- --exact "$@" | tee /dev/stderr |
+    passed=$(MCANDLE_TEST_CC=$clang cargo test --locked --test c_api -- --exact "$@" | tee >(cat >&2) |
         sed -n 's/^test result: ok. \([0-9]*\) passed.*/\1/p')
     [ "$passed" = $# ] || { echo "${passed:-none} of $# programs passed"; exit 1; }
 }
