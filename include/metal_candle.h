@@ -81,8 +81,8 @@
  *
  * A callback runs on the thread that made the call, unless its type says otherwise, and what it
  * receives lives only until it returns. The library passes `user_data` on and never looks at it. A
- * callback must return: it must not throw, nor leave by longjmp(). It may use every object but the
- * one whose call it belongs to, which it may only cancel.
+ * callback must return: it must not throw, which ends the process, nor leave by longjmp(). It may use
+ * every object but the one whose call it belongs to, which it may only cancel.
  *
  * @section text Text and numbers
  *

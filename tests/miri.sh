@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
 # One that is there is not updated, which would build everything anew.
-nightly=${MCANDLE_NIGHTLY:-nightly}
+nightly=${MCANDLE_NIGHTLY:-nightly-2026-05-20}
 
 if ! { cargo "+$nightly" --version >/dev/null 2>&1 || rustup toolchain install "$nightly" --profile minimal; } ||
     ! rustup component add --toolchain "$nightly" miri rust-src; then

@@ -13,7 +13,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
 # One that is there is not updated, which would build everything anew.
-nightly=${MCANDLE_NIGHTLY:-nightly}
+nightly=${MCANDLE_NIGHTLY:-nightly-2026-05-20}
 case $target in /*) ;; *) target=$PWD/$target ;; esac
 host=$(rustc -vV | sed -n 's/^host: //p')
 

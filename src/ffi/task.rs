@@ -58,8 +58,12 @@ fn start_on<T: 'static>(
                 result = Box::into_raw(Box::new(work()?));
                 Ok(())
             });
+            // One in Rust may panic; nobody is left to be told.
+            guard(ptr::null_mut(), || {
+                completion.call(result, error);
+                Ok(())
+            });
         }
-        completion.call(result, error);
     };
     match thread.name("metal-candle".to_owned()).spawn(run) {
         // The thread ends by itself.

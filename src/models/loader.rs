@@ -4,11 +4,11 @@ use super::decoder::Place;
 use super::format::{self, ModelFormat, StoredModel};
 use super::weight_source::WeightSource;
 use super::{Decoder, Model, ModelConfig, ModelInfo, Quantization, Tokenizer};
-use crate::backend::{DTypePolicy, DeviceKind, device};
+use crate::backend::{DTypePolicy, DeviceKind, device, room};
 use crate::error::{Error, Result};
 #[cfg(feature = "hub")]
 use crate::hub::{self, Hub};
-use candle_core::DType;
+use candle_core::{DType, Device};
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::ControlFlow;
@@ -286,7 +286,7 @@ impl ModelLoader {
         let stored = weights.stored(&Place::Embedding.name());
         let stored = stored.map_or(DType::F32, |tensor| tensor.dtype);
         let dtype = self.dtype.resolve(stored, &device);
-        self.check_budget(&config, dtype, &*weights)?;
+        self.check_memory(&config, dtype, &device, &*weights)?;
         let size = |name: &str| {
             weights
                 .stored(name)
@@ -315,25 +315,25 @@ impl ModelLoader {
         Ok(Model::new(path, decoder, text, config_json))
     }
 
-    fn check_budget(
+    /// Whether the weights are within the budget, and within what the system gives.
+    fn check_memory(
         &self,
         config: &ModelConfig,
         dtype: DType,
+        device: &Device,
         weights: &dyn WeightSource,
     ) -> Result<()> {
-        let Some(budget) = self.memory_budget else {
-            return Ok(());
-        };
-        let needed = weights_size(config, dtype, self.quantization, weights) as u64;
-        if needed > budget {
-            return Err(Error::MemoryBudget {
-                what: "the weights of the model".to_owned(),
-                needed,
+        const WHAT: &str = "the weights of the model";
+        let needed = weights_size(config, dtype, self.quantization, weights);
+        match self.memory_budget {
+            Some(budget) if needed as u64 > budget => Err(Error::MemoryBudget {
+                what: WHAT.to_owned(),
+                needed: needed as u64,
                 budget,
                 hint: "a dtype of 16 bits, a quantization of 4 or 8 bits or a smaller model takes less",
-            });
+            }),
+            _ => Ok(room::check(device, needed, 1, WHAT)?),
         }
-        Ok(())
     }
 
     fn report(&self, progress: &LoadProgress) -> Result<()> {

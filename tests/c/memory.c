@@ -46,6 +46,11 @@ int main(int argc, char **argv) {
     mcandle_model *loaded = NULL;
     CHECK(argc == 2);
 #ifdef __linux__
+    /* Enough for the file, and not for the weights beside it; before there is memory to use again. */
+    allow(26);
+    FAILS(mcandle_model_load(MODEL_DIR, NULL, &loaded, error), MCANDLE_BACKEND,
+          "the weights of the model", "the system has no memory for");
+    allow(0);
     SUCCEEDS(mcandle_model_load(MODEL_DIR, NULL, &model, error));
     SUCCEEDS(mcandle_dataset_from_jsonl(argv[1], model, NULL, &rows, error));
     training(MCANDLE_METHOD_FULL, 8, "the weights to train");
