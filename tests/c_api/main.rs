@@ -13,11 +13,11 @@ mod terminal;
 
 use metal_candle::backend::DeviceKind;
 use metal_candle::{GenerateOptions, Generator, ModelLoader};
-use program::{Program, assert_success, compiler};
+use program::{Program, assert_success};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, ErrorKind};
+use std::io::{BufRead, BufReader};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::Stdio;
