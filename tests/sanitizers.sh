@@ -111,7 +111,7 @@ C
 int main(void) { return INT_MAX + (int)mcandle_abi_version() == 0; }
 C
     programs errors nulls nulls_training misuse misuse_training callbacks generate sampling batch chat \
-        dataset adapters formats train train_options finetuning threads runtime asynchronous complete
+        dataset adapters formats train train_options finetuning threads runtime asynchronous complete finetune
 }
 
 thread() {
