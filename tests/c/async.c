@@ -3,6 +3,7 @@
  * Usage: async ROWS, a file to train on.
  */
 #define _POSIX_C_SOURCE 200809L
+#define MCANDLE_NO_NULLABILITY
 #include "test.h"
 
 #include <pthread.h>
@@ -66,35 +67,35 @@ static void wait_for_failure(outcome *o, mcandle_status status, const char *part
 }
 
 static void on_model(mcandle_model *loaded, mcandle_error *error, void *user_data) {
-    complete(loaded, error, user_data);
+    complete(loaded, error, (outcome *)user_data);
 }
 
 static void on_generation(mcandle_generation *generation, mcandle_error *error, void *user_data) {
-    complete(generation, error, user_data);
+    complete(generation, error, (outcome *)user_data);
 }
 
 static void on_results(mcandle_batch_results *results, mcandle_error *error, void *user_data) {
-    complete(results, error, user_data);
+    complete(results, error, (outcome *)user_data);
 }
 
 static void on_summary(mcandle_train_summary *summary, mcandle_error *error, void *user_data) {
-    complete(summary, error, user_data);
+    complete(summary, error, (outcome *)user_data);
 }
 
 static bool on_progress(uint64_t loaded, uint64_t total, void *user_data) {
-    outcome *o = user_data;
+    outcome *o = (outcome *)user_data;
     CHECK(loaded <= total);
     return ++o->calls != o->stop_after;
 }
 
 static bool on_chunk(const mcandle_chunk *chunk, void *user_data) {
-    outcome *o = user_data;
+    outcome *o = (outcome *)user_data;
     CHECK(mcandle_chunk_index(chunk) <= o->calls);
     return ++o->calls != o->stop_after;
 }
 
 static bool on_event(const mcandle_train_event *event, void *user_data) {
-    outcome *o = user_data;
+    outcome *o = (outcome *)user_data;
     CHECK(mcandle_train_event_json(event)[0] == '{');
     return ++o->calls != o->stop_after;
 }
@@ -115,7 +116,7 @@ static void models_load(void) {
     outcome o;
     prepare(&o);
     load(MODEL_DIR, &o);
-    model = wait_for(&o);
+    model = (mcandle_model *)wait_for(&o);
     CHECK(o.calls > 2 && mcandle_model_parameter_count(model) == 6297856);
     prepare(&o);
     o.stop_after = 2;
@@ -133,7 +134,7 @@ static void models_load(void) {
           "`completion`");
     CHECK(o.completions == 0);
     SUCCEEDS(mcandle_model_load_async(MODEL_DIR, NULL, on_model, &o, error));
-    mcandle_model_free(wait_for(&o));
+    mcandle_model_free((mcandle_model *)wait_for(&o));
 }
 
 /* Options of which only a cancelled generation does not reach the end. */
@@ -196,7 +197,7 @@ static void the_tokens_are_those_of_the_blocking_call(void) {
                                         &expected, error));
     prepare(&o);
     generate(generator, 6, &o);
-    expect_same(wait_for(&o), expected);
+    expect_same((mcandle_generation *)wait_for(&o), expected);
     CHECK(o.calls == 6);
 
     SUCCEEDS(mcandle_generator_generate_from_ids(generator, IDS, 3, options, NULL, NULL, &expected,
@@ -204,21 +205,21 @@ static void the_tokens_are_those_of_the_blocking_call(void) {
     prepare(&o);
     SUCCEEDS(mcandle_generator_generate_from_ids_async(generator, IDS, 3, options, NULL,
                                                        on_generation, &o, error));
-    expect_same(wait_for(&o), expected);
+    expect_same((mcandle_generation *)wait_for(&o), expected);
 
     SUCCEEDS(mcandle_generator_complete(generator, "fn", 2, "}", 1, NULL, options, NULL, NULL,
                                         &expected, error));
     prepare(&o);
     SUCCEEDS(mcandle_generator_complete_async(generator, "fn", 2, "}", 1, NULL, options, NULL,
                                               on_generation, &o, error));
-    expect_same(wait_for(&o), expected);
+    expect_same((mcandle_generation *)wait_for(&o), expected);
 
     SUCCEEDS(mcandle_generator_chat(generator, MESSAGES, strlen(MESSAGES), NULL, 0, options, NULL, NULL,
                                     &expected, error));
     prepare(&o);
     SUCCEEDS(mcandle_generator_chat_async(generator, MESSAGES, strlen(MESSAGES), NULL, 0, options, NULL,
                                           on_generation, &o, error));
-    expect_same(wait_for(&o), expected);
+    expect_same((mcandle_generation *)wait_for(&o), expected);
 
     prepare(&o);
     SUCCEEDS(mcandle_generator_generate_from_ids_async(generator, OUTSIDE, 2, NULL, NULL, on_generation,
@@ -336,7 +337,7 @@ static void what_is_wrong_at_once_starts_nothing(void) {
     empty_prompts_fail_later(generator);
     prepare(&o);
     generate(generator, 1, &o);
-    mcandle_generation_free(wait_for(&o));
+    mcandle_generation_free((mcandle_generation *)wait_for(&o));
     mcandle_generator_free(generator);
 }
 
@@ -350,37 +351,37 @@ static void a_generator_is_busy_and_can_be_stopped(void) {
     FAILS(mcandle_generator_generate_async(generator, "a", 1, NULL, NULL, on_generation, &o, error),
           MCANDLE_BUSY, "`generator` is in use");
     mcandle_generator_cancel(generator);
-    expect_cancelled(wait_for(&o), 1999);
+    expect_cancelled((mcandle_generation *)wait_for(&o), 1999);
 
     /* However early the request comes, it is for what was started. */
     prepare(&o);
     generate(generator, 2000, &o);
     mcandle_generator_cancel(generator);
-    expect_cancelled(wait_for(&o), 1999);
+    expect_cancelled((mcandle_generation *)wait_for(&o), 1999);
 
     prepare(&o);
     o.stop_after = 2;
     generate(generator, 2000, &o);
-    expect_cancelled(wait_for(&o), 2);
+    expect_cancelled((mcandle_generation *)wait_for(&o), 2);
     CHECK(o.calls == 2);
 
     /* What stopped one generation does not stop the next. */
     prepare(&o);
     mcandle_generator_cancel(generator);
     generate(generator, 2, &o);
-    CHECK(token_count(wait_for(&o)) == 2);
-    mcandle_generation_free(o.result);
+    CHECK(token_count((mcandle_generation *)wait_for(&o)) == 2);
+    mcandle_generation_free((mcandle_generation *)o.result);
 
     /* Freeing stops it as well, and does not wait. */
     prepare(&o);
     generate(generator, 2000, &o);
     mcandle_generator_free(generator);
-    expect_cancelled(wait_for(&o), 1999);
+    expect_cancelled((mcandle_generation *)wait_for(&o), 1999);
 }
 
 /* Goes on with the generator in its completion, and frees it in the last one. */
 static void go_on(mcandle_generation *generation, mcandle_error *error, void *user_data) {
-    outcome *o = user_data;
+    outcome *o = (outcome *)user_data;
     CHECK(error == NULL && token_count(generation) == 2);
     if (--o->runs_left == 0) {
         mcandle_generator_free(o->generator);
@@ -402,7 +403,7 @@ static void a_completion_uses_the_generator(void) {
     o.runs_left = 3;
     SUCCEEDS(mcandle_generator_generate_async(o.generator, PROMPT, strlen(PROMPT), options, NULL, go_on,
                                               &o, error));
-    mcandle_generation_free(wait_for(&o));
+    mcandle_generation_free((mcandle_generation *)wait_for(&o));
     CHECK(o.runs_left == 0);
     mcandle_generate_options_free(options);
 }
@@ -426,8 +427,8 @@ static void batches_run(void) {
     FAILS(mcandle_batch_run_async(NULL, NULL, on_results, &o, error), MCANDLE_NULL_POINTER, "`batch`");
     FAILS(mcandle_batch_run_async(batch, NULL, NULL, &o, error), MCANDLE_NULL_POINTER, "`completion`");
     SUCCEEDS(mcandle_batch_run_async(batch, NULL, on_results, &o, error));
-    CHECK(mcandle_batch_results_length(wait_for(&o)) == 3);
-    mcandle_batch_results_free(o.result);
+    CHECK(mcandle_batch_results_length((mcandle_batch_results *)wait_for(&o)) == 3);
+    mcandle_batch_results_free((mcandle_batch_results *)o.result);
     mcandle_batch_free(batch);
 
     prepare(&o);
@@ -435,16 +436,16 @@ static void batches_run(void) {
     SUCCEEDS(mcandle_batch_run_async(batch, NULL, on_results, &o, error));
     FAILS(mcandle_batch_run_async(batch, NULL, on_results, &o, error), MCANDLE_BUSY, "`batch` is in use");
     mcandle_batch_cancel(batch);
-    CHECK(mcandle_batch_results_length(wait_for(&o)) == 3);
-    mcandle_batch_results_free(o.result);
+    CHECK(mcandle_batch_results_length((mcandle_batch_results *)wait_for(&o)) == 3);
+    mcandle_batch_results_free((mcandle_batch_results *)o.result);
     mcandle_batch_free(batch);
 
     prepare(&o);
     batch = new_batch(2000);
     SUCCEEDS(mcandle_batch_run_async(batch, NULL, on_results, &o, error));
     mcandle_batch_free(batch);
-    CHECK(mcandle_batch_results_length(wait_for(&o)) == 3);
-    mcandle_batch_results_free(o.result);
+    CHECK(mcandle_batch_results_length((mcandle_batch_results *)wait_for(&o)) == 3);
+    mcandle_batch_results_free((mcandle_batch_results *)o.result);
 }
 
 static mcandle_trainer *new_trainer(size_t steps) {
@@ -477,7 +478,7 @@ static void trainers_train(void) {
     FAILS(mcandle_trainer_train_async(trainer, NULL, NULL, &o, error), MCANDLE_NULL_POINTER,
           "`completion`");
     SUCCEEDS(mcandle_trainer_train_async(trainer, on_event, on_summary, &o, error));
-    expect_steps(wait_for(&o), 2, 2);
+    expect_steps((mcandle_train_summary *)wait_for(&o), 2, 2);
     /* A start, two steps, an end. */
     CHECK(o.calls == 4);
     SUCCEEDS(mcandle_trainer_adapter(trainer, &adapter, error));
@@ -489,11 +490,11 @@ static void trainers_train(void) {
     SUCCEEDS(mcandle_trainer_train_async(trainer, NULL, on_summary, &o, error));
     FAILS(mcandle_trainer_train(trainer, NULL, NULL, NULL, error), MCANDLE_BUSY, "`trainer` is in use");
     mcandle_trainer_cancel(trainer);
-    expect_steps(wait_for(&o), 0, 999);
+    expect_steps((mcandle_train_summary *)wait_for(&o), 0, 999);
     prepare(&o);
     SUCCEEDS(mcandle_trainer_train_async(trainer, NULL, on_summary, &o, error));
     mcandle_trainer_free(trainer);
-    expect_steps(wait_for(&o), 0, 999);
+    expect_steps((mcandle_train_summary *)wait_for(&o), 0, 999);
 }
 
 int main(int argc, char **argv) {

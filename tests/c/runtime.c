@@ -2,6 +2,7 @@
  * used; and what it asks for before its first text.
  */
 #define _POSIX_C_SOURCE 200809L
+#define MCANDLE_NO_NULLABILITY
 #include "test.h"
 
 #include <pthread.h>
@@ -25,7 +26,7 @@ static void prepare(record *r) {
 }
 
 static void on_log(mcandle_log_level level, const char *target, const char *message, void *user_data) {
-    record *r = user_data;
+    record *r = (record *)user_data;
     CHECK(level >= MCANDLE_LOG_ERROR && level <= MCANDLE_LOG_TRACE);
     CHECK(strncmp(target, "metal_candle", 12) == 0 && message[0] != '\0');
     CHECK(strstr(message, "secret") == NULL && strstr(message, "user") == NULL);
@@ -47,7 +48,7 @@ static void on_log(mcandle_log_level level, const char *target, const char *mess
 }
 
 static void on_free(void *user_data) {
-    record *r = user_data;
+    record *r = (record *)user_data;
     pthread_mutex_lock(&r->mutex);
     r->freed++;
     pthread_mutex_unlock(&r->mutex);
@@ -55,7 +56,7 @@ static void on_free(void *user_data) {
 
 /* A callback that removes itself. */
 static void once(mcandle_log_level level, const char *target, const char *message, void *user_data) {
-    record *r = user_data;
+    record *r = (record *)user_data;
     (void)level, (void)target, (void)message;
     r->messages++;
     SUCCEEDS(mcandle_set_log_callback(NULL, 0, NULL, NULL, error));
@@ -72,7 +73,7 @@ static mcandle_model *load(void) {
     return model;
 }
 
-static void *generate(void *model) {
+static mcandle_generation *generate(mcandle_model *model) {
     mcandle_generator *generator = NULL;
     mcandle_generate_options *options = mcandle_generate_options_new();
     mcandle_generation *generation = NULL;
@@ -84,6 +85,10 @@ static void *generate(void *model) {
     mcandle_generate_options_free(options);
     mcandle_generator_free(generator);
     return generation;
+}
+
+static void *generate_on_a_thread(void *of) {
+    return generate((mcandle_model *)of);
 }
 
 static void messages_reach_the_callback(void) {
@@ -130,14 +135,14 @@ static void callbacks_change_while_others_run(mcandle_model *model) {
     pthread_t thread;
     void *generation;
     int i;
-    CHECK(pthread_create(&thread, NULL, generate, model) == 0);
+    CHECK(pthread_create(&thread, NULL, generate_on_a_thread, model) == 0);
     for (i = 0; i < ROUNDS; i++) {
         prepare(&records[i]);
         SUCCEEDS(mcandle_set_log_callback(on_log, MCANDLE_LOG_TRACE, &records[i], on_free, error));
     }
     mcandle_generation_free(generate(model));
     CHECK(pthread_join(thread, &generation) == 0);
-    mcandle_generation_free(generation);
+    mcandle_generation_free((mcandle_generation *)generation);
     SUCCEEDS(mcandle_set_log_callback(NULL, 0, NULL, NULL, error));
     for (i = 0; i < ROUNDS; i++) {
         CHECK(records[i].freed == 1);
@@ -159,7 +164,7 @@ static void memory_is_told(void) {
     mcandle_memory_info_free(info);
     FAILS(mcandle_memory_info_new(99, &none, error), MCANDLE_INVALID_ARGUMENT, "`device` is 99");
     FAILS(mcandle_memory_info_new(MCANDLE_DEVICE_CPU, NULL, error), MCANDLE_NULL_POINTER, "`info`");
-    CHECK(none == UNTOUCHED);
+    CHECK((void *)none == UNTOUCHED);
     CHECK(mcandle_memory_info_process_current(NULL) == 0 && mcandle_memory_info_process_peak(NULL) == 0);
     CHECK(mcandle_memory_info_system_total(NULL) == 0 && mcandle_memory_info_system_available(NULL) == 0);
     CHECK(mcandle_memory_info_device_total(NULL) == 0 && mcandle_memory_info_device_used(NULL) == 0);
@@ -175,7 +180,7 @@ static void a_model_keeps_to_its_budget(void) {
     mcandle_model_options_set_memory_budget(options, 25191423);
     FAILS(mcandle_model_load(MODEL_DIR, options, &model, error), MCANDLE_OUT_OF_MEMORY, "25191424 bytes",
           "the budget is 25191423", "quantization");
-    CHECK(model == UNTOUCHED);
+    CHECK((void *)model == UNTOUCHED);
     mcandle_model_options_set_quantization(options, 4, 64);
     SUCCEEDS(mcandle_model_load(MODEL_DIR, options, &model, error));
     mcandle_model_free(model);
