@@ -1,6 +1,6 @@
-//! What `src/ffi/handle.rs` lets no function of the C API do: programs that must not compile, each
-//! with the error that the compiler gives. The file is compiled by itself, with stand-ins for the few
-//! items that it uses, so that no other error can hide behind the expected one.
+//! What `src/ffi/handle.rs` and `exclusive.rs` let no function of the C API do: programs that must not
+//! compile, each with the error that the compiler gives. The files are compiled by themselves, with
+//! stand-ins for the few items that they use, so that no other error can hide behind the expected one.
 
 use std::env;
 use std::fs;
@@ -14,7 +14,7 @@ extern crate self as parking_lot;
 pub struct Mutex<T>(std::sync::Mutex<T>);
 impl<T> Mutex<T> {
     pub fn new(value: T) -> Self { Self(std::sync::Mutex::new(value)) }
-    pub fn try_lock(&self) -> Option<std::sync::MutexGuard<'_, T>> { self.0.try_lock().ok() }
+    pub fn lock(&self) -> std::sync::MutexGuard<'_, T> { self.0.lock().unwrap() }
 }
 impl<T> std::fmt::Debug for Mutex<T> {
     fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { Ok(()) }
@@ -40,11 +40,14 @@ pub mod ffi {
             body: impl FnOnce() -> Result<(), mcandle_error>,
         ) -> i32 { i32::from(body().is_err()) }
     }
-    #[path = "HANDLE"]
+    #[path = "FOLDER/handle.rs"]
     pub mod handle;
+    #[path = "FOLDER/exclusive.rs"]
+    pub mod exclusive;
     pub mod case {
         #![allow(unused)]
-        use super::handle::{self, Exclusive, Out, Result, borrow, free, items};
+        use super::exclusive::Exclusive;
+        use super::handle::{self, Out, Result, borrow, free, items};
         use std::cell::Cell;
         fn is_send<T: Send>(_: T) {}
         fn is_sync<T: Sync>(_: &T) {}
@@ -59,9 +62,9 @@ pub mod ffi {
 /// Compiles the body of a function that has a place for an output and an object of one user.
 fn compile(body: &str) -> Output {
     let folder = tempfile::tempdir().unwrap();
-    let handle = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ffi/handle.rs");
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ffi");
     let program = STAND_INS
-        .replace("HANDLE", handle.to_str().unwrap())
+        .replace("FOLDER", sources.to_str().unwrap())
         .replace("BODY", body);
     let path = folder.path().join("case.rs");
     fs::write(&path, program).unwrap();
@@ -139,7 +142,7 @@ fn a_value_stays_behind_its_lock() {
     assert_accepted("object.with(\"x\", |value| { *value = 1; Ok(()) })?;");
     let escapes = "object.with(\"x\", |value| Ok(value))?;";
     assert_refused(escapes, "lifetime may not live long enough");
-    assert_refused("object.value.try_lock();", "error[E0616]");
+    assert_refused("object.value.lock();", "error[E0616]");
     assert_refused("object.broken;", "error[E0616]");
     let nested = "object.with(\"x\", |value| { free(value); let taken = *object; Ok(()) })?;";
     assert_refused(nested, "error[E0507]");
