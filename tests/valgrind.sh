@@ -14,5 +14,4 @@ export MCANDLE_TEST_LIGHT=1
 export RAYON_NUM_THREADS=1
 
 # Those that are not here run with sanitizers only, which take a tenth of the time.
-cargo test --test c_api -- --exact errors nulls generate sampling batch adapters chat dataset formats runtime train \
-    complete terminal::a_conversation_is_kept_in_files
+cargo test --test c_api -- --exact errors nulls generate batch adapters chat dataset formats train complete
