@@ -17,7 +17,9 @@ fi
 # The clock is read by the library's log; nothing else of the machine is needed.
 export MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-symbolic-alignment-check"
 export CARGO_INCREMENTAL=0
-output=$(cargo "+$nightly" miri test --locked --lib --target-dir "$target/miri" ffi:: | tee >(cat >&2))
+# Tests of logs run in processes of their own, and Miri starts none.
+output=$(cargo "+$nightly" miri test --locked --lib --target-dir "$target/miri" ffi:: -- --skip ffi::log:: |
+    tee >(cat >&2))
 # Not vacuously.
 passed=$(sed -n 's/^test result: ok. \([0-9]*\) passed.*/\1/p' <<<"$output")
 [ "${passed:-0}" -ge 15 ] || { echo "only ${passed:-0} tests ran"; exit 1; }

@@ -121,6 +121,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri gives a stack of any size")]
     fn without_a_thread_there_is_no_completion() {
         // SAFETY: `tell` is not called.
         let completion = unsafe { Completion::new(Some(tell), ptr::null_mut()) };
