@@ -13,7 +13,7 @@ use super::prompt::Prompt;
 use super::string::mcandle_tokens;
 use super::user_data::{UserData, mcandle_free_callback};
 use crate::cancel::CancelHandle;
-use crate::inference::{Generation, Generator};
+use crate::inference::{GenerateOptions, Generator};
 use crate::models::KvCacheType;
 use std::ffi::{c_char, c_void};
 use std::sync::Arc;
@@ -274,10 +274,9 @@ pub unsafe extern "C" fn mcandle_generator_generate(
             let generator = borrow(generator, "generator")?;
             let prompt = Prompt::text(prompt, prompt_length)?;
             let options = resolve(options)?;
-            let on_chunk = on_chunk(callback, user_data);
-            run(generator, generation, |inner| {
-                prompt.generate(inner, &options, on_chunk)
-            })
+            run(
+                generator, &prompt, &options, callback, user_data, generation,
+            )
         })
     }
 }
@@ -314,10 +313,9 @@ pub unsafe extern "C" fn mcandle_generator_generate_from_ids(
             let generator = borrow(generator, "generator")?;
             let prompt = Prompt::ids(ids, id_count)?;
             let options = resolve(options)?;
-            let on_chunk = on_chunk(callback, user_data);
-            run(generator, generation, |inner| {
-                prompt.generate(inner, &options, on_chunk)
-            })
+            run(
+                generator, &prompt, &options, callback, user_data, generation,
+            )
         })
     }
 }
@@ -326,15 +324,20 @@ pub unsafe extern "C" fn mcandle_generator_generate_from_ids(
 ///
 /// # Safety
 ///
-/// `generation` is NULL or writable.
+/// `generation` is NULL or writable, and the callback may be called with `user_data` during the call.
 pub(super) unsafe fn run(
     generator: &mcandle_generator,
+    prompt: &Prompt,
+    options: &GenerateOptions,
+    callback: mcandle_chunk_callback,
+    user_data: *mut c_void,
     generation: *mut *mut mcandle_generation,
-    work: impl FnOnce(&mut Generator) -> crate::Result<Generation>,
 ) -> Result<()> {
-    let finished = generator
-        .inner
-        .with("generator", |inner| Ok(work(inner)?))?;
+    // SAFETY: as the caller promises.
+    let on_chunk = unsafe { on_chunk(callback, user_data) };
+    let finished = generator.inner.with("generator", |inner| {
+        Ok(prompt.generate(inner, options, on_chunk)?)
+    })?;
     // SAFETY: as the caller promises.
     unsafe { handle::give_object(generation, mcandle_generation::new(finished)) };
     Ok(())

@@ -3,7 +3,7 @@
 use super::error::{mcandle_error, mcandle_status};
 use super::fim::mcandle_fim_context;
 use super::generate_options::{mcandle_generate_options, resolve};
-use super::generation::{mcandle_chunk_callback, mcandle_generation, on_chunk};
+use super::generation::{mcandle_chunk_callback, mcandle_generation};
 use super::generator::{mcandle_generator, run};
 use super::handle::borrow;
 use super::panic::guard;
@@ -53,10 +53,9 @@ pub unsafe extern "C" fn mcandle_generator_chat(
             let prompt =
                 Prompt::chat(messages, messages_length, chat_options, chat_options_length)?;
             let options = resolve(options)?;
-            let on_chunk = on_chunk(callback, user_data);
-            run(generator, generation, |inner| {
-                prompt.generate(inner, &options, on_chunk)
-            })
+            run(
+                generator, &prompt, &options, callback, user_data, generation,
+            )
         })
     }
 }
@@ -101,10 +100,9 @@ pub unsafe extern "C" fn mcandle_generator_complete(
             let generator = borrow(generator, "generator")?;
             let prompt = Prompt::middle(prefix, prefix_length, suffix, suffix_length, context)?;
             let options = resolve(options)?;
-            let on_chunk = on_chunk(callback, user_data);
-            run(generator, generation, |inner| {
-                prompt.generate(inner, &options, on_chunk)
-            })
+            run(
+                generator, &prompt, &options, callback, user_data, generation,
+            )
         })
     }
 }
