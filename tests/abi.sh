@@ -12,11 +12,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-if ! command -v abidiff >/dev/null; then
-    [ "$(id -u)" = 0 ] || { echo "abidiff is needed: install abigail-tools" >&2; exit 1; }
-    apt-get update -q
-    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends abigail-tools
-fi
+command -v abidiff >/dev/null || tests/install.sh abigail-tools
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 

@@ -11,10 +11,7 @@ command -v make >/dev/null || missing+=(make)
 command -v g++ >/dev/null || missing+=(g++)
 clang=$(command -v clang++-19 || command -v clang++ || true)
 [ -n "$clang" ] || missing+=(clang)
-if [ ${#missing[@]} -gt 0 ]; then
-    apt-get update -q
-    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}"
-fi
+tests/install.sh "${missing[@]}"
 clang=$(command -v clang++-19 || command -v clang++)
 
 cargo build --lib --locked

@@ -6,14 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-if ! command -v doxygen >/dev/null; then
-    if ! command -v apt-get >/dev/null || [ "$(id -u)" -ne 0 ]; then
-        echo "NOT CHECKED: Doxygen is not installed, and only root can install it, with apt-get" >&2
-        exit 1
-    fi
-    apt-get update -qq
-    apt-get install -y -qq --no-install-recommends doxygen >/dev/null
-fi
+command -v doxygen >/dev/null || tests/install.sh doxygen
 
 output="${CARGO_TARGET_DIR:-target}/doxygen"
 mkdir -p "$output"

@@ -20,11 +20,7 @@ command -v cmake >/dev/null || missing+=(cmake)
 command -v make >/dev/null || missing+=(make)
 command -v pkg-config >/dev/null || missing+=(pkg-config)
 command -v cargo-cinstall >/dev/null || [ -e /usr/include/openssl/ssl.h ] || missing+=(libssl-dev)
-if [ ${#missing[@]} -gt 0 ]; then
-    [ "$(id -u)" = 0 ] || fail "install ${missing[*]}"
-    apt-get update -q
-    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}"
-fi
+tests/install.sh "${missing[@]}"
 PATH=$PATH:$work/tools/bin
 if ! command -v cargo-cinstall >/dev/null; then
     # Not optimised: it runs once or twice.

@@ -31,8 +31,7 @@ done
 works() { echo 'int main(void) { return 0; }' | "$clang" -fsanitize=address -x c - -o /dev/null 2>/dev/null; }
 if [ -z "$clang" ] || ! works; then
     clang=clang-19
-    apt-get update -q &&
-        DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends clang-19 libclang-rt-19-dev ||
+    tests/install.sh clang-19 libclang-rt-19-dev ||
         unchecked "clang and its sanitizers cannot be installed"
     works
 fi

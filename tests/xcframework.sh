@@ -5,9 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 if ! command -v clang-19 >/dev/null || ! command -v ld64.lld-19 >/dev/null; then
-    [ "$(id -u)" = 0 ] || { echo "clang 19 and its linker are needed: install clang-19 and lld-19" >&2; exit 1; }
-    apt-get update -q
-    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends clang-19 lld-19
+    tests/install.sh clang-19 lld-19
 fi
 tools=$(rustc --print sysroot)/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')/bin
 [ -x "$tools/llvm-ar" ] || rustup component add llvm-tools

@@ -6,11 +6,7 @@ work=${METAL_DEVICE_DIR:-$root/target/metal-device}
 mkdir -p "$work"
 work=$(cd "$work" && pwd)
 
-if ! command -v clang++-19 >/dev/null; then
-    [ "$(id -u)" = 0 ] || { echo "clang 19 is needed: install clang-19" >&2; exit 1; }
-    apt-get update -q
-    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends clang-19
-fi
+command -v clang++-19 >/dev/null || "$root/tests/install.sh" clang-19
 
 # The stand-ins change what Cargo.lock says of four packages. So cargo works in a folder of links, which
 # has a Cargo.lock of its own, and the project's stays as it is.
