@@ -1,0 +1,6 @@
+import MetalCandle
+import Testing
+
+@Test func versionIsNotEmpty() {
+    #expect(!version.isEmpty)
+}
