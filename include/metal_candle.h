@@ -90,7 +90,8 @@
  * end with a NUL, and may hold some; text that the library gives has a NUL behind it as well.
  *
  * Kinds are typedefs of int32_t, and their constants macros of plain numbers, so that a value that
- * is not known, such as one of a later version, can pass through every language.
+ * is not known, such as one of a later version, can pass through every language. Swift alone sees
+ * enumerations of the same size and values, open to others: @ref MCANDLE_OPEN_ENUM.
  *
  * @section versions Versions
  *
@@ -156,6 +157,26 @@
 #else
 #define MCANDLE_NONNULL
 #define MCANDLE_NULLABLE
+#endif
+
+/**
+ * @def MCANDLE_OPEN_ENUM
+ * Precedes the name of an enumeration that may hold values beside its constants. Only Swift's importer
+ * reads this header with enumerations, so that a kind is a type of its own there, which other numbers
+ * do not mix with and a `switch` knows the cases of. It stands for nothing elsewhere.
+ */
+
+/**
+ * @def MCANDLE_SWIFT_NAME
+ * Follows a constant of such an enumeration, with its name in Swift: `"invalidUtf8"` for
+ * MCANDLE_INVALID_UTF8. It stands for nothing elsewhere.
+ */
+#if defined(__swift__)
+#define MCANDLE_OPEN_ENUM __attribute__((enum_extensibility(open)))
+#define MCANDLE_SWIFT_NAME(name) __attribute__((swift_name(name)))
+#else
+#define MCANDLE_OPEN_ENUM
+#define MCANDLE_SWIFT_NAME(name)
 #endif
 
 /**
@@ -388,13 +409,43 @@ typedef struct mcandle_trainer mcandle_trainer;
 /**
  * The result of a call: MCANDLE_OK, or the class of what went wrong.
  */
+#if defined(__swift__)
+__extension__ typedef enum MCANDLE_OPEN_ENUM mcandle_status : int32_t {
+    MCANDLE_OK MCANDLE_SWIFT_NAME("ok") = 0,
+    MCANDLE_INVALID_ARGUMENT MCANDLE_SWIFT_NAME("invalidArgument") = 1,
+    MCANDLE_NULL_POINTER MCANDLE_SWIFT_NAME("nullPointer") = 2,
+    MCANDLE_INVALID_UTF8 MCANDLE_SWIFT_NAME("invalidUtf8") = 3,
+    MCANDLE_NOT_FOUND MCANDLE_SWIFT_NAME("notFound") = 4,
+    MCANDLE_IO MCANDLE_SWIFT_NAME("io") = 5,
+    MCANDLE_INVALID_FORMAT MCANDLE_SWIFT_NAME("invalidFormat") = 6,
+    MCANDLE_UNSUPPORTED MCANDLE_SWIFT_NAME("unsupported") = 7,
+    MCANDLE_TOKENIZER MCANDLE_SWIFT_NAME("tokenizer") = 8,
+    MCANDLE_DEVICE MCANDLE_SWIFT_NAME("device") = 9,
+    MCANDLE_CONTEXT_FULL MCANDLE_SWIFT_NAME("contextFull") = 10,
+    MCANDLE_NON_FINITE MCANDLE_SWIFT_NAME("nonFinite") = 11,
+    MCANDLE_INCOMPATIBLE MCANDLE_SWIFT_NAME("incompatible") = 12,
+    MCANDLE_CANCELLED MCANDLE_SWIFT_NAME("cancelled") = 13,
+    MCANDLE_BUSY MCANDLE_SWIFT_NAME("busy") = 14,
+    MCANDLE_BACKEND MCANDLE_SWIFT_NAME("backend") = 15,
+    MCANDLE_INTERNAL MCANDLE_SWIFT_NAME("internal") = 16,
+    MCANDLE_OUT_OF_MEMORY MCANDLE_SWIFT_NAME("outOfMemory") = 17,
+} mcandle_status;
+#else
 typedef int32_t mcandle_status;
+#endif
 MCANDLE_ASSERT_LAYOUT(mcandle_status, 4)
 
 /**
  * The format of an adapter's directory: one of the MCANDLE_ADAPTER_FORMAT_ constants.
  */
+#if defined(__swift__)
+__extension__ typedef enum MCANDLE_OPEN_ENUM mcandle_adapter_format : int32_t {
+    MCANDLE_ADAPTER_FORMAT_PEFT MCANDLE_SWIFT_NAME("peft") = 0,
+    MCANDLE_ADAPTER_FORMAT_MLX MCANDLE_SWIFT_NAME("mlx") = 1,
+} mcandle_adapter_format;
+#else
 typedef int32_t mcandle_adapter_format;
+#endif
 MCANDLE_ASSERT_LAYOUT(mcandle_adapter_format, 4)
 
 /**
@@ -465,7 +516,16 @@ MCANDLE_ASSERT_LAYOUT(mcandle_batch_completion, sizeof(void *))
 /**
  * Where a model computes: one of the MCANDLE_DEVICE_ constants.
  */
+#if defined(__swift__)
+__extension__ typedef enum MCANDLE_OPEN_ENUM mcandle_device : int32_t {
+    MCANDLE_DEVICE_AUTO MCANDLE_SWIFT_NAME("auto") = 0,
+    MCANDLE_DEVICE_CPU MCANDLE_SWIFT_NAME("cpu") = 1,
+    MCANDLE_DEVICE_METAL MCANDLE_SWIFT_NAME("metal") = 2,
+    MCANDLE_DEVICE_CUDA MCANDLE_SWIFT_NAME("cuda") = 3,
+} mcandle_device;
+#else
 typedef int32_t mcandle_device;
+#endif
 MCANDLE_ASSERT_LAYOUT(mcandle_device, 4)
 
 /**
@@ -488,13 +548,31 @@ MCANDLE_ASSERT_LAYOUT(mcandle_generation_completion, sizeof(void *))
 /**
  * Why a generation ended: one of the MCANDLE_FINISH_ constants.
  */
+#if defined(__swift__)
+__extension__ typedef enum MCANDLE_OPEN_ENUM mcandle_finish_reason : int32_t {
+    MCANDLE_FINISH_STOP MCANDLE_SWIFT_NAME("stop") = 0,
+    MCANDLE_FINISH_LENGTH MCANDLE_SWIFT_NAME("length") = 1,
+    MCANDLE_FINISH_CANCELLED MCANDLE_SWIFT_NAME("cancelled") = 2,
+    MCANDLE_FINISH_STOP_STRING MCANDLE_SWIFT_NAME("stopString") = 3,
+    MCANDLE_FINISH_CONTEXT_FULL MCANDLE_SWIFT_NAME("contextFull") = 4,
+    MCANDLE_FINISH_TIME_LIMIT MCANDLE_SWIFT_NAME("timeLimit") = 5,
+} mcandle_finish_reason;
+#else
 typedef int32_t mcandle_finish_reason;
+#endif
 MCANDLE_ASSERT_LAYOUT(mcandle_finish_reason, 4)
 
 /**
  * How keys and values are kept: one of the MCANDLE_CACHE_ constants.
  */
+#if defined(__swift__)
+__extension__ typedef enum MCANDLE_OPEN_ENUM mcandle_cache_type : int32_t {
+    MCANDLE_CACHE_FULL MCANDLE_SWIFT_NAME("full") = 0,
+    MCANDLE_CACHE_INT8 MCANDLE_SWIFT_NAME("int8") = 1,
+} mcandle_cache_type;
+#else
 typedef int32_t mcandle_cache_type;
+#endif
 MCANDLE_ASSERT_LAYOUT(mcandle_cache_type, 4)
 
 /**
@@ -504,13 +582,34 @@ MCANDLE_ASSERT_LAYOUT(mcandle_cache_type, 4)
  * head has 6. Rows whose length is no multiple of 256 fall back from Q6_K to Q8_0 and from Q4_K to
  * Q5_0, and those whose length is no multiple of 32 to 16-bit floats.
  */
+#if defined(__swift__)
+__extension__ typedef enum MCANDLE_OPEN_ENUM mcandle_gguf_type : int32_t {
+    MCANDLE_GGUF_F16 MCANDLE_SWIFT_NAME("f16") = 0,
+    MCANDLE_GGUF_BF16 MCANDLE_SWIFT_NAME("bf16") = 1,
+    MCANDLE_GGUF_Q8_0 MCANDLE_SWIFT_NAME("q8_0") = 2,
+    MCANDLE_GGUF_Q6_K MCANDLE_SWIFT_NAME("q6K") = 3,
+    MCANDLE_GGUF_Q4_K MCANDLE_SWIFT_NAME("q4K") = 4,
+    MCANDLE_GGUF_Q4_0 MCANDLE_SWIFT_NAME("q4_0") = 5,
+} mcandle_gguf_type;
+#else
 typedef int32_t mcandle_gguf_type;
+#endif
 MCANDLE_ASSERT_LAYOUT(mcandle_gguf_type, 4)
 
 /**
  * How much a message matters: one of the MCANDLE_LOG_ constants. A lower number matters more.
  */
+#if defined(__swift__)
+__extension__ typedef enum MCANDLE_OPEN_ENUM mcandle_log_level : int32_t {
+    MCANDLE_LOG_ERROR MCANDLE_SWIFT_NAME("error") = 1,
+    MCANDLE_LOG_WARN MCANDLE_SWIFT_NAME("warn") = 2,
+    MCANDLE_LOG_INFO MCANDLE_SWIFT_NAME("info") = 3,
+    MCANDLE_LOG_DEBUG MCANDLE_SWIFT_NAME("debug") = 4,
+    MCANDLE_LOG_TRACE MCANDLE_SWIFT_NAME("trace") = 5,
+} mcandle_log_level;
+#else
 typedef int32_t mcandle_log_level;
+#endif
 MCANDLE_ASSERT_LAYOUT(mcandle_log_level, 4)
 
 /**
@@ -551,7 +650,16 @@ MCANDLE_ASSERT_LAYOUT(mcandle_model_completion, sizeof(void *))
 /**
  * The number format of weights and activations: one of the MCANDLE_DTYPE_ constants.
  */
+#if defined(__swift__)
+__extension__ typedef enum MCANDLE_OPEN_ENUM mcandle_dtype : int32_t {
+    MCANDLE_DTYPE_AUTO MCANDLE_SWIFT_NAME("auto") = 0,
+    MCANDLE_DTYPE_F32 MCANDLE_SWIFT_NAME("f32") = 1,
+    MCANDLE_DTYPE_F16 MCANDLE_SWIFT_NAME("f16") = 2,
+    MCANDLE_DTYPE_BF16 MCANDLE_SWIFT_NAME("bf16") = 3,
+} mcandle_dtype;
+#else
 typedef int32_t mcandle_dtype;
+#endif
 MCANDLE_ASSERT_LAYOUT(mcandle_dtype, 4)
 
 /**
@@ -573,13 +681,28 @@ MCANDLE_ASSERT_LAYOUT(mcandle_load_callback, sizeof(void *))
  * How the hidden states of the tokens of a text become one vector: one of the MCANDLE_POOLING_
  * constants.
  */
+#if defined(__swift__)
+__extension__ typedef enum MCANDLE_OPEN_ENUM mcandle_pooling : int32_t {
+    MCANDLE_POOLING_MEAN MCANDLE_SWIFT_NAME("mean") = 0,
+    MCANDLE_POOLING_LAST MCANDLE_SWIFT_NAME("last") = 1,
+} mcandle_pooling;
+#else
 typedef int32_t mcandle_pooling;
+#endif
 MCANDLE_ASSERT_LAYOUT(mcandle_pooling, 4)
 
 /**
  * What a piece is: one of the MCANDLE_PIECE_ constants.
  */
+#if defined(__swift__)
+__extension__ typedef enum MCANDLE_OPEN_ENUM mcandle_piece_kind : int32_t {
+    MCANDLE_PIECE_TEXT MCANDLE_SWIFT_NAME("text") = 0,
+    MCANDLE_PIECE_REASONING MCANDLE_SWIFT_NAME("reasoning") = 1,
+    MCANDLE_PIECE_TOOL_CALL MCANDLE_SWIFT_NAME("toolCall") = 2,
+} mcandle_piece_kind;
+#else
 typedef int32_t mcandle_piece_kind;
+#endif
 MCANDLE_ASSERT_LAYOUT(mcandle_piece_kind, 4)
 
 /**
@@ -613,38 +736,87 @@ MCANDLE_ASSERT_LAYOUT(mcandle_row_callback, sizeof(void *))
 /**
  * What the rows of a data set are: one of the MCANDLE_ROW_KIND_ constants.
  */
+#if defined(__swift__)
+__extension__ typedef enum MCANDLE_OPEN_ENUM mcandle_row_kind : int32_t {
+    MCANDLE_ROW_KIND_SAMPLE MCANDLE_SWIFT_NAME("sample") = 0,
+    MCANDLE_ROW_KIND_PAIR MCANDLE_SWIFT_NAME("pair") = 1,
+} mcandle_row_kind;
+#else
 typedef int32_t mcandle_row_kind;
+#endif
 MCANDLE_ASSERT_LAYOUT(mcandle_row_kind, 4)
 
 /**
  * Which tokens of a row are scored: one of the MCANDLE_LOSS_MASK_ constants.
  */
+#if defined(__swift__)
+__extension__ typedef enum MCANDLE_OPEN_ENUM mcandle_loss_mask : int32_t {
+    MCANDLE_LOSS_MASK_NONE MCANDLE_SWIFT_NAME("none") = 0,
+    MCANDLE_LOSS_MASK_PROMPT MCANDLE_SWIFT_NAME("prompt") = 1,
+    MCANDLE_LOSS_MASK_ASSISTANT MCANDLE_SWIFT_NAME("assistant") = 2,
+} mcandle_loss_mask;
+#else
 typedef int32_t mcandle_loss_mask;
+#endif
 MCANDLE_ASSERT_LAYOUT(mcandle_loss_mask, 4)
 
 /**
  * What happens where a row cannot be used: one of the MCANDLE_BAD_ROW_ constants.
  */
+#if defined(__swift__)
+__extension__ typedef enum MCANDLE_OPEN_ENUM mcandle_bad_row : int32_t {
+    MCANDLE_BAD_ROW_STOP MCANDLE_SWIFT_NAME("stop") = 0,
+    MCANDLE_BAD_ROW_SKIP MCANDLE_SWIFT_NAME("skip") = 1,
+} mcandle_bad_row;
+#else
 typedef int32_t mcandle_bad_row;
+#endif
 MCANDLE_ASSERT_LAYOUT(mcandle_bad_row, 4)
 
 /**
  * What a train callback is told: one of the MCANDLE_TRAIN_EVENT_ constants. There may be more in
  * later versions, so let a callback pass over those that it does not know.
  */
+#if defined(__swift__)
+__extension__ typedef enum MCANDLE_OPEN_ENUM mcandle_train_event_kind : int32_t {
+    MCANDLE_TRAIN_EVENT_STEP MCANDLE_SWIFT_NAME("step") = 0,
+    MCANDLE_TRAIN_EVENT_EVALUATION MCANDLE_SWIFT_NAME("evaluation") = 1,
+    MCANDLE_TRAIN_EVENT_CHECKPOINT MCANDLE_SWIFT_NAME("checkpoint") = 2,
+    MCANDLE_TRAIN_EVENT_START MCANDLE_SWIFT_NAME("start") = 3,
+    MCANDLE_TRAIN_EVENT_END MCANDLE_SWIFT_NAME("end") = 4,
+} mcandle_train_event_kind;
+#else
 typedef int32_t mcandle_train_event_kind;
+#endif
 MCANDLE_ASSERT_LAYOUT(mcandle_train_event_kind, 4)
 
 /**
  * What a training run changes: one of the MCANDLE_METHOD_ constants.
  */
+#if defined(__swift__)
+__extension__ typedef enum MCANDLE_OPEN_ENUM mcandle_method : int32_t {
+    MCANDLE_METHOD_LORA MCANDLE_SWIFT_NAME("lora") = 0,
+    MCANDLE_METHOD_FULL MCANDLE_SWIFT_NAME("full") = 1,
+} mcandle_method;
+#else
 typedef int32_t mcandle_method;
+#endif
 MCANDLE_ASSERT_LAYOUT(mcandle_method, 4)
 
 /**
  * How gradients change weights: one of the MCANDLE_OPTIMIZER_ constants.
  */
+#if defined(__swift__)
+__extension__ typedef enum MCANDLE_OPEN_ENUM mcandle_optimizer : int32_t {
+    MCANDLE_OPTIMIZER_ADAMW MCANDLE_SWIFT_NAME("adamw") = 0,
+    MCANDLE_OPTIMIZER_ADAM MCANDLE_SWIFT_NAME("adam") = 1,
+    MCANDLE_OPTIMIZER_SGD MCANDLE_SWIFT_NAME("sgd") = 2,
+    MCANDLE_OPTIMIZER_ADAFACTOR MCANDLE_SWIFT_NAME("adafactor") = 3,
+    MCANDLE_OPTIMIZER_MUON MCANDLE_SWIFT_NAME("muon") = 4,
+} mcandle_optimizer;
+#else
 typedef int32_t mcandle_optimizer;
+#endif
 MCANDLE_ASSERT_LAYOUT(mcandle_optimizer, 4)
 
 /**
@@ -652,19 +824,43 @@ MCANDLE_ASSERT_LAYOUT(mcandle_optimizer, 4)
  * setter for each: mcandle_train_options_set_schedule_step() and
  * mcandle_train_options_set_schedule_exponential().
  */
+#if defined(__swift__)
+__extension__ typedef enum MCANDLE_OPEN_ENUM mcandle_schedule : int32_t {
+    MCANDLE_SCHEDULE_CONSTANT MCANDLE_SWIFT_NAME("constant") = 0,
+    MCANDLE_SCHEDULE_LINEAR MCANDLE_SWIFT_NAME("linear") = 1,
+    MCANDLE_SCHEDULE_COSINE MCANDLE_SWIFT_NAME("cosine") = 2,
+} mcandle_schedule;
+#else
 typedef int32_t mcandle_schedule;
+#endif
 MCANDLE_ASSERT_LAYOUT(mcandle_schedule, 4)
 
 /**
  * How rows are put together to batches: one of the MCANDLE_BATCHING_ constants.
  */
+#if defined(__swift__)
+__extension__ typedef enum MCANDLE_OPEN_ENUM mcandle_batching : int32_t {
+    MCANDLE_BATCHING_PLAIN MCANDLE_SWIFT_NAME("plain") = 0,
+    MCANDLE_BATCHING_LENGTH_BUCKETS MCANDLE_SWIFT_NAME("lengthBuckets") = 1,
+    MCANDLE_BATCHING_PACKED MCANDLE_SWIFT_NAME("packed") = 2,
+} mcandle_batching;
+#else
 typedef int32_t mcandle_batching;
+#endif
 MCANDLE_ASSERT_LAYOUT(mcandle_batching, 4)
 
 /**
  * Why a training run ended: one of the MCANDLE_TRAIN_STOP_ constants.
  */
+#if defined(__swift__)
+__extension__ typedef enum MCANDLE_OPEN_ENUM mcandle_train_stop : int32_t {
+    MCANDLE_TRAIN_STOP_FINISHED MCANDLE_SWIFT_NAME("finished") = 0,
+    MCANDLE_TRAIN_STOP_CANCELLED MCANDLE_SWIFT_NAME("cancelled") = 1,
+    MCANDLE_TRAIN_STOP_EARLY_STOPPING MCANDLE_SWIFT_NAME("earlyStopping") = 2,
+} mcandle_train_stop;
+#else
 typedef int32_t mcandle_train_stop;
+#endif
 MCANDLE_ASSERT_LAYOUT(mcandle_train_stop, 4)
 
 /**

@@ -1,4 +1,5 @@
-//! What cbindgen cannot write: which pointers may be NULL, the layout of types, sections, the version.
+//! What cbindgen cannot write: which pointers may be NULL, the layout of types, Swift's enumerations,
+//! sections, the version.
 //!
 //! The comments are the truth about NULL. cbindgen would go by the types in the source, where every
 //! pointer of a C program may be NULL.
@@ -6,6 +7,7 @@
 mod tests;
 
 use crate::conditions;
+use crate::enums::Enums;
 use crate::parse::{Declaration, Item, Parameter, Signature};
 use crate::sections::Sections;
 use std::collections::HashSet;
@@ -26,6 +28,7 @@ pub fn finish(header: &str, items: &[Item], sections: &Sections, version: &str) 
     let mut next = 0;
     let lines: Vec<&str> = header.lines().collect();
     let callbacks = Callbacks::of(items);
+    let enums = Enums::of(&lines, items, sections);
     for item in items {
         sections.copy(&lines[next..item.lines.start], item, &mut finished);
         match &item.declaration {
@@ -34,7 +37,7 @@ pub fn finish(header: &str, items: &[Item], sections: &Sections, version: &str) 
             }
             Declaration::Alias { of } => {
                 let size = size_of(of);
-                copy(&lines[item.lines.clone()], &mut finished);
+                enums.write(item, &lines[item.lines.clone()], &mut finished);
                 assert_layout(&item.name, size, &mut finished);
             }
             Declaration::Callback(signature) => {

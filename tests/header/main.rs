@@ -4,6 +4,7 @@ mod annotate;
 mod compile;
 mod conditions;
 mod documentation;
+mod enums;
 mod parse;
 mod sections;
 

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 
 const END: &str = "/** @} */\n\n";
 
-/// Headings, by what they stand before.
+/// Headings, by what they stand before, and what constants are values of.
 pub struct Sections {
     headings: HashMap<String, Heading>,
+    kinds: HashMap<String, String>,
 }
 
 /// The end of a section and the start of another.
@@ -24,6 +25,7 @@ impl Sections {
     /// Those of the files in a folder and in the folders below.
     pub fn of(folder: impl AsRef<Path>, items: &[Item]) -> Self {
         let mut titles = HashMap::new();
+        let mut kinds = HashMap::new();
         for path in files_below(folder.as_ref()) {
             let source = fs::read_to_string(&path).unwrap();
             let file = path.file_stem().unwrap().to_string_lossy();
@@ -33,6 +35,7 @@ impl Sections {
             }
             for (name, kind) in constants(&source) {
                 titles.insert(name.to_owned(), format!("@name Values of {kind}"));
+                kinds.insert(name.to_owned(), kind.to_owned());
             }
         }
         let mut headings = HashMap::new();
@@ -48,7 +51,12 @@ impl Sections {
                 last = title;
             }
         }
-        Self { headings }
+        Self { headings, kinds }
+    }
+
+    /// The kind that a constant is a value of.
+    pub fn kind(&self, constant: &str) -> Option<&str> {
+        self.kinds.get(constant).map(String::as_str)
     }
 
     /// Copies the lines before an item, with its heading if there is one. A section ends behind what

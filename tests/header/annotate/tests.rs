@@ -9,8 +9,20 @@ const SOURCE: &str = r#"//! Things. They are few.
 /// A thing.
 pub struct mcandle_thing;
 
-/// A kind.
+/// A kind: one of the MCANDLE_KIND_ constants.
 pub type mcandle_kind = i32;
+
+/// A number.
+pub type mcandle_number = i32;
+
+/// Good.
+pub const MCANDLE_KIND_VERY_GOOD: mcandle_kind = 0;
+
+/// Of 4.5 bits.
+pub const MCANDLE_KIND_Q4_5: mcandle_kind = 7;
+
+/// No kind.
+pub const MCANDLE_MOST: i32 = 9;
 
 /// Reads.
 ///
@@ -49,9 +61,10 @@ pub unsafe extern "C" fn mcandle_write(text: *const c_char, text_length: usize) 
 /// Names.
 ///
 /// @param[in] kind A kind.
+/// @param[in] number Which of its names.
 /// @return A name; NULL for nothing.
 #[unsafe(no_mangle)]
-pub extern "C" fn mcandle_name(kind: mcandle_kind) -> *const c_char {}
+pub extern "C" fn mcandle_name(kind: mcandle_kind, number: mcandle_number) -> *const c_char {}
 
 /// Makes.
 ///
@@ -68,8 +81,14 @@ const CODE: &[&str] = &[
     "    const char *MCANDLE_NULLABLE *MCANDLE_NONNULL text,",
     "    void *MCANDLE_NULLABLE user_data);",
     "MCANDLE_ASSERT_LAYOUT(mcandle_reads, sizeof(void *))",
+    "__extension__ typedef enum MCANDLE_OPEN_ENUM mcandle_kind : int32_t {",
+    "    MCANDLE_KIND_VERY_GOOD MCANDLE_SWIFT_NAME(\"veryGood\") = 0,",
+    "    MCANDLE_KIND_Q4_5 MCANDLE_SWIFT_NAME(\"q4_5\") = 7,",
+    "} mcandle_kind;",
     "typedef int32_t mcandle_kind;",
     "MCANDLE_ASSERT_LAYOUT(mcandle_kind, 4)",
+    "typedef int32_t mcandle_number;",
+    "MCANDLE_ASSERT_LAYOUT(mcandle_number, 4)",
     "void mcandle_thing_find(",
     "    const mcandle_thing *MCANDLE_NONNULL thing,",
     "    const char *MCANDLE_NONNULL const *MCANDLE_NULLABLE names,",
@@ -79,7 +98,7 @@ const CODE: &[&str] = &[
     "MCANDLE_DEPRECATED(\"call (another)\") void mcandle_write(",
     "    const char *MCANDLE_NULLABLE text,",
     "    size_t text_length);",
-    "const char *MCANDLE_NULLABLE mcandle_name(mcandle_kind kind);",
+    "const char *MCANDLE_NULLABLE mcandle_name(mcandle_kind kind, mcandle_number number);",
     "MCANDLE_MUST_USE mcandle_thing *MCANDLE_NONNULL mcandle_thing_new(void);",
 ];
 
@@ -99,7 +118,7 @@ fn pointers_say_whether_they_may_be_null_as_the_comments_do() {
     let code = finished
         .lines()
         .skip_while(|line| *line != CODE[0])
-        .take_while(|line| !line.starts_with('}'))
+        .take_while(|line| !line.starts_with("}  //"))
         .filter(is_code);
     assert_eq!(code.collect::<Vec<_>>(), CODE);
     let start = "\n/**\n * @defgroup source Things\n * @{\n */\n\n/**\n * Finds.\n";
