@@ -71,9 +71,14 @@ fn with_header(program: &str) -> String {
     format!("#include <metal_candle.h>\n{program}\n#include <metal_candle.h>\n")
 }
 
-/// In every language, with the standards for which `is` holds.
+/// In every language.
 fn accepted(program: &str) {
-    for compiler in compilers() {
+    accepted_by(program, |_| true);
+}
+
+/// By every compiler of a kind.
+fn accepted_by(program: &str, by: impl Fn(&Compiler) -> bool) {
+    for compiler in compilers().into_iter().filter(by) {
         for standard in compiler.standards {
             let said = compiler.refuses(standard, program);
             assert!(
@@ -133,6 +138,23 @@ fn null_is_refused_where_it_is_not_allowed() {
     ));
     let call = "void call(void);\nvoid call(void) { mcandle_model_free(NULL); }";
     accepted(&with_header(call));
+}
+
+#[test]
+fn kinds_are_enumerations_to_swift_alone() {
+    // Whether a case is missing can be said of an enumeration only.
+    let switch = "int call(mcandle_device device);\nint call(mcandle_device device) {\n\
+                  switch (device) { case MCANDLE_DEVICE_CPU: return 1; }\nreturn 0;\n}";
+    accepted(&with_header(switch));
+    // Swift's importer is clang, with one macro more.
+    let for_swift = |program: &str| format!("#define __swift__ 60003L\n{}", with_header(program));
+    let program = for_swift(NOTHING);
+    accepted_by(&program, |compiler| compiler.is_clang);
+    let without_training = format!("#define MCANDLE_WITHOUT_TRAINING\n{program}");
+    accepted_by(&without_training, |compiler| compiler.is_clang);
+    refused(&for_swift(switch), &["-Wswitch"], |compiler, _| {
+        compiler.is_clang
+    });
 }
 
 #[test]
