@@ -44,10 +44,13 @@ let package = Package(
                 .linkedLibrary("m", .when(platforms: [.linux])),
             ]),
         .target(name: "MetalCandle", dependencies: ["CMetalCandle"], path: "bindings/swift/Sources/MetalCandle"),
+        // What both libraries of tests use; no product has it.
+        .target(name: "TestSupport", dependencies: ["MetalCandle"], path: "bindings/swift/Tests/TestSupport"),
         .testTarget(
-            name: "MetalCandleTests", dependencies: ["MetalCandle"], path: "bindings/swift/Tests/MetalCandleTests"),
+            name: "MetalCandleTests", dependencies: ["MetalCandle", "TestSupport"],
+            path: "bindings/swift/Tests/MetalCandleTests"),
         .testTarget(
-            name: "MetalCandleSwiftTestingTests", dependencies: ["MetalCandle"],
+            name: "MetalCandleSwiftTestingTests", dependencies: ["MetalCandle", "TestSupport"],
             path: "bindings/swift/Tests/MetalCandleSwiftTestingTests"),
     ] + (binary.map { [$0] } ?? [])
 )

@@ -1,6 +1,0 @@
-import MetalCandle
-import Testing
-
-@Test func versionIsNotEmpty() {
-    #expect(!version.isEmpty)
-}

@@ -1,8 +1,0 @@
-import MetalCandle
-import XCTest
-
-final class VersionTests: XCTestCase {
-    func testVersionHasThreeNumbers() {
-        XCTAssertEqual(version.split(separator: ".").count, 3)
-    }
-}
