@@ -1,11 +1,17 @@
 // swift-tools-version: 6.0
+import Foundation
 import PackageDescription
+
+// The XCFramework of a release, in the commit that its tag names: bindings/swift/release.py writes it there.
+let release: (url: String, checksum: String)? = nil
 
 // Where the library itself comes from, first match:
 //   METAL_CANDLE_LIB_DIR      a folder with cargo's libmetal_candle.a: for development and tests, on any host
-//   METAL_CANDLE_XCFRAMEWORK  an XCFramework in a folder of this package, as make-xcframework.sh makes it
-//   other hosts than Apple's  -lmetal_candle, where the linker finds it
+//   METAL_CANDLE_XCFRAMEWORK  an XCFramework in a folder of this package
+//   on a Mac                  the XCFramework that bindings/swift/make-xcframework.sh made, else the release's
+//   elsewhere                 -lmetal_candle, where the linker finds it
 let environment = Context.environment
+let built = "bindings/swift/MetalCandleFFI.xcframework"
 let binary: Target?
 let link: [LinkerSetting]
 
@@ -19,8 +25,26 @@ if let folder = environment["METAL_CANDLE_LIB_DIR"] {
     binary = .binaryTarget(name: "MetalCandleFFI", path: path)
     link = []
 } else {
-    binary = nil
-    link = [.linkedLibrary("metal_candle")]
+    #if os(macOS)
+        if FileManager.default.fileExists(atPath: Context.packageDirectory + "/" + built) {
+            binary = .binaryTarget(name: "MetalCandleFFI", path: built)
+        } else if let release {
+            binary = .binaryTarget(name: "MetalCandleFFI", url: release.url, checksum: release.checksum)
+        } else {
+            // SwiftPM shows this and goes no further: better than a linker that finds no library. It keeps
+            // no evaluation that failed, so that the next one looks again.
+            print(
+                """
+                This is no release of metal-candle, so its library has to be built: run
+                bindings/swift/make-xcframework.sh, which takes Rust, or depend on a version.
+                """)
+            exit(1)
+        }
+        link = []
+    #else
+        binary = nil
+        link = [.linkedLibrary("metal_candle")]
+    #endif
 }
 
 let apple: [Platform] = [.macOS, .iOS]

@@ -76,12 +76,12 @@ exported=$("$tools/llvm-nm" --extern-only --defined-only --just-symbol-name "$fo
 "$tools/llvm-objdump" --macho --dylib-id "$folder/libmetal_candle.0.3.1.dylib" | grep -qx '@rpath/libmetal_candle.0.3.dylib'
 
 # The framework: its list, its parts, and the same zip twice.
-make() { python3 bindings/swift/xcframework.py "$@" include/metal_candle.h bindings/swift/module.modulemap "${slices[@]}"; }
-make "$folder/MetalCandle.xcframework"
-mv "$folder/MetalCandle.xcframework.zip" "$folder/first.zip"
-make "$folder/MetalCandle.xcframework" >/dev/null
-cmp "$folder/MetalCandle.xcframework.zip" "$folder/first.zip"
-python3 - "$folder/MetalCandle.xcframework" <<'PYTHON'
+make() { python3 bindings/swift/xcframework.py "$@" "${slices[@]}"; }
+make "$folder/MetalCandleFFI.xcframework"
+mv "$folder/MetalCandleFFI.xcframework.zip" "$folder/first.zip"
+make "$folder/MetalCandleFFI.xcframework" >/dev/null
+cmp "$folder/MetalCandleFFI.xcframework.zip" "$folder/first.zip"
+python3 - "$folder/MetalCandleFFI.xcframework" <<'PYTHON'
 import pathlib, plistlib, sys, zipfile
 
 framework = pathlib.Path(sys.argv[1])
@@ -93,23 +93,21 @@ for name, entry in slices.items():
     assert (framework / name / entry["LibraryPath"]).stat().st_size > 0
     assert entry["SupportedArchitectures"] == ["arm64"] and entry["SupportedPlatform"] == name.split("-")[0]
     assert entry.get("SupportedPlatformVariant") == ("simulator" if name.endswith("simulator") else None)
-    assert (framework / name / entry["HeadersPath"] / "CMetalCandle/module.modulemap").exists()
+    assert "HeadersPath" not in entry
 names = zipfile.ZipFile(f"{framework}.zip").namelist()
-assert len(names) == 10 and all(name.startswith("MetalCandle.xcframework/") for name in names), names
+assert len(names) == 4 and all(name.startswith("MetalCandleFFI.xcframework/") for name in names), names
 PYTHON
 
-# The module is found by its name where the headers lie.
+# The module of the package's C target is found by its name.
 printf '#pragma clang module import CMetalCandle\nuint32_t version(void) { return mcandle_abi_version(); }\n' >"$folder/module.c"
 clang-19 -fmodules -fmodules-cache-path="$folder/cache" -fsyntax-only -Wall -Werror -target arm64-apple-macos15 \
-    -ffreestanding -I"$folder/MetalCandle.xcframework/macos-arm64/Headers" "$folder/module.c"
+    -ffreestanding -Ibindings/swift/Sources/CMetalCandle/include "$folder/module.c"
 
 # What does not belong together is refused.
-expect_failure "not for ios" python3 bindings/swift/xcframework.py "$folder/Wrong.xcframework" \
-    include/metal_candle.h bindings/swift/module.modulemap "ios=$folder/macos/libmetal_candle.a"
+expect_failure "not for ios" python3 bindings/swift/xcframework.py "$folder/Wrong.xcframework" "ios=$folder/macos/libmetal_candle.a"
 clang-19 -target x86_64-linux-gnu -ffreestanding -DNUMBER=1 -c "$folder/first.c" -o "$folder/first.o"
 rm -f "$folder/raw.a"
 "$tools/llvm-ar" crs "$folder/raw.a" "$folder/first.o"
-expect_failure "not a Mach-O object" python3 bindings/swift/xcframework.py "$folder/Wrong.xcframework" \
-    include/metal_candle.h bindings/swift/module.modulemap "macos=$folder/raw.a"
+expect_failure "not a Mach-O object" python3 bindings/swift/xcframework.py "$folder/Wrong.xcframework" "macos=$folder/raw.a"
 [ ! -e "$folder/Wrong.xcframework" ]
 echo "xcframework.sh: all is as it should be"

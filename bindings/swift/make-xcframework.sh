@@ -2,17 +2,17 @@
 # Builds the static library for macOS, iOS and the iOS simulator, all arm64, and makes an XCFramework of
 # them, on Linux as on macOS: neither Xcode nor Apple's SDK is needed.
 #
-#   bindings/swift/make-xcframework.sh OUT.xcframework [OPTION...]
+#   bindings/swift/make-xcframework.sh [OUT.xcframework [OPTION...]]
 #
-# The options are those of `cargo rustc`. Beside OUT.xcframework comes OUT.xcframework.zip, and its
+# Package.swift finds it on a Mac where it lies if nothing is said: MetalCandleFFI.xcframework beside this
+# script. The options are those of `cargo rustc`. Beside OUT.xcframework comes OUT.xcframework.zip, and its
 # checksum is printed as `swift package compute-checksum` would. Rust's targets are installed where rustup
 # can.
 set -euo pipefail
-[ $# -ge 1 ] || { sed -n '2,/^$/s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
-output=$1
-shift
+output=${1:-$here/MetalCandleFFI.xcframework}
+shift || true
 target_dir=${CARGO_TARGET_DIR:-$root/target}
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -38,4 +38,4 @@ ios aarch64-apple-ios
 ios-simulator aarch64-apple-ios-sim
 TARGETS
 
-python3 "$here/xcframework.py" "$output" "$root/include/metal_candle.h" "$here/module.modulemap" "${slices[@]}"
+python3 "$here/xcframework.py" "$output" "${slices[@]}"

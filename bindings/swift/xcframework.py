@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
 """Makes an XCFramework, and a zip of it, from static libraries for arm64, on any system.
 
-    xcframework.py OUT.xcframework HEADER MODULEMAP SLICE=LIBRARY.a...
+    xcframework.py OUT.xcframework SLICE=LIBRARY.a...
 
 A slice is macos, ios or ios-simulator. The framework is what `xcodebuild -create-xcframework` makes:
-a folder for each slice and a property list. Every object is checked to be for the slice's platform. The
-zip is the same, byte for byte, for the same input.
+a folder for each slice and a property list. It has no headers: the package's C target brings them, and
+Xcode refuses a build in which two bring the same. Every object is checked to be for the slice's platform.
+The zip is the same, byte for byte, for the same input.
 """
 import hashlib
 import pathlib
 import plistlib
-import re
 import shutil
 import struct
 import sys
@@ -75,21 +75,14 @@ def check(name, library):
     return f"{name}: {library.stat().st_size} bytes, {count} objects for {least} and later"
 
 
-def add(framework, name, library, header, module_map):
+def add(framework, name, library):
     """Adds a slice, and gives its entry of the property list."""
     platform, _, variant = name.partition("-")
     identifier = "-".join(filter(None, [platform, "arm64", variant]))
-    # Headers lie in a folder named like their module, so that those of other frameworks do not get in
-    # their way.
-    module = re.search(r"^module (\w+)", module_map.read_text(), re.M)[1]
-    headers = framework / identifier / "Headers" / module
-    headers.mkdir(parents=True)
+    (framework / identifier).mkdir(parents=True)
     shutil.copyfile(library, framework / identifier / library.name)
-    shutil.copyfile(header, headers / header.name)
-    shutil.copyfile(module_map, headers / "module.modulemap")
     entry = {
         "BinaryPath": library.name,
-        "HeadersPath": "Headers",
         "LibraryIdentifier": identifier,
         "LibraryPath": library.name,
         "SupportedArchitectures": ["arm64"],
@@ -114,18 +107,18 @@ def archive(framework):
 
 
 def main(arguments):
-    if len(arguments) < 4:
+    if len(arguments) < 2:
         raise SystemExit(__doc__)
-    framework, header, module_map = map(pathlib.Path, arguments[:3])
+    framework = pathlib.Path(arguments[0])
     if framework.suffix != ".xcframework":
         raise SystemExit(f"{framework}: has to end in .xcframework")
-    slices = [(name, pathlib.Path(path)) for name, path in (part.split("=", 1) for part in arguments[3:])]
+    slices = [(name, pathlib.Path(path)) for name, path in (part.split("=", 1) for part in arguments[1:])]
     for name, library in slices:
         if name not in PLATFORMS:
             raise SystemExit(f"{name}: not one of {', '.join(PLATFORMS)}")
         print(check(name, library))
     shutil.rmtree(framework, ignore_errors=True)
-    entries = [add(framework, name, library, header, module_map) for name, library in slices]
+    entries = [add(framework, name, library) for name, library in slices]
     with open(framework / "Info.plist", "wb") as target:
         plistlib.dump({
             "AvailableLibraries": entries,
