@@ -71,7 +71,7 @@ let package = Package(
         // What both libraries of tests use; no product has it.
         .target(name: "TestSupport", dependencies: ["MetalCandle"], path: "bindings/swift/Tests/TestSupport"),
         .testTarget(
-            name: "MetalCandleTests", dependencies: ["MetalCandle", "TestSupport"],
+            name: "MetalCandleTests", dependencies: ["CMetalCandle", "MetalCandle", "TestSupport"],
             path: "bindings/swift/Tests/MetalCandleTests"),
         .testTarget(
             name: "MetalCandleSwiftTestingTests", dependencies: ["MetalCandle", "TestSupport"],
