@@ -38,6 +38,8 @@ swift_files() { git ls-files --cached --others --exclude-standard '*.swift'; }
 
 lint() {
     swift_files | xargs bindings/swift/toolchain.sh exec swift format lint --strict --parallel
+    # It leaves comments as long as they are.
+    ! swift_files | LC_ALL=C.UTF-8 xargs grep -nE '^.{121}' || fail "lines of more than 120 characters"
     printf 'let a  = [1].first!\n' >"$scratch/planted.swift"
     expect_failure NeverForceUnwrap swift format lint --strict --configuration .swift-format "$scratch/planted.swift"
 }
@@ -241,15 +243,16 @@ SWIFT
     [ -n "$printed" ] || fail "the app that depends on the package $1 printed nothing"
 }
 
-# examples-swift/test.sh says how: it is given Swift's flags.
+# Their own script says what is built and run. It is called within the toolchain, or outside if it says so by
+# using TOOLCHAIN, the command that runs another within.
 examples() {
-    if [ ! -d examples-swift ]; then
+    if [ ! -x examples-swift/run.sh ]; then
         echo "there are none"
-        return
+    elif grep -q TOOLCHAIN examples-swift/run.sh; then
+        TOOLCHAIN="$repository/bindings/swift/toolchain.sh exec" examples-swift/run.sh
+    else
+        in_toolchain examples-swift/run.sh
     fi
-    local flags
-    read -ra flags <<<"$(build_flags)"
-    in_toolchain examples-swift/test.sh --scratch-path "$scratch/examples" "${flags[@]}"
 }
 
 sections=(lint parse tests docs address thread release consumer examples)

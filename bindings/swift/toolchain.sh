@@ -8,8 +8,8 @@
 # The host's own Swift is used where `swift` is on PATH and of 6.0 or later. Elsewhere the packages of
 # Debian 13, whose C library may be too new for this host, are unpacked in a folder, and commands run there
 # by chroot, in a mount namespace of their own: nothing is installed, and no mount outlives a command. The
-# repository, CARGO_TARGET_DIR and the current folder are seen there under their own paths. Ends with 75
-# where a toolchain cannot be had: no apt, no network, neither root nor user namespaces.
+# repository, CARGO_TARGET_DIR, METAL_CANDLE_LIB_DIR and the current folder are seen there under their own
+# paths. Ends with 75 where a toolchain cannot be had: no apt, no network, neither root nor user namespaces.
 #
 #   SWIFT_ROOT     the folder: 1.1 GB                      ($HOME/.cache/metal-candle/swift)
 #   SWIFT_MIRROR   where Debian's packages come from       (http://deb.debian.org/debian)
@@ -57,7 +57,7 @@ is_there() { [ "$(cat "$root/.made" 2>/dev/null)" = "$stamp" ]; }
 in_root() { # COMMAND...
     is_there || { echo "toolchain.sh: no toolchain in $root: run $0 setup" >&2; exit 1; }
     local folder folders=("$repository")
-    IFS=: read -ra more <<<"${CARGO_TARGET_DIR:-}:${SWIFT_BIND:-}"
+    IFS=: read -ra more <<<"${CARGO_TARGET_DIR:-}:${METAL_CANDLE_LIB_DIR:-}:${SWIFT_BIND:-}"
     for folder in "$(pwd -P)" "${more[@]}"; do
         [ -d "$folder" ] || continue
         folder=$(realpath "$folder")
