@@ -21,6 +21,21 @@ func withName<Result>(
     return try name.withCString(body)
 }
 
+/// Lends names that end with a NUL each, and therefore must not hold one.
+func withNames<Result>(
+    _ names: [String], _ what: String, _ body: ([UnsafePointer<CChar>]) throws -> Result
+) throws -> Result {
+    var starts: [Int] = []
+    var characters: [CChar] = []
+    for name in names {
+        starts.append(characters.count)
+        try withName(name, what) { _ in characters += name.utf8CString }
+    }
+    return try characters.withUnsafeBufferPointer { characters in
+        try body(characters.baseAddress.map { base in starts.map { base + $0 } } ?? [])
+    }
+}
+
 /// Lends the path of a file or directory.
 func withPath<Result>(_ url: URL, _ body: (UnsafePointer<CChar>) throws -> Result) throws -> Result {
     guard url.isFileURL else {
