@@ -44,7 +44,8 @@ public struct JSON: Hashable, Sendable {
         try JSONDecoder().decode(type, from: Data(text.utf8))
     }
 
-    private init(unchecked text: String) {
+    /// Takes text that is known to be JSON.
+    init(unchecked text: String) {
         self.text = text
     }
 
