@@ -13,12 +13,14 @@ final class GenerationRun: Sendable {
 
     private let generator: Handle
     private let turns: Turns
+    private let thrown: ThrownError
     private let chunks: Stream.Continuation
     private let phase = Mutex(Phase.waiting)
 
-    private init(_ generator: Handle, _ turns: Turns, _ chunks: Stream.Continuation) {
+    private init(_ generator: Handle, _ turns: Turns, _ thrown: ThrownError, _ chunks: Stream.Continuation) {
         self.generator = generator
         self.turns = turns
+        self.thrown = thrown
         self.chunks = chunks
     }
 
@@ -26,9 +28,11 @@ final class GenerationRun: Sendable {
     ///
     /// The stream holds what was generated and not taken yet, which is bounded by the most tokens. Where it is let
     /// go of, or its task is cancelled, the generation ends before the next token.
-    static func start(_ prompt: Prompt, _ options: GenerateOptions, on generator: Handle, _ turns: Turns) -> Stream {
+    static func start(
+        _ prompt: Prompt, _ options: GenerateOptions, on generator: Handle, _ turns: Turns, _ thrown: ThrownError
+    ) -> Stream {
         let (stream, chunks) = Stream.makeStream()
-        let run = GenerationRun(generator, turns, chunks)
+        let run = GenerationRun(generator, turns, thrown, chunks)
         chunks.onTermination = { termination in
             if case .cancelled = termination {
                 run.cancel()
@@ -70,7 +74,9 @@ final class GenerationRun: Sendable {
             chunks.yield(.end(Generation(generation)))
             mcandle_generation_free(generation)
         }
-        end(throwing: error.map(MetalCandleError.init(taking:)))
+        // What a logits processor threw says more than that it failed the generation.
+        let failure = error.map(MetalCandleError.init(taking:))
+        end(throwing: thrown.take() ?? failure)
     }
 
     private func end(throwing error: (any Error)?) {

@@ -11,6 +11,7 @@ public final class Generator: Sendable {
     public let model: Model
     let handle: Handle
     let turns = Turns()
+    let thrown = ThrownError()
 
     private init(_ handle: Handle, model: Model) {
         self.handle = handle
@@ -37,7 +38,7 @@ public final class Generator: Sendable {
     public func generate(
         _ prompt: Prompt, options: GenerateOptions = GenerateOptions()
     ) -> AsyncThrowingStream<Chunk, any Error> {
-        GenerationRun.start(prompt, options, on: handle, turns)
+        GenerationRun.start(prompt, options, on: handle, turns, thrown)
     }
 
     /// Generates as ``generate(_:options:)-swift.method`` does, and gives the whole when it is finished.

@@ -74,15 +74,34 @@ extension Model {
     public func applyChatTemplate(
         _ messages: [ChatMessage], options: ChatOptions = ChatOptions()
     ) async throws -> String {
-        try await BlockingWork.run { [handle] in
-            try withText(messages.json.text) { messages, messagesLength in
-                try withText(options.json.text) { options, optionsLength in
-                    try string {
-                        mcandle_model_apply_chat_template(
-                            handle.pointer, messages, messagesLength, options, optionsLength, $0, $1)
-                    }
+        try await BlockingWork.run { try self.chatText(messages, options) }
+    }
+
+    private func chatText(_ messages: [ChatMessage], _ options: ChatOptions) throws -> String {
+        try withText(messages.json.text) { messages, messagesLength in
+            try withText(options.json.text) { options, optionsLength in
+                try string {
+                    mcandle_model_apply_chat_template(
+                        handle.pointer, messages, messagesLength, options, optionsLength, $0, $1)
                 }
             }
+        }
+    }
+
+    /// The token ids of any prompt, as a generator makes them. Those that end what is filled in are added to the
+    /// options.
+    func ids(of prompt: Prompt, _ options: inout GenerateOptions) throws -> [UInt32] {
+        switch prompt {
+        case .text(let text):
+            return try tokenizer.encode(text, addSpecialTokens: true)
+        case .ids(let ids):
+            return ids
+        case .chat(let messages, let chatOptions):
+            // The template has written all special tokens that the prompt needs.
+            return try tokenizer.encode(chatText(messages, chatOptions))
+        case .middle(let prefix, let suffix, let context):
+            options.stopTokenIDs += try fimStopTokens
+            return try fimPrompt(prefix: prefix, suffix: suffix, context: context)
         }
     }
 
