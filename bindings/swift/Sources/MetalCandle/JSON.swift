@@ -20,6 +20,10 @@ public struct JSON: Hashable, Sendable {
     ///
     /// - Throws: ``MetalCandleError/invalidArgument(_:)`` where it is not JSON.
     public init(text: String) throws {
+        // Foundation would take a NUL or a byte order mark for another encoding than UTF-8.
+        if text.utf8.contains(0) || text.unicodeScalars.first == "\u{FEFF}" {
+            throw MetalCandleError.invalidArgument("not JSON: \(text.prefix(200).debugDescription)")
+        }
         do {
             _ = try JSONSerialization.jsonObject(with: Data(text.utf8), options: .fragmentsAllowed)
         } catch {
@@ -144,6 +148,7 @@ private enum AnyJSON: Codable {
     case null
     case bool(Bool)
     case integer(Int64)
+    case unsigned(UInt64)
     case number(Double)
     case string(String)
     case array([AnyJSON])
@@ -157,6 +162,8 @@ private enum AnyJSON: Codable {
             self = .bool(value)
         } else if let value = try? container.decode(Int64.self) {
             self = .integer(value)
+        } else if let value = try? container.decode(UInt64.self) {
+            self = .unsigned(value)
         } else if let value = try? container.decode(Double.self) {
             self = .number(value)
         } else if let value = try? container.decode(String.self) {
@@ -174,6 +181,7 @@ private enum AnyJSON: Codable {
         case .null: try container.encodeNil()
         case .bool(let value): try container.encode(value)
         case .integer(let value): try container.encode(value)
+        case .unsigned(let value): try container.encode(value)
         case .number(let value): try container.encode(value)
         case .string(let value): try container.encode(value)
         case .array(let value): try container.encode(value)

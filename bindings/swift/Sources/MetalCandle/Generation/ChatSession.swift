@@ -47,29 +47,40 @@ public actor ChatSession {
     /// Answers a message.
     ///
     /// - Throws: ``MetalCandleError``, after which the conversation is as before the message; `CancellationError`
-    ///   where the task is cancelled, after which what was answered until then is part of the conversation.
+    ///   where the task is cancelled, after which the message and what was answered until then, if anything, are
+    ///   part of the conversation.
     public func respond(to prompt: String) async throws -> String {
         try await respond(to: .user(prompt))
     }
 
     /// Answers a message of any role, such as the result of a tool.
     public func respond(to message: ChatMessage) async throws -> String {
-        for try await case .end(let generation) in streamResponse(to: message) {
-            return generation.text
-        }
-        try Task.checkCancellation()
-        throw MetalCandleError.internal("an answer without an end")
+        try await generation(for: message, grammar: nil) { _ in }.text
     }
 
     /// Answers a message with JSON that conforms to a schema, and decodes it.
     ///
-    /// - Throws: As ``Generator/generate(_:from:schema:options:)``.
+    /// - Throws: As ``Generator/generate(_:from:schema:options:)``, after which the conversation is as before the
+    ///   message, but for a cancellation, which is as in ``respond(to:)-(String)``.
     public func respond<Output: Decodable & Sendable>(
         to prompt: String, as type: Output.Type = Output.self, schema: JSON
     ) async throws -> Output {
-        for try await case .end(let generation) in streamResponse(to: .user(prompt), grammar: .jsonSchema(schema)) {
-            return try generation.decode(type)
+        let generation = try await generation(for: .user(prompt), grammar: .jsonSchema(schema)) { generation in
+            _ = try generation.decode(type)
         }
+        return try generation.decode(type)
+    }
+
+    private nonisolated func generation(
+        for message: ChatMessage, grammar: Grammar?, check: @escaping @Sendable (Generation) throws -> Void
+    ) async throws -> Generation {
+        try Task.checkCancellation()
+        let (stream, answering) = answer(message, grammar: grammar, check: check)
+        for try await case .end(let generation) in stream {
+            return generation
+        }
+        // The stream of a cancelled task ends at once, and the answer with its next token.
+        await answering.end()
         try Task.checkCancellation()
         throw MetalCandleError.internal("an answer without an end")
     }
@@ -77,19 +88,20 @@ public actor ChatSession {
     /// Answers a message, and hands over each token as it comes.
     ///
     /// Where the stream is let go of, or its task is cancelled, the answer ends before its next token; what was
-    /// answered until then is part of the conversation. Where it fails, the conversation is as before.
+    /// answered until then, if anything, is part of the conversation. Where it fails, the conversation is as before.
     public nonisolated func streamResponse(to prompt: String) -> AsyncThrowingStream<Chunk, any Error> {
         streamResponse(to: .user(prompt))
     }
 
     /// Answers a message of any role as ``streamResponse(to:)-(String)`` does.
     public nonisolated func streamResponse(to message: ChatMessage) -> AsyncThrowingStream<Chunk, any Error> {
-        streamResponse(to: message, grammar: nil)
+        answer(message, grammar: nil) { _ in }.stream
     }
 
-    private nonisolated func streamResponse(
-        to message: ChatMessage, grammar: Grammar?
-    ) -> AsyncThrowingStream<Chunk, any Error> {
+    /// Starts an answer when it is its turn. Where `check` throws, the answer fails.
+    private nonisolated func answer(
+        _ message: ChatMessage, grammar: Grammar?, check: @escaping @Sendable (Generation) throws -> Void
+    ) -> (stream: AsyncThrowingStream<Chunk, any Error>, answering: Answering) {
         let (stream, chunks) = AsyncThrowingStream<Chunk, any Error>.makeStream()
         let answering = Answering()
         chunks.onTermination = { termination in
@@ -100,7 +112,7 @@ public actor ChatSession {
         turns.take { [turns] in
             answering.start {
                 do {
-                    try await self.answer(message, grammar: grammar, chunks)
+                    try await self.answer(message, grammar: grammar, check: check, chunks)
                     chunks.finish()
                 } catch {
                     chunks.finish(throwing: error)
@@ -108,11 +120,12 @@ public actor ChatSession {
                 turns.pass()
             }
         }
-        return stream
+        return (stream, answering)
     }
 
     private func answer(
-        _ message: ChatMessage, grammar: Grammar?, _ chunks: AsyncThrowingStream<Chunk, any Error>.Continuation
+        _ message: ChatMessage, grammar: Grammar?, check: (Generation) throws -> Void,
+        _ chunks: AsyncThrowingStream<Chunk, any Error>.Continuation
     ) async throws {
         try Task.checkCancellation()
         var options = options
@@ -123,18 +136,26 @@ public actor ChatSession {
             text += chunk.text
             // Whoever sees the end finds the answer in the conversation.
             if case .end(let generation) = chunk {
+                try check(generation)
                 messages = conversation + [.assistant(generation.text)]
+                chunks.yield(chunk)
+                return
             }
             chunks.yield(chunk)
         }
-        if Task.isCancelled {
+        if !text.isEmpty {
             messages = conversation + [.assistant(text)]
         }
     }
 
-    /// Forgets what was said, but for what the model was told before the conversation.
-    public func clear() {
-        messages = messages.filter { $0.role == .system }
+    /// Forgets what was said, but for what the model was told before the conversation, when the messages that came
+    /// before this call are answered.
+    public func clear() async {
+        await withCheckedContinuation { continuation in
+            turns.take { continuation.resume() }
+        }
+        messages = Array(messages.prefix { $0.role == .system })
+        turns.pass()
     }
 }
 
@@ -157,5 +178,10 @@ private final class Answering: Sendable {
             state.isCancelled = true
             state.task?.cancel()
         }
+    }
+
+    /// Waits until the answer has ended, where it has started.
+    func end() async {
+        await state.withLock(\.task)?.value
     }
 }

@@ -97,6 +97,7 @@ public struct GenerateOptions: Codable, Hashable, Sendable {
     }
 
     func handle() throws -> Handle {
+        try checkCounts()
         let options = try optionsHandle(
             self, free: mcandle_generate_options_free, mcandle_generate_options_from_json)
         // Encoders do not keep the order of a schema's keys, which that of the output follows.
@@ -106,6 +107,23 @@ public struct GenerateOptions: Codable, Hashable, Sendable {
             }
         }
         return options
+    }
+
+    /// The library reads counts without a sign, and would not say which one has it.
+    private func checkCounts() throws {
+        let counts = [
+            (CodingKeys.maxTokens.rawValue, maxTokens),
+            (CodingKeys.minTokens.rawValue, minTokens),
+            (CodingKeys.topLogprobs.rawValue, topLogprobs),
+            (CodingKeys.prefillChunk.rawValue, prefillChunk),
+            (CodingKeys.maxKVSize.rawValue, maxKVSize ?? 0),
+            (CodingKeys.keep.rawValue, keep),
+            (CodingKeys.promptLookupNumTokens.rawValue, promptLookupNumTokens),
+            (CodingKeys.numDraftTokens.rawValue, numDraftTokens),
+        ]
+        for (name, count) in counts + sampling.counts {
+            _ = try size(count, name)
+        }
     }
 }
 

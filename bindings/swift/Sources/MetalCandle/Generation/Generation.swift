@@ -80,7 +80,7 @@ public struct Generation: Codable, Hashable, Sendable {
     /// How many of them were right.
     public var acceptedTokens: Int
 
-    init(_ generation: OpaquePointer) {
+    init(_ generation: OpaquePointer) throws {
         text = MetalCandle.text { mcandle_generation_text(generation, $0) }
         tokens = array { mcandle_generation_tokens(generation, $0) }
         logprobs = array { mcandle_generation_logprobs(generation, $0) }
@@ -88,7 +88,7 @@ public struct Generation: Codable, Hashable, Sendable {
         cachedTokens = mcandle_generation_cached_tokens(generation)
         timeToFirstToken = mcandle_generation_time_to_first_token(generation)
         tokensPerSecond = mcandle_generation_tokens_per_second(generation)
-        finishReason = FinishReason(mcandle_generation_finish_reason(generation))
+        finishReason = try FinishReason(mcandle_generation_finish_reason(generation))
         stopString =
             finishReason == .stopString ? MetalCandle.text { mcandle_generation_stop_string(generation, $0) } : nil
         draftedTokens = mcandle_generation_drafted_tokens(generation)
@@ -111,7 +111,7 @@ public enum FinishReason: String, Codable, CaseIterable, Sendable {
     /// The time is over.
     case timeLimit = "time_limit"
 
-    init(_ constant: mcandle_finish_reason) {
+    init(_ constant: mcandle_finish_reason) throws {
         switch constant {
         case .stop: self = .stop
         case .length: self = .length
@@ -119,7 +119,7 @@ public enum FinishReason: String, Codable, CaseIterable, Sendable {
         case .stopString: self = .stopString
         case .contextFull: self = .contextFull
         case .timeLimit: self = .timeLimit
-        @unknown default: self = .stop
+        @unknown default: throw MetalCandleError.internal("a generation ended for reason \(constant.rawValue)")
         }
     }
 }

@@ -70,12 +70,16 @@ final class GenerationRun: Sendable {
     }
 
     private func complete(_ generation: OpaquePointer?, _ error: OpaquePointer?) {
+        var failure: (any Error)? = error.map(MetalCandleError.init(taking:))
         if let generation {
-            chunks.yield(.end(Generation(generation)))
+            do {
+                chunks.yield(.end(try Generation(generation)))
+            } catch {
+                failure = error
+            }
             mcandle_generation_free(generation)
         }
         // What a logits processor threw says more than that it failed the generation.
-        let failure = error.map(MetalCandleError.init(taking:))
         end(throwing: thrown.take() ?? failure)
     }
 

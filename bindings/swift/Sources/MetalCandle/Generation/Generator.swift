@@ -28,8 +28,9 @@ public final class Generator: Sendable {
 
     /// Generates on a thread of the library, and hands over each token as it comes.
     ///
-    /// The generation starts with this call, or when what was called before is done. It ends before its next token where the stream is let go of, as when
-    /// a loop is left, and where the task that iterates it is cancelled. The last chunk is ``Chunk/end(_:)``.
+    /// The generation starts with this call, or when what was called before is done. It ends before its next token
+    /// where the stream is let go of, as when a loop is left, and where the task that iterates it is cancelled; the
+    /// stream then ends without an error. Else the last chunk is ``Chunk/end(_:)``.
     ///
     /// - Parameters:
     ///   - prompt: A text, token ids, a conversation, or code around a place.
@@ -47,6 +48,7 @@ public final class Generator: Sendable {
     public func generation(
         of prompt: Prompt, options: GenerateOptions = GenerateOptions()
     ) async throws -> Generation {
+        try Task.checkCancellation()
         for try await case .end(let generation) in generate(prompt, options: options) {
             return generation
         }

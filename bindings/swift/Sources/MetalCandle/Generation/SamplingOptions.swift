@@ -74,6 +74,16 @@ public struct SamplingOptions: Codable, Hashable, Sendable {
         case seed
     }
 
+    /// The options that are counts, by their names.
+    var counts: [(String, Int)] {
+        [
+            (CodingKeys.topK.rawValue, topK),
+            (CodingKeys.penaltyLastN.rawValue, penaltyLastN),
+            (CodingKeys.dryAllowedLength.rawValue, dryAllowedLength),
+            (CodingKeys.dryPenaltyLastN.rawValue, dryPenaltyLastN),
+        ]
+    }
+
     /// Reads options; a key that is left out has its default.
     public init(from decoder: any Decoder) throws {
         let values = try decoder.container(keyedBy: CodingKeys.self)

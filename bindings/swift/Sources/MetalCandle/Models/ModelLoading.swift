@@ -15,7 +15,8 @@ final class ModelLoading: Sendable {
     }
 
     func run(url: URL, options: ModelOptions) async throws -> Model {
-        try await withTaskCancellationHandler {
+        try Task.checkCancellation()
+        return try await withTaskCancellationHandler {
             try await waiter.wait { self.start(url: url, options: options) }
         } onCancel: {
             // Before the next tensor, so that nobody goes on while the library still loads.

@@ -29,6 +29,14 @@ public struct ModelOptions: Codable, Hashable, Sendable {
             case bits
             case groupSize = "group_size"
         }
+
+        /// Reads a description; a key that is left out has its default.
+        public init(from decoder: any Decoder) throws {
+            self.init()
+            let values = try decoder.container(keyedBy: CodingKeys.self)
+            bits = try values.decode(.bits, or: bits)
+            groupSize = try values.decode(.groupSize, or: groupSize)
+        }
     }
 
     /// Makes options; without arguments, device and number format are chosen automatically and weights stay as
@@ -70,6 +78,10 @@ public struct ModelOptions: Codable, Hashable, Sendable {
                 options.pointer, try size(quantization.bits, "bits"), try size(quantization.groupSize, "group_size"))
         }
         if let memoryBudget {
+            // Zero, which C takes for "no bound", is nil here.
+            if memoryBudget == 0 {
+                throw MetalCandleError.invalidArgument("memory_budget is 0, expected at least 1")
+            }
             mcandle_model_options_set_memory_budget(options.pointer, memoryBudget)
         }
         return options

@@ -1,5 +1,4 @@
 internal import Foundation
-internal import Synchronization
 
 /// The hand-off of work that blocks to threads of its own.
 ///
@@ -20,26 +19,24 @@ enum BlockingWork {
 
     /// Runs `work` on another thread and waits for it without blocking this one.
     ///
-    /// Where the task is cancelled, what has not begun does not begin, and `cancel` is called for what has.
+    /// Where the task is cancelled, what has not begun does not begin, and is not waited for; `cancel` is called,
+    /// to end what has.
     static func run<Result: Sendable>(
         onCancel cancel: @escaping @Sendable () -> Void = {},
         _ work: @escaping @Sendable () throws -> Result
     ) async throws -> Result {
-        let isCancelled = Atomic(false)
+        let waiter = Waiter<Result>()
         return try await withTaskCancellationHandler {
-            try await withCheckedThrowingContinuation { continuation in
+            try await waiter.wait {
                 queue.addOperation {
-                    continuation.resume(
-                        with: Swift.Result {
-                            if isCancelled.load(ordering: .acquiring) {
-                                throw CancellationError()
-                            }
-                            return try work()
-                        })
+                    // Without a claim the task was cancelled, and went on.
+                    if let continuation = waiter.claim() {
+                        continuation.resume(with: Swift.Result(catching: work))
+                    }
                 }
             }
         } onCancel: {
-            isCancelled.store(true, ordering: .releasing)
+            waiter.cancel()
             cancel()
         }
     }

@@ -7,6 +7,7 @@ internal import Synchronization
 final class Turns: Sendable {
     private struct State {
         var isTaken = false
+        var isStarting = false
         var waiting: [@Sendable () -> Void] = []
     }
 
@@ -14,26 +15,36 @@ final class Turns: Sendable {
 
     /// Calls `job` when it is its turn, which lasts until ``pass()``.
     func take(_ job: @escaping @Sendable () -> Void) {
-        let isFree = state.withLock { state in
-            if state.isTaken {
-                state.waiting.append(job)
-                return false
-            }
-            state.isTaken = true
-            return true
-        }
-        if isFree {
-            job()
-        }
+        state.withLock { $0.waiting.append(job) }
+        start()
     }
 
     /// Ends the turn.
     func pass() {
-        let next = state.withLock { state in
-            state.isTaken = !state.waiting.isEmpty
-            return state.isTaken ? state.waiting.removeFirst() : nil
+        state.withLock { $0.isTaken = false }
+        start()
+    }
+
+    /// Starts what waits, while the turn is free.
+    ///
+    /// A job may pass before it returns, as those do that were cancelled while they waited. So this is a loop, and
+    /// only one at a time: calls within calls would take as much stack as there are jobs.
+    private func start() {
+        while let job = next() {
+            job()
+            state.withLock { $0.isStarting = false }
         }
-        next?()
+    }
+
+    private func next() -> (@Sendable () -> Void)? {
+        state.withLock { state in
+            if state.isTaken || state.isStarting || state.waiting.isEmpty {
+                return nil
+            }
+            state.isTaken = true
+            state.isStarting = true
+            return state.waiting.removeFirst()
+        }
     }
 
     /// Runs what blocks in a turn of its own. A task that is cancelled does not wait for its turn.

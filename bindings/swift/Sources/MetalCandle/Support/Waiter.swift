@@ -30,28 +30,42 @@ final class Waiter<Value: Sendable>: Sendable {
         }
     }
 
-    /// Gives the result, and tells whether anything waited for it.
-    @discardableResult
-    func resume(with result: sending Result<Value, any Error>) -> Bool {
-        let continuation: CheckedContinuation<Value, any Error>? = state.withLock { state in
+    /// Takes over the duty to give the result, where a task waits for it and nobody else took it over.
+    func claim() -> CheckedContinuation<Value, any Error>? {
+        state.withLock { state in
             guard case .waiting(let continuation) = state else {
                 return nil
             }
             state = .done
             return continuation
         }
-        continuation?.resume(with: result)
-        return continuation != nil
+    }
+
+    /// Gives the result, and tells whether anything waited for it.
+    @discardableResult
+    func resume(with result: sending Result<Value, any Error>) -> Bool {
+        guard let continuation = claim() else {
+            return false
+        }
+        continuation.resume(with: result)
+        return true
     }
 
     /// Ends the waiting, also one that has not begun, with `CancellationError`.
     func cancel() {
-        if !resume(with: .failure(CancellationError())) {
-            state.withLock { state in
-                if case .new = state {
-                    state = .cancelled
-                }
+        // In one step, or a waiting that begins meanwhile would not hear of it.
+        let continuation: CheckedContinuation<Value, any Error>? = state.withLock { state in
+            switch state {
+            case .new:
+                state = .cancelled
+                return nil
+            case .waiting(let continuation):
+                state = .done
+                return continuation
+            case .cancelled, .done:
+                return nil
             }
         }
+        continuation?.resume(throwing: CancellationError())
     }
 }
