@@ -76,7 +76,7 @@ final class BatchRun: Sendable {
         let sequence = mcandle_batch_results_sequence(results, index)
         let thrown = batch.takeThrown(sequence)
         if let generation = mcandle_batch_results_generation(results, index) {
-            return BatchResult(sequence: sequence, result: .success(Generation(generation)))
+            return BatchResult(sequence: sequence, result: Swift.Result { try Generation(generation) })
         }
         let error = mcandle_batch_results_error(results, index)
         let failure = MetalCandleError(
