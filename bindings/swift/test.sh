@@ -76,7 +76,10 @@ run_tests() { # FOLDER OPTION...
     ran_both "$log" || fail "one of XCTest and Swift Testing ran nothing"
 }
 
-graphs_flags() { echo -Xswiftc -emit-symbol-graph -Xswiftc -emit-symbol-graph-dir -Xswiftc "$scratch/graphs"; }
+# What is told about the public interface, extensions of others' types included.
+graphs_flags() {
+    printf -- '-Xswiftc %s ' -emit-symbol-graph -emit-symbol-graph-dir "$scratch/graphs" -emit-extension-block-symbols
+}
 
 tests() {
     local flags

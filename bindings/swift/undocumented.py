@@ -4,7 +4,7 @@
     undocumented.py GRAPH.symbols.json...
 
 Symbols that are not in the source are left out, which the compiler makes for a conformance, and so are those
-that take their comment from the requirement that they meet.
+that take their comment from the requirement that they meet, and extensions, whose members count.
 """
 import json
 import pathlib
@@ -23,7 +23,9 @@ def main(arguments):
         excepted = inherited(graph)
         for symbol in graph["symbols"]:
             identifier = symbol["identifier"]["precise"]
-            if "location" not in symbol or "::SYNTHESIZED::" in identifier or identifier in excepted:
+            if symbol["kind"]["identifier"] == "swift.extension" or "location" not in symbol:
+                continue
+            if "::SYNTHESIZED::" in identifier or identifier in excepted:
                 continue
             seen += 1
             lines = symbol.get("docComment", {}).get("lines", [])
