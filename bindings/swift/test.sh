@@ -34,7 +34,20 @@ expect_failure() { # WORD COMMAND...
 }
 
 # What git knows or would add, so that no build is looked into.
-swift_files() { git ls-files --cached --others --exclude-standard '*.swift'; }
+files() { # PATTERN...
+    local file
+    git ls-files --cached --others --exclude-standard "$@" | while read -r file; do
+        # What was deleted and not committed is listed as well.
+        [ ! -e "$file" ] || echo "$file"
+    done
+}
+
+swift_files() { files '*.swift'; }
+
+copy_package() { # FOLDER
+    mkdir -p "$1"
+    files Package.swift bindings include | tar -c --files-from - | tar -x -C "$1"
+}
 
 lint() {
     swift_files | xargs bindings/swift/toolchain.sh exec swift format lint --strict --parallel
@@ -48,6 +61,7 @@ parse() {
     local target
     for target in arm64-apple-macosx15.0 arm64-apple-ios18.0; do
         # One by one, or only main.swift might have statements.
+        # shellcheck disable=SC2016
         swift_files | xargs bindings/swift/toolchain.sh exec \
             bash -ec 'for file; do swiftc -frontend -parse -target "$0" "$file"; done' $target
     done
@@ -136,9 +150,8 @@ manifest_of_mac() { # PACKAGE
 release() {
     local package=$scratch/package target slice slices=() zip
     rm -rf "$package" "$scratch/slices"
-    mkdir -p "$package" "$scratch/slices"
-    git ls-files -z --cached --others --exclude-standard Package.swift bindings include |
-        xargs -0 tar -c | tar -x -C "$package"
+    mkdir -p "$scratch/slices"
+    copy_package "$package"
     manifest_of_mac "$package"
     unset METAL_CANDLE_LIB_DIR
 
@@ -203,12 +216,12 @@ consumer() {
 
     # Of a version SwiftPM does not take unsafe flags: it is the app that says where the library is. A shared
     # library beside it would win, so the folder has no other.
-    mkdir "$scratch/consumer/lib" "$scratch/consumer/metal-candle"
+    mkdir "$scratch/consumer/lib"
     ln -s "$library" "$scratch/consumer/lib/"
-    git ls-files -z --cached --others --exclude-standard Package.swift bindings include |
-        xargs -0 tar -c | tar -x -C "$scratch/consumer/metal-candle"
+    copy_package "$scratch/consumer/metal-candle"
     (
         unset METAL_CANDLE_LIB_DIR
+        export GIT_CONFIG_GLOBAL=/dev/null
         cd "$scratch/consumer/metal-candle"
         git init -q
         git add .
