@@ -13,9 +13,25 @@ public func sqlRows(_ count: Int) throws -> [JSON] {
 /// Rows so short that a step takes a few hundredths of a second.
 public let shortRows: [JSON] = (0..<8).map { ["prompt": "let x = ", "completion": JSON("\($0) * 2;")] }
 
-/// A directory that is there and empty.
-public func emptyFolder() throws -> URL {
+/// Pairs of a better and a worse answer, as short.
+public let shortPairs: [JSON] = (0..<4).map {
+    ["prompt": "let x = ", "chosen": JSON("\($0);"), "rejected": JSON("\($0)")]
+}
+
+/// Options for short rows, that do what is asked for and nothing else.
+public func shortOptions(steps: Int, outputDirectory: URL? = nil) -> TrainOptions {
+    var options = TrainOptions(
+        method: .lora(LoRAOptions(rank: 2, targets: .projections([.query, .value]))), steps: steps, batchSize: 1,
+        learningRate: 1e-3, outputDirectory: outputDirectory)
+    options.evalEvery = 0
+    options.saveEvery = 0
+    return options
+}
+
+/// Calls a function with a directory that is there and empty, and removes it.
+public func withEmptyFolder<Result>(_ body: (URL) async throws -> Result) async throws -> Result {
     let folder = FileManager.default.temporaryDirectory.appending(path: "metal-candle-\(UUID().uuidString)")
     try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
-    return folder
+    defer { try? FileManager.default.removeItem(at: folder) }
+    return try await body(folder)
 }

@@ -46,7 +46,9 @@ public struct DatasetOptions: Codable, Hashable, Sendable {
     }
 
     func handle() throws -> Handle {
-        try optionsHandle(self, free: mcandle_dataset_options_free, mcandle_dataset_options_from_json)
+        // The library reads a count without a sign, and would not say which one has it.
+        _ = try size(maxSeqLength, CodingKeys.maxSeqLength.rawValue)
+        return try optionsHandle(self, free: mcandle_dataset_options_free, mcandle_dataset_options_from_json)
     }
 }
 

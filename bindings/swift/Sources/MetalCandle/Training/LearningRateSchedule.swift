@@ -41,20 +41,28 @@ extension LearningRateSchedule: Codable {
         }
     }
 
-    /// Writes an object with the name of the schedule and its settings.
+    /// Writes the name of the schedule, or an object with its name and settings where it has some.
     public func encode(to encoder: any Encoder) throws {
-        var values = encoder.container(keyedBy: CodingKeys.self)
         switch self {
-        case .constant: try values.encode(Name.constant, forKey: .name)
-        case .linear: try values.encode(Name.linear, forKey: .name)
-        case .cosine: try values.encode(Name.cosine, forKey: .name)
+        case .constant: try Name.constant.encode(to: encoder)
+        case .linear: try Name.linear.encode(to: encoder)
+        case .cosine: try Name.cosine.encode(to: encoder)
         case .step(let size, let gamma):
+            var values = encoder.container(keyedBy: CodingKeys.self)
             try values.encode(Name.step, forKey: .name)
             try values.encode(size, forKey: .size)
             try values.encode(gamma, forKey: .gamma)
         case .exponential(let gamma):
+            var values = encoder.container(keyedBy: CodingKeys.self)
             try values.encode(Name.exponential, forKey: .name)
             try values.encode(gamma, forKey: .gamma)
         }
+    }
+}
+
+extension LearningRateSchedule {
+    /// The settings that have no sign, by their names.
+    var counts: [(String, Int)] {
+        if case .step(let size, _) = self { [(CodingKeys.size.rawValue, size)] } else { [] }
     }
 }

@@ -10,7 +10,7 @@ public struct MuonOptions: Codable, Hashable, Sendable {
     public var nsSteps = 5
     /// What an iteration makes of each singular value x: the polynomial with these three numbers before x, x³ and
     /// x⁵.
-    public var nsCoefficients = [3.4445, -4.775, 2.0315]
+    public var nsCoefficients = SIMD3(3.4445, -4.775, 2.0315)
     /// The least norm that a matrix is divided by; above 0.
     public var eps = 1e-7
     /// The share of each weight that is taken away per step and unit of learning rate, 0 or more.

@@ -54,3 +54,10 @@ extension Optimizer: Codable {
         try options.encode(to: encoder)
     }
 }
+
+extension Optimizer {
+    /// The settings that have no sign, by their names.
+    var counts: [(String, Int)] {
+        if case .muon(let options) = self { [("ns_steps", options.nsSteps)] } else { [] }
+    }
+}

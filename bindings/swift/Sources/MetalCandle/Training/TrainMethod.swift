@@ -41,6 +41,16 @@ extension TrainMethod: Codable {
     }
 }
 
+extension TrainMethod {
+    /// The settings that have no sign, by their names.
+    var counts: [(String, Int)] {
+        switch self {
+        case .lora(let options): [("rank", options.rank)] + options.layers.counts
+        case .full(let layers): layers.counts
+        }
+    }
+}
+
 /// Layers of a model, counted from 0.
 public enum LayerSelection: Hashable, Sendable {
     /// Every layer.
@@ -80,6 +90,17 @@ extension LayerSelection: Codable {
         case .all: break
         case .last(let count): try values.encode(count, forKey: .last)
         case .these(let layers): try values.encode(layers.sorted(), forKey: .these)
+        }
+    }
+}
+
+extension LayerSelection {
+    /// The settings that have no sign, by their names.
+    var counts: [(String, Int)] {
+        switch self {
+        case .all: []
+        case .last(let count): [(CodingKeys.last.rawValue, count)]
+        case .these(let layers): layers.map { (CodingKeys.these.rawValue, $0) }
         }
     }
 }

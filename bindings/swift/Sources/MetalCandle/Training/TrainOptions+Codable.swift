@@ -1,3 +1,4 @@
+internal import CMetalCandle
 internal import Foundation
 
 extension TrainOptions: Codable {
@@ -91,5 +92,29 @@ extension TrainOptions: Codable {
                 outputDirectory, .init(codingPath: path, debugDescription: "not the URL of a directory"))
         }
         try values.encode(outputDirectory?.path(percentEncoded: false), forKey: .outputDirectory)
+    }
+
+    func handle() throws -> Handle {
+        try checkCounts()
+        return try optionsHandle(self, free: mcandle_train_options_free, mcandle_train_options_from_json)
+    }
+
+    /// The library reads counts without a sign, and would not say which one has it.
+    private func checkCounts() throws {
+        let counts = [
+            (CodingKeys.steps.rawValue, steps),
+            (CodingKeys.batchSize.rawValue, batchSize),
+            (CodingKeys.gradientAccumulation.rawValue, gradientAccumulation),
+            (CodingKeys.packLength.rawValue, packLength),
+            (CodingKeys.warmupSteps.rawValue, warmupSteps),
+            (CodingKeys.evalEvery.rawValue, evalEvery),
+            (CodingKeys.evalBatches.rawValue, evalBatches),
+            (CodingKeys.earlyStoppingPatience.rawValue, earlyStoppingPatience),
+            (CodingKeys.saveEvery.rawValue, saveEvery),
+            (CodingKeys.keepCheckpoints.rawValue, keepCheckpoints),
+        ]
+        for (name, count) in counts + method.counts + schedule.counts + optimizer.counts {
+            _ = try size(count, name)
+        }
     }
 }

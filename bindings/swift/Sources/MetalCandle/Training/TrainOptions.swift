@@ -1,4 +1,3 @@
-internal import CMetalCandle
 public import Foundation
 
 /// How a model is fine-tuned.
@@ -83,10 +82,6 @@ public struct TrainOptions: Hashable, Sendable {
         self.batchSize = batchSize
         self.learningRate = learningRate
         self.outputDirectory = outputDirectory
-    }
-
-    func handle() throws -> Handle {
-        try optionsHandle(self, free: mcandle_train_options_free, mcandle_train_options_from_json)
     }
 }
 

@@ -99,14 +99,15 @@ final class TrainingRun: Sendable {
     }
 
     private func complete(_ summary: OpaquePointer?, _ error: OpaquePointer?) {
-        if let summary {
-            defer { mcandle_train_summary_free(summary) }
-            end(with: .success(TrainingSummary(summary)))
-        } else {
-            end(
-                with: .failure(
-                    error.map(MetalCandleError.init(taking:)) ?? .internal("neither a summary nor an error")))
-        }
+        let error = error.map(MetalCandleError.init(taking:))
+        end(
+            with: Result {
+                guard let summary else {
+                    throw error ?? .internal("neither a summary nor an error")
+                }
+                defer { mcandle_train_summary_free(summary) }
+                return try TrainingSummary(summary)
+            })
     }
 
     private func end(with result: Result<TrainingSummary, any Error>) {

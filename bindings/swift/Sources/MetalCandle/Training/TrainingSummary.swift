@@ -31,21 +31,21 @@ public struct TrainingSummary: Hashable, Sendable {
         /// The validation loss no longer fell.
         case earlyStopping = "early_stopping"
 
-        init(_ constant: mcandle_train_stop) {
+        init(_ constant: mcandle_train_stop) throws {
             switch constant {
             case .finished: self = .finished
             case .cancelled: self = .cancelled
             case .earlyStopping: self = .earlyStopping
-            @unknown default: self = .finished
+            @unknown default: throw MetalCandleError.internal("a training ended for reason \(constant.rawValue)")
             }
         }
     }
 
-    init(_ summary: OpaquePointer) {
+    init(_ summary: OpaquePointer) throws {
         steps = mcandle_train_summary_steps(summary)
         loss = mcandle_train_summary_loss(summary).unlessNaN
         validationLoss = mcandle_train_summary_validation_loss(summary).unlessNaN
-        stopReason = StopReason(mcandle_train_summary_stop_reason(summary))
+        stopReason = try StopReason(mcandle_train_summary_stop_reason(summary))
         bestLoss = mcandle_train_summary_best_loss(summary).unlessNaN
         bestStep = bestLoss == nil ? nil : mcandle_train_summary_best_step(summary)
         let path = String(cString: mcandle_train_summary_best_path(summary))
