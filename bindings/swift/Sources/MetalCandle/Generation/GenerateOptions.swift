@@ -29,16 +29,17 @@ public struct GenerateOptions: Codable, Hashable, Sendable {
     public var prefillChunk = 512
     /// The most tokens that are kept as context, or `nil` for what the model can take into account.
     public var maxKVSize: Int?
-    /// The most bytes that the keys and values of the context take, or `nil` for no bound.
+    /// The most bytes that the keys and values of the context take, at least those of 256 tokens, or `nil` for no
+    /// bound.
     public var maxKVBytes: UInt64?
     /// Where the context is full, forgets its oldest half and goes on.
     public var contextShift = false
     /// How many tokens at the start are not forgotten then.
     public var keep = 4
-    /// The length of the endings that are looked up in what was read, to draft what came after them there; 0 for
-    /// no drafts. Drafts change the speed, not the tokens.
+    /// How many tokens are drafted at once from the text so far, where its last tokens came before: what followed
+    /// them there; 0 for none. Drafts change the speed, not the text. With a draft model there are none of these.
     public var promptLookupNumTokens = 0
-    /// How many tokens a draft has at most.
+    /// How many tokens are drafted at once by a draft model.
     public var numDraftTokens = 3
 
     /// Makes options with the defaults.

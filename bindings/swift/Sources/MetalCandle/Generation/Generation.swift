@@ -57,9 +57,9 @@ public enum Chunk: Hashable, Sendable {
 
 /// A finished generation.
 public struct Generation: Codable, Hashable, Sendable {
-    /// All text, without the stop string.
+    /// All text, without the stop string; empty where the model has no tokenizer.
     public var text: String
-    /// The ids of all tokens, that of the end of the text included.
+    /// The ids of all tokens, without the one that ended the text; those of a stop string are among them.
     public var tokens: [UInt32]
     /// The natural logarithms of their probabilities by the model.
     public var logprobs: [Float]
@@ -69,7 +69,7 @@ public struct Generation: Codable, Hashable, Sendable {
     public var cachedTokens: Int
     /// The seconds until the first token.
     public var timeToFirstToken: Double
-    /// The tokens after the first, by the time after the first.
+    /// The tokens after the first, by the time after the first; 0 where there is none.
     public var tokensPerSecond: Double
     /// Why it ended.
     public var finishReason: FinishReason

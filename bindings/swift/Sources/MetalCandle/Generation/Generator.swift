@@ -59,7 +59,7 @@ public final class Generator: Sendable {
 
     /// Fills in code between a prefix and a suffix, and hands over each token as it comes.
     ///
-    /// - Throws: The stream throws ``MetalCandleError/unsupported(_:)`` where the model was not made for it.
+    /// - Throws: The stream throws ``MetalCandleError/tokenizer(_:)`` where the vocabulary has no tokens for it.
     public func complete(
         prefix: String, suffix: String, context: FIMContext? = nil, options: GenerateOptions = GenerateOptions()
     ) -> AsyncThrowingStream<Chunk, any Error> {
@@ -102,7 +102,7 @@ public final class Generator: Sendable {
         mcandle_generator_cancel(handle.pointer)
     }
 
-    /// Makes a generator that has read the same, and goes on from there on its own.
+    /// Makes a generator that has read the same, with the same adapter and draft model, and goes its own way.
     public func fork() async throws -> Generator {
         let fork = try await turns.run { [handle] in
             try Handle(free: mcandle_generator_free) { mcandle_generator_fork(handle.pointer, $0, $1) }
@@ -111,20 +111,26 @@ public final class Generator: Sendable {
     }
 
     /// Generates with an adapter, in the place of those that are active on the model; `nil` for these.
+    ///
+    /// What was read before is forgotten.
+    ///
+    /// - Throws: ``MetalCandleError/invalidArgument(_:)`` where the adapter is for another model.
     public func setAdapter(_ adapter: Adapter?) async throws {
         try await turns.run { [handle] in
             try check { mcandle_generator_set_adapter(handle.pointer, adapter?.handle.pointer, $0) }
         }
     }
 
-    /// Lets a smaller model with the same vocabulary draft tokens; `nil` for none.
+    /// Lets a smaller model draft tokens, which change the speed and not the text; `nil` for none.
+    ///
+    /// - Throws: ``MetalCandleError/invalidArgument(_:)`` where it has other tokens.
     public func setDraftModel(_ draft: Model?) async throws {
         try await turns.run { [handle] in
             try check { mcandle_generator_set_draft_model(handle.pointer, draft?.handle.pointer, $0) }
         }
     }
 
-    /// The token ids that were read and not forgotten.
+    /// The token ids that were read and not forgotten: the last prompt, and its answer but for the last token.
     public var context: [UInt32] {
         get async throws {
             try await turns.run { [handle] in
@@ -133,7 +139,8 @@ public final class Generator: Sendable {
         }
     }
 
-    /// Forgets tokens at the end of what was read, down to a number; 0 forgets all.
+    /// Forgets tokens at the end of what was read, down to a number; 0 forgets all, and more than there are changes
+    /// nothing.
     public func truncate(to length: Int) async throws {
         let length = try size(length, "length")
         try await turns.run { [handle] in
@@ -152,7 +159,10 @@ public final class Generator: Sendable {
 
     /// Goes on from what ``saveSession(to:)`` saved.
     ///
-    /// - Throws: ``MetalCandleError/incompatible(_:)`` where it was saved with another model, adapter or cache.
+    /// Keys and values then are kept as they were saved. Where it fails, the generator is as before.
+    ///
+    /// - Throws: ``MetalCandleError/incompatible(_:)`` where it was saved with another model or adapter,
+    ///   ``MetalCandleError/invalidFormat(_:)`` where it is no session, ``MetalCandleError/notFound(_:)``.
     public func loadSession(from url: URL) async throws {
         try await turns.run { [handle] in
             try withPath(url) { path in

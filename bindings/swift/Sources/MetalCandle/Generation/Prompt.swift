@@ -107,7 +107,7 @@ extension Model {
 
     /// The token ids of a prompt to fill in code between a prefix and a suffix.
     ///
-    /// - Throws: ``MetalCandleError/unsupported(_:)`` where the model was not made for it.
+    /// - Throws: ``MetalCandleError/tokenizer(_:)`` where the vocabulary has no tokens for it.
     public func fimPrompt(prefix: String, suffix: String, context: FIMContext? = nil) throws -> [UInt32] {
         let context = try context?.handle()
         return try withText(prefix) { prefix, prefixLength in
@@ -121,6 +121,8 @@ extension Model {
     }
 
     /// The token ids that end what is filled in between a prefix and a suffix.
+    ///
+    /// - Throws: ``MetalCandleError/tokenizer(_:)`` where the vocabulary has no tokens for it.
     public var fimStopTokens: [UInt32] {
         get throws { try tokens { mcandle_model_fim_stop_tokens(handle.pointer, $0, $1) } }
     }

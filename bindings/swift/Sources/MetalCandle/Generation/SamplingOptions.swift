@@ -30,7 +30,7 @@ public struct SamplingOptions: Codable, Hashable, Sendable {
     public var dryMultiplier = 0.0
     /// How much the penalty grows with each further token of such a sequence.
     public var dryBase = 1.75
-    /// The longest sequence that may come again without it.
+    /// The shortest sequence, in tokens, that has the penalty.
     public var dryAllowedLength = 2
     /// How many of the last tokens are searched for such sequences; 0 for all.
     public var dryPenaltyLastN = 0

@@ -25,6 +25,7 @@ public struct Perplexity: Codable, Hashable, Sendable {
     public var tokenCount: Int
 }
 
+/// Each reuses what the generator has read where the text starts with it, and forgets it else.
 extension Generator {
     /// Gives the logits of the token that comes next, one for each id of the vocabulary.
     public func nextLogits(_ ids: [UInt32]) async throws -> [Float] {
@@ -44,8 +45,8 @@ extension Generator {
     ///
     /// - Parameters:
     ///   - ids: The text.
-    ///   - window: How many tokens are computed at once.
-    ///   - stride: How many of them are new in each window.
+    ///   - window: How many tokens are computed at once: from 2 to the context of the model.
+    ///   - stride: How many of them are new in each window: from 1, fewer than the window.
     public func perplexity(_ ids: [UInt32], window: Int, stride: Int) async throws -> Perplexity {
         let window = try size(window, "window")
         let stride = try size(stride, "stride")

@@ -80,7 +80,7 @@ public final class Model: Sendable {
     /// The number format of weights and activations.
     public var dtype: DType { DType(mcandle_model_dtype(handle.pointer)) }
 
-    /// What the model is, in a few lines for people.
+    /// What the model is, in a line for people: architecture, size, vocabulary, context, number format, device.
     public var summary: String {
         get throws { try string { mcandle_model_summary(handle.pointer, $0, $1) } }
     }

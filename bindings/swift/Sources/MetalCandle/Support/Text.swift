@@ -41,7 +41,12 @@ func withPath<Result>(_ url: URL, _ body: (UnsafePointer<CChar>) throws -> Resul
     guard url.isFileURL else {
         throw MetalCandleError.invalidArgument("not the URL of a file or directory: \(url.absoluteString)")
     }
-    return try withName(url.path(percentEncoded: false), "the path", body)
+    let path = url.path(percentEncoded: false)
+    // Where its bytes are not UTF-8 it is empty, which would be the current directory.
+    if path.isEmpty {
+        throw MetalCandleError.invalidArgument("a URL without a path in UTF-8: \(url.absoluteString)")
+    }
+    return try withName(path, "the path", body)
 }
 
 /// Copies text that the library lends with its length.
