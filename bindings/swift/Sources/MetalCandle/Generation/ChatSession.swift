@@ -93,7 +93,9 @@ public actor ChatSession {
         streamResponse(to: .user(prompt))
     }
 
-    /// Answers a message of any role as ``streamResponse(to:)-(String)`` does.
+    /// Answers a message of any role, such as the result of a tool, and hands over each token as it comes.
+    ///
+    /// It ends as the answer to a text does.
     public nonisolated func streamResponse(to message: ChatMessage) -> AsyncThrowingStream<Chunk, any Error> {
         answer(message, grammar: nil) { _ in }.stream
     }

@@ -12,7 +12,9 @@ public final class Tokenizer: Sendable {
 
     /// Turns text into token ids.
     ///
-    /// - Parameter addSpecialTokens: Adds the tokens that the model expects around a text, if any.
+    /// - Parameters:
+    ///   - text: The text.
+    ///   - addSpecialTokens: Adds the tokens that the model expects around a text, if any.
     public func encode(_ text: String, addSpecialTokens: Bool = false) throws -> [UInt32] {
         try withText(text) { text, length in
             try tokens { mcandle_tokenizer_encode(handle.pointer, text, length, addSpecialTokens, $0, $1) }
@@ -21,7 +23,9 @@ public final class Tokenizer: Sendable {
 
     /// Turns token ids into text. Bytes that are no whole character become U+FFFD.
     ///
-    /// - Parameter skipSpecialTokens: Leaves out tokens such as that of the end of a text.
+    /// - Parameters:
+    ///   - ids: The ids.
+    ///   - skipSpecialTokens: Leaves out tokens such as that of the end of a text.
     /// - Throws: ``MetalCandleError/tokenizer(_:)``.
     public func decode(_ ids: [UInt32], skipSpecialTokens: Bool = false) throws -> String {
         try string { mcandle_tokenizer_decode(handle.pointer, ids, ids.count, skipSpecialTokens, $0, $1) }
