@@ -31,17 +31,24 @@ DOCUMENTS = [
     *sorted(PACKAGE.glob("Sources/MetalCandle/**/*.swift")),
 ]
 
-# What samples may use without making it.
+# What samples may use without making it: parameters, and what they may change.
 CONTEXT = {
     "model": "Model",
     "draft": "Model",
     "generator": "Generator",
     "session": "ChatSession",
     "adapter": "Adapter",
+    "trainer": "Trainer",
+    "train": "Dataset",
+    "validation": "Dataset",
+    "batch": "BatchGenerator",
+    "prompts": "[String]",
+    "answer": "String",
     "schema": "JSON",
     "url": "URL",
     "folder": "URL",
 }
+VARIABLES = "var calls: [ToolCall] = []"
 
 APPLE_ONLY = re.compile(r"\s*import (os|OSLog|SwiftUI)\b")
 
@@ -85,7 +92,8 @@ def source(name, document, number, lines):
     if all(DECLARATION.match(line) for line in lines if line and not line[0].isspace()):
         return [*head, *located(document, number, body)]
     parameters = ", ".join(f"{name}: {kind}" for name, kind in CONTEXT.items())
-    return [*head, f"func {name}({parameters}) async throws {{", *located(document, number, body), "}"]
+    opening = [f"func {name}({parameters}) async throws {{", VARIABLES, "do {"]
+    return [*head, *opening, *located(document, number, body), "}", "}"]
 
 
 def main():

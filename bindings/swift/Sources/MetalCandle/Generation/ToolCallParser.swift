@@ -26,7 +26,7 @@ public enum Piece: Codable, Hashable, Sendable {
 /// Finds calls of tools in generated text, in the format of Qwen and Hermes, and the reasoning before an answer.
 ///
 /// Text comes in parts that may end anywhere, such as the chunks of a generation. A stream of chunks becomes one of
-/// pieces with ``Swift/AsyncSequence/pieces(findReasoning:insideReasoning:)``.
+/// pieces with `pieces(findReasoning:insideReasoning:)`.
 ///
 /// ```swift
 /// let pieces = try ToolCallParser.pieces(of: answer)

@@ -6,6 +6,8 @@ internal import CMetalCandle
 /// rows. On Apple's systems a handler can pass them on to an `os.Logger`:
 ///
 /// ```swift
+/// import os
+///
 /// let logger = Logger(subsystem: "com.example.app", category: "metal-candle")
 /// try Log.setHandler(level: .info) { logger.log(level: $0.level >= .error ? .error : .info, "\($0.message)") }
 /// ```
