@@ -48,6 +48,14 @@ public final class AppModel {
         }
     }
 
+    /// Opens what a person chose, or tells why there was nothing to choose.
+    public func open(_ choice: Result<URL, any Error>) {
+        switch choice {
+        case .success(let url): open(url)
+        case .failure(let error): phase = .failed(name: "The model", reason: error.localizedDescription)
+        }
+    }
+
     /// Opens a model that a person chose, in the place of the one that is open.
     public func open(_ url: URL) {
         close()

@@ -5,6 +5,11 @@ public import Observation
 /// The fine-tuning of a model: its form, its progress, and the adapter that comes of it.
 @MainActor @Observable
 public final class FineTuneModel {
+    /// A step that was done.
+    public typealias Step = TrainingEvent.Step
+    /// How a run ended.
+    public typealias Summary = TrainingSummary
+
     /// What the fine-tuning does.
     public enum Phase: Equatable, Sendable {
         /// Nothing was started yet.
@@ -16,7 +21,7 @@ public final class FineTuneModel {
         /// A checkpoint is written, because the person stopped it.
         case stopping
         /// It ended, by itself or because it was stopped.
-        case ended(TrainingSummary)
+        case ended(Summary)
         /// It could not go on; why.
         case failed(String)
     }
@@ -32,7 +37,7 @@ public final class FineTuneModel {
     /// The losses on rows that are not trained on.
     public private(set) var validationLoss = LossCurve()
     /// The step that was done last.
-    public private(set) var step: TrainingEvent.Step?
+    public private(set) var step: Step?
     /// The adapter as it was when the last run ended or was stopped.
     public private(set) var adapter: Adapter?
     /// The checkpoint from which a run that was stopped, here or when the app last ran, goes on.
@@ -67,6 +72,14 @@ public final class FineTuneModel {
 
     /// Whether a run that was stopped can go on.
     public var canResume: Bool { !isRunning && checkpoint != nil }
+
+    /// Takes the folder that a person chose, or tells why there was nothing to choose.
+    public func choose(_ choice: Result<URL, any Error>) {
+        switch choice {
+        case .success(let url): data = url
+        case .failure(let error): phase = .failed(error.localizedDescription)
+        }
+    }
 
     /// Looks for a run that was stopped when the app last ran.
     public func findCheckpoint() async {
@@ -180,7 +193,7 @@ public final class FineTuneModel {
     }
 
     /// The checkpoint to go on from, where a run was stopped.
-    private func left(by summary: TrainingSummary, in output: URL?) async throws -> Checkpoint? {
+    private func left(by summary: Summary, in output: URL?) async throws -> Checkpoint? {
         guard summary.stopReason == .cancelled, let output else {
             return nil
         }
