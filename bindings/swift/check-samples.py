@@ -4,10 +4,11 @@
     swift build && bindings/swift/check-samples.py [BUILD_FOLDER]
 
 A sample is what is fenced as ```swift: in the articles, in the read-mes, and in `///` comments. It becomes the body
-of a function whose parameters are the names below, so that a sample need not load a model to use one. One that only
-declares (its lines without indentation begin as declarations do) is a file of its own. One that begins with
-`// swift-tools-version` is a manifest. One that imports what only Apple's systems have is parsed, and type-checked there.
-Errors name the line of the document.
+of a function whose parameters are the names below, so that a sample need not load a model to use one. One that
+imports something is a program: it has no parameters, and sees what it imports. One that only declares (its lines
+without indentation begin as declarations do) is a file of its own. One that begins with `// swift-tools-version` is
+a manifest. One that imports what only Apple's systems have is parsed, and type-checked there. Errors name the line of
+the document.
 
 BUILD_FOLDER is SwiftPM's for a configuration, .build/debug where it is left out. SWIFTC is the command to run.
 """
@@ -88,10 +89,11 @@ def source(name, document, number, lines):
     # Imports keep their lines, which stay empty, so that the numbers remain right.
     imports = {line.strip() for line in lines if re.match(r"\s*import ", line)}
     body = ["" if re.match(r"\s*import ", line) else line for line in lines]
-    head = sorted(imports | {"import Foundation", "import MetalCandle"})
+    # Readers copy a sample with its imports, which then have to be all that it takes.
+    head = sorted((imports or {"import Foundation"}) | {"import MetalCandle"})
     if all(DECLARATION.match(line) for line in lines if line and not line[0].isspace()):
         return [*head, *located(document, number, body)]
-    parameters = ", ".join(f"{name}: {kind}" for name, kind in CONTEXT.items())
+    parameters = "" if imports else ", ".join(f"{name}: {kind}" for name, kind in CONTEXT.items())
     opening = [f"func {name}({parameters}) async throws {{", VARIABLES, "do {"]
     return [*head, *opening, *located(document, number, body), "}", "}"]
 
