@@ -128,17 +128,19 @@ planted() { # FOLDER OPTION... PLANT WORD
 # XCTest leaks what it runs tests with. Of each allocation only five callers are kept: with more, those who
 # call a test were among them, and what a test leaks would be taken for XCTest's.
 address() {
-    export LSAN_OPTIONS=suppressions=$repository/bindings/swift/Tests/leaks.txt:print_suppressions=0
+    export LSAN_OPTIONS=suppressions=$repository/bindings/swift/Tests/Sanitizers/leaks.txt:print_suppressions=0
     export ASAN_OPTIONS=detect_leaks=1:malloc_context_size=5:allow_addr2line=1
     run_tests address --sanitize address
     planted address --sanitize address leak "LeakSanitizer: detected memory leaks"
 }
 
 # What Rust does is not seen: neither its races, which tests/sanitizers.sh looks for, nor its locks. Threads
-# that it starts are, and so are all accesses of Swift. Where Swift's memory went from thread to thread by a
-# lock of Rust alone, a race would be reported that is none; nothing does.
+# that it starts are, and so are all accesses of Swift. Where Swift's memory goes from thread to thread by a
+# lock of Rust alone, a race is reported that is none: races.txt has those.
 thread() {
-    run_tests thread --sanitize thread
+    export TSAN_OPTIONS=suppressions=$repository/bindings/swift/Tests/Sanitizers/races.txt
+    in_toolchain clang -O1 -g -c bindings/swift/Tests/Sanitizers/mutex.c -o "$scratch/mutex.o"
+    run_tests thread --sanitize thread -Xlinker "$scratch/mutex.o"
     planted thread --sanitize thread race "ThreadSanitizer: Swift access race"
 }
 
