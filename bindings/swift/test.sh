@@ -6,7 +6,7 @@
 #   lint       the format, and what swift-format finds
 #   parse      every file is parsed for macOS and iOS, whose code is not compiled elsewhere
 #   tests      XCTest and Swift Testing, compiled without warnings
-#   docs       every public symbol has a comment, and DocC makes pages without warnings
+#   docs       every public symbol has a comment, DocC makes pages without warnings, samples compile
 #   address    the tests with AddressSanitizer and LeakSanitizer
 #   thread     the tests with ThreadSanitizer
 #   release    an XCFramework of small libraries: Package.swift before, at and after a release
@@ -18,7 +18,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 repository=$PWD
-catalogue=bindings/swift/Sources/MetalCandle/MetalCandle.docc
 
 swift() { in_toolchain swift "$@"; }
 in_toolchain() { bindings/swift/toolchain.sh exec "$@"; }
@@ -112,10 +111,12 @@ docs() {
     mkdir -p "$scratch/module"
     cp "$scratch"/graphs/MetalCandle{,@*}.symbols.json "$scratch/module" 2>/dev/null || true
     python3 bindings/swift/undocumented.py "$scratch"/module/*.symbols.json
-    in_toolchain docc convert ${catalogue:+"$catalogue"} --additional-symbol-graph-dir "$scratch/module" \
-        --fallback-display-name MetalCandle --fallback-bundle-identifier MetalCandle \
-        --output-dir "$scratch/pages" --warnings-as-errors
+    in_toolchain docc convert bindings/swift/Sources/MetalCandle/MetalCandle.docc \
+        --additional-symbol-graph-dir "$scratch/module" --fallback-display-name MetalCandle \
+        --fallback-bundle-identifier MetalCandle --output-dir "$scratch/pages" --warnings-as-errors
     [ -f "$scratch/pages/data/documentation/metalcandle.json" ] || fail "DocC made no pages"
+    SWIFTC="$repository/bindings/swift/toolchain.sh exec swiftc" \
+        python3 bindings/swift/check-samples.py "$scratch/debug/debug"
 }
 
 # The tests that a sanitizer has to find fault with.
@@ -295,7 +296,6 @@ fi
 METAL_CANDLE_LIB_DIR=$(realpath "$METAL_CANDLE_LIB_DIR")
 export METAL_CANDLE_LIB_DIR
 library=$METAL_CANDLE_LIB_DIR/libmetal_candle.a
-[ -d "$catalogue" ] || catalogue=
 
 for section in "${sections[@]}"; do
     started=$SECONDS
