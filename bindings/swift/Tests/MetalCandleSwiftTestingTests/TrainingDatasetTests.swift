@@ -10,7 +10,7 @@ private func tinyModel() async throws -> Model {
 @Test func aDatasetOfRowsIsThatOfTheirFile() async throws {
     let model = try await tinyModel()
     let rows = try sqlRows(6)
-    try await withEmptyFolder { folder in
+    try await withTemporaryFolder { folder in
         let file = folder.appending(path: "rows.jsonl")
         try rows.map(\.text).joined(separator: "\n").write(to: file, atomically: true, encoding: .utf8)
         let options = DatasetOptions(maxSeqLength: 60)
@@ -35,7 +35,7 @@ private func tinyModel() async throws -> Model {
 
 @Test func rowsThatCannotBeUsedAreNamedOrLeftOut() async throws {
     let model = try await tinyModel()
-    try await withEmptyFolder { folder in
+    try await withTemporaryFolder { folder in
         let file = folder.appending(path: "rows.jsonl")
         let lines = "{\"text\": \"fn main() {}\"}\n{\"txt\": 1}\n{\"text\": \"struct A;\"}\n"
         try lines.write(to: file, atomically: true, encoding: .utf8)
@@ -67,7 +67,7 @@ private func tinyModel() async throws -> Model {
 
 @Test func aFolderHasItsSplits() async throws {
     let model = try await tinyModel()
-    try await withEmptyFolder { folder in
+    try await withTemporaryFolder { folder in
         do {
             _ = try await Dataset.loadSplits(from: folder, for: model)
             Issue.record("an empty folder was taken")

@@ -12,7 +12,7 @@ final class TrainingCancellationTests: XCTestCase {
     private func check(cancelling: @Sendable (Trainer) async throws -> Void) async throws {
         let model = try await Model.load(from: tinyCoder, options: exact)
         let rows = try await Dataset(rows: shortRows, for: model)
-        try await withEmptyFolder { folder in
+        try await withTemporaryFolder { folder in
             let output = folder.appending(path: "cancelled")
             let trainer = try await Trainer(
                 model: model, train: rows, options: shortOptions(steps: many, outputDirectory: output))

@@ -7,7 +7,7 @@ final class TrainingCheckpointTests: XCTestCase {
     func testCheckpointsAreListedAndTheBestIsFound() async throws {
         let model = try await Model.load(from: tinyCoder, options: exact)
         let rows = try await Dataset(rows: shortRows, for: model)
-        try await withEmptyFolder { folder in
+        try await withTemporaryFolder { folder in
             let nowhere = try await Checkpoint.list(in: folder.appending(path: "nowhere"))
             XCTAssertEqual(nowhere, [])
             let (none, noBest) = try await (Checkpoint.latest(in: folder), Checkpoint.best(in: folder))
@@ -59,7 +59,7 @@ final class TrainingCheckpointTests: XCTestCase {
         let model = try await Model.load(from: tinyCoder, options: exact)
         let rows = try await Dataset(rows: shortRows, for: model)
         let others = try await Dataset(rows: Array(shortRows.dropFirst()), for: model)
-        try await withEmptyFolder { folder in
+        try await withTemporaryFolder { folder in
             let checkpoint = folder.appending(path: "checkpoint")
             let options = shortOptions(steps: 2)
             try await Trainer(model: model, train: rows, options: options).saveCheckpoint(to: checkpoint)
@@ -90,7 +90,7 @@ final class TrainingCheckpointTests: XCTestCase {
     func testAnOutputDirectoryIsThatOfOneRun() async throws {
         let model = try await Model.load(from: tinyCoder, options: exact)
         let rows = try await Dataset(rows: shortRows, for: model)
-        try await withEmptyFolder { folder in
+        try await withTemporaryFolder { folder in
             var options = shortOptions(steps: 2, outputDirectory: folder)
             options.saveEvery = 1
             try await Trainer(model: model, train: rows, options: options).trainToEnd()

@@ -6,8 +6,8 @@ import XCTest
 final class TrainingTests: XCTestCase {
     func testLossFallsOnQuestionsAndSQL() async throws {
         let model = try await Model.load(from: tinyCoder, options: exact)
-        let rows = try await Dataset(rows: sqlRows(2), for: model)
-        let options = TrainOptions(steps: 8, batchSize: 2, learningRate: 5e-3)
+        let rows = try await Dataset(rows: sqlRows(1), for: model)
+        let options = TrainOptions(steps: 8, batchSize: 1, learningRate: 5e-3)
         let trainer = try await Trainer(model: model, train: rows, options: options)
         XCTAssertEqual(trainer.totalSteps, 8)
         var losses: [Double] = []
@@ -22,7 +22,7 @@ final class TrainingTests: XCTestCase {
     func testEventsComeInOrderAndAreTheLinesOfMetrics() async throws {
         let model = try await Model.load(from: tinyCoder, options: exact)
         let rows = try await Dataset(rows: shortRows, for: model)
-        try await withEmptyFolder { folder in
+        try await withTemporaryFolder { folder in
             var options = shortOptions(steps: 3, outputDirectory: folder)
             options.evalEvery = 2
             options.saveEvery = 1
@@ -176,7 +176,7 @@ final class TrainingTests: XCTestCase {
     func testAnErrorOfTheRunEndsTheStream() async throws {
         let model = try await Model.load(from: tinyCoder, options: exact)
         let rows = try await Dataset(rows: shortRows, for: model)
-        try await withEmptyFolder { folder in
+        try await withTemporaryFolder { folder in
             let options = shortOptions(steps: 1, outputDirectory: folder.appending(path: "file/in/the/way"))
             try Data().write(to: folder.appending(path: "file"))
             let trainer = try await Trainer(model: model, train: rows, options: options)

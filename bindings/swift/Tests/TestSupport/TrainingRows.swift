@@ -27,11 +27,3 @@ public func shortOptions(steps: Int, outputDirectory: URL? = nil) -> TrainOption
     options.saveEvery = 0
     return options
 }
-
-/// Calls a function with a directory that is there and empty, and removes it.
-public func withEmptyFolder<Result>(_ body: (URL) async throws -> Result) async throws -> Result {
-    let folder = FileManager.default.temporaryDirectory.appending(path: "metal-candle-\(UUID().uuidString)")
-    try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
-    defer { try? FileManager.default.removeItem(at: folder) }
-    return try await body(folder)
-}
