@@ -40,9 +40,9 @@ interrupt() { # PATTERN PROGRAM ARGUMENT...
     within bash -ec '
         out=$1 pattern=$2
         "${@:3}" >"$out" 2>&1 &
-        for ((i = 0; i < 600; i++)); do
+        for ((i = 0; i < 3000; i++)); do
             ! grep -Eq -e "$pattern" "$out" || break
-            sleep 0.05
+            sleep 0.01
         done
         kill -INT $!
         wait $!
@@ -67,7 +67,7 @@ chat() {
     # What was said is saved, and what was read of it: loaded, it costs nothing but the new message.
     printf '%s\n' "Say hello." "/save $scratch/chat.json" /clear "/load $scratch/chat.json" "And again." |
         run 0 $program "${options[@]}" --max-tokens 8 --stats
-    [ "$(wc -l <"$scratch/err")" = 2 ] || fail "there are not two answers"
+    [ "$(grep -c . "$scratch/err")" = 2 ] || fail "there are not two answers"
     grep -q '"content" : "Say hello."' "$scratch/chat.json" || fail "the conversation was not saved"
     expect err '^\[[0-9]+ tokens read, 0 of them before'
     expect err '^\[[0-9]+ tokens read, [1-9][0-9]* of them before'

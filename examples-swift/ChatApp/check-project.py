@@ -112,8 +112,9 @@ def main():
     for entries in objects.values():
         if "path" in entries and entries["sourceTree"] == "<group>" and not (FOLDER / entries["path"]).exists():
             fail(f"{entries['path']} does not exist")
-        if entries["isa"] == "PBXFileSystemSynchronizedRootGroup" and not any((FOLDER / entries["path"]).glob("*.swift")):
-            fail(f"{entries['path']} has no Swift files")
+        if entries["isa"] == "PBXFileSystemSynchronizedRootGroup":
+            if not any((FOLDER / entries["path"]).glob("*.swift")):
+                fail(f"{entries['path']} has no Swift files")
         if entries["isa"] == "XCLocalSwiftPackageReference":
             package = (FOLDER / entries["relativePath"] / "Package.swift").read_text()
     for entries in objects.values():

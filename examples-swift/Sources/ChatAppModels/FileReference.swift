@@ -4,12 +4,15 @@ public import Foundation
 ///
 /// In Apple's sandbox a path is not enough for that: a bookmark keeps the permission.
 public struct FileReference: Codable, Hashable, Sendable {
-    private let path: String
+    /// The path that it had when it was chosen, by which files are told apart: bookmarks of one file differ.
+    public let path: String
     private let bookmark: Data?
 
     /// Refers to a file that may be used now.
     public init(_ url: URL) throws {
-        path = url.path(percentEncoded: false)
+        let path = url.path(percentEncoded: false)
+        // A folder is the same with a slash at its end.
+        self.path = path.count > 1 && path.hasSuffix("/") ? String(path.dropLast()) : path
         #if os(macOS)
             bookmark = try url.bookmarkData(options: .withSecurityScope)
         #elseif canImport(Darwin)

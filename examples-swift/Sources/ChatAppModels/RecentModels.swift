@@ -12,7 +12,7 @@ public struct RecentModel: Codable, Hashable, Identifiable, Sendable {
     public let info: Info
 
     /// What tells models apart in the list.
-    public var id: FileReference { file }
+    public var id: String { file.path }
 
     /// What a list shows of a model, without loading it.
     public struct Info: Codable, Hashable, Sendable {

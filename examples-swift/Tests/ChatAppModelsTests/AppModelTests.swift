@@ -37,6 +37,10 @@ import Testing
             return
         }
         #expect(again.recents.models == [recent])
+        // A folder is listed once, whether its URL ends with a slash or not.
+        let slash = URL(filePath: Fixtures.tinyCoder.path(percentEncoded: false) + "/", directoryHint: .isDirectory)
+        again.recents.add(try await RecentModel(inspecting: slash))
+        #expect(again.recents.models.map(\.id) == [recent.id])
         again.recents.remove(recent)
         #expect(try file.load().isEmpty)
     }
