@@ -11,7 +11,7 @@
 #   thread     the tests with ThreadSanitizer
 #   release    an XCFramework of small libraries: Package.swift before, at and after a release
 #   consumer   an app that depends on the package by its path, and by a version
-#   examples   what examples-swift has
+#   examples   the programs of examples-swift, and the tests of its app
 #
 # Without a section all run. toolchain.sh brings Swift; where it cannot, this ends with 75. The library is
 # built as cargo does for development, unless METAL_CANDLE_LIB_DIR names a folder that has it.
@@ -262,16 +262,9 @@ SWIFT
     [ -n "$printed" ] || fail "the app that depends on the package $1 printed nothing"
 }
 
-# Their own script says what is built and run. It is called within the toolchain, or outside if it says so by
-# using TOOLCHAIN, the command that runs another within.
+# Their own script says what is built and run.
 examples() {
-    if [ ! -x examples-swift/run.sh ]; then
-        echo "there are none"
-    elif grep -q TOOLCHAIN examples-swift/run.sh; then
-        TOOLCHAIN="$repository/bindings/swift/toolchain.sh exec" examples-swift/run.sh
-    else
-        in_toolchain examples-swift/run.sh
-    fi
+    TOOLCHAIN="$repository/bindings/swift/toolchain.sh exec" examples-swift/run.sh
 }
 
 sections=(lint parse tests docs address thread release consumer examples)
