@@ -201,4 +201,26 @@ final class TrainingTests: XCTestCase {
             }
         }
     }
+
+    func testALossThatIsNoNumberIsAnErrorWithTheLastCheckpoint() async throws {
+        let model = try await Model.load(from: tinyCoder, options: exact)
+        let rows = try await Dataset(rows: shortRows, for: model)
+        try await withTemporaryFolder { folder in
+            var options = shortOptions(steps: 20, outputDirectory: folder)
+            options.learningRate = 1e30
+            options.saveEvery = 1
+            let trainer = try await Trainer(model: model, train: rows, options: options)
+            var saved: URL?
+            do {
+                for try await event in trainer.train() {
+                    if case .checkpoint(let checkpoint) = event {
+                        saved = checkpoint.url
+                    }
+                }
+                XCTFail("it has no error")
+            } catch MetalCandleError.nonFinite(let message) {
+                XCTAssertTrue(message.contains(try XCTUnwrap(saved).lastPathComponent), message)
+            }
+        }
+    }
 }
