@@ -46,17 +46,22 @@ final class GenerationRun: Sendable {
         let userData = Unmanaged.passRetained(self)
         do {
             let options = try options.handle()
-            // Within the lock, so that a cancellation either prevents the start or meets what runs.
             try phase.withLock { phase in
                 guard phase == .waiting else {
                     throw CancellationError()
                 }
-                try prompt.start(
-                    generator.pointer, options.pointer,
-                    { chunk, run in (borrowed(run) as GenerationRun).tell(chunk) },
-                    { generation, error, run in (owned(run) as GenerationRun).complete(generation, error) },
-                    userData.toOpaque())
                 phase = .running
+            }
+            try prompt.start(
+                generator.pointer, options.pointer,
+                { chunk, run in (borrowed(run) as GenerationRun).tell(chunk) },
+                { generation, error, run in (owned(run) as GenerationRun).complete(generation, error) },
+                userData.toOpaque())
+            // A cancellation before the start did not meet it. After the end, another run may have its turn.
+            phase.withLock { phase in
+                if phase == .cancelled {
+                    mcandle_generator_cancel(generator.pointer)
+                }
             }
         } catch {
             userData.release()
