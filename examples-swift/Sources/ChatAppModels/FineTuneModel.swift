@@ -87,13 +87,14 @@ public final class FineTuneModel {
             return
         }
         do {
-            guard let folder = try FineTuneRun.latestFolder(in: runs),
-                let latest = try await Checkpoint.latest(in: folder)
-            else {
-                return
+            // A run that could not begin left a folder without a checkpoint, and is passed over.
+            for folder in try FineTuneRun.folders(in: runs) {
+                if let latest = try await Checkpoint.latest(in: folder) {
+                    let settings = try FineTuneRun(in: folder).settings
+                    checkpoint = latest.step < settings.steps ? latest : nil
+                    return
+                }
             }
-            let earlier = try FineTuneRun(in: folder)
-            checkpoint = latest.step < earlier.settings.steps ? latest : nil
         } catch {
             phase = .failed(error.localizedDescription)
         }

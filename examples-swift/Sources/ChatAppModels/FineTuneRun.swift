@@ -36,9 +36,9 @@ struct FineTuneRun: Codable, Sendable {
 
     private static let file = "fine-tune.json"
 
-    /// The folder of the run that was started last.
-    static func latestFolder(in runs: URL) throws -> URL? {
-        try numbered(in: runs).max { $0.number < $1.number }?.folder
+    /// The folders of all runs, the one that was started last first.
+    static func folders(in runs: URL) throws -> [URL] {
+        try numbered(in: runs).sorted { $0.number > $1.number }.map(\.folder)
     }
 
     /// Makes a folder for a run, and writes the settings there.

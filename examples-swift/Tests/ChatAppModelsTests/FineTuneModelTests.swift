@@ -75,6 +75,12 @@ private func fineTuning(in folder: URL, steps: Int) async throws -> (Model, Fine
         #expect(fineTuning.checkpoint?.step == stopped.steps)
         #expect(fineTuning.canResume)
 
+        // One that cannot begin does not hide it.
+        fineTuning.settings.rank = 0
+        fineTuning.start()
+        await fineTuning.running?.value
+        #expect(fineTuning.canResume)
+
         // The app was started anew meanwhile, and nothing is set in its form.
         let again = FineTuneModel(model, runs: folder.appending(path: "runs"))
         #expect(!again.canResume)
