@@ -61,11 +61,7 @@ public actor ChatSession {
     /// Answers a message with JSON that conforms to a schema, and decodes it.
     ///
     /// - Throws: As ``Generator/generate(_:from:schema:options:)``, after which the conversation is as before the
-<<<<<<< HEAD
     ///   message, but for a cancellation, which is as for a text.
-=======
-    ///   message, but for a cancellation, which is as in `respond(to:)`.
->>>>>>> eefaf5c (A link that DocC of Swift 6.0 does not know is plain code)
     public func respond<Output: Decodable & Sendable>(
         to prompt: String, as type: Output.Type = Output.self, schema: JSON
     ) async throws -> Output {

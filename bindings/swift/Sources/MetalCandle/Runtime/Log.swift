@@ -1,5 +1,4 @@
 internal import CMetalCandle
-internal import Synchronization
 
 /// What the library has to tell, for people.
 ///
@@ -51,10 +50,6 @@ public enum Log {
         }
     }
 
-    /// Counts the handlers, so that a handler is made before it is called for those who do not see the library's own
-    /// locks, as a thread sanitizer does not. Threads of the library that were there before call it.
-    private static let handlers = Atomic(0)
-
     /// Lets a function receive what the library has to tell, in the whole process, in the place of any before.
     ///
     /// The handler is called on the thread that does what it tells of, also on several threads at the same time, so
@@ -68,12 +63,10 @@ public enum Log {
     ///   receives the messages already.
     public static func setHandler(level: Level, handler: @escaping @Sendable (LogMessage) -> Void) throws {
         let handler = Unmanaged.passRetained(LogHandler(handler))
-        handlers.add(1, ordering: .releasing)
         // The library owns the handler from here on, also where the call fails.
         try check {
             mcandle_set_log_callback(
                 { level, target, message, handler in
-                    _ = Log.handlers.load(ordering: .acquiring)
                     (borrowed(handler) as LogHandler).handle(
                         LogMessage(
                             level: Log.Level(level), target: String(cString: target), message: String(cString: message))
