@@ -1,16 +1,4 @@
 internal import CMetalCandle
-internal import Synchronization
-
-/// What one task raises and another thread sees.
-final class Flag: Sendable {
-    private let value = Atomic(false)
-
-    func raise() {
-        value.store(true, ordering: .releasing)
-    }
-
-    var isRaised: Bool { value.load(ordering: .acquiring) }
-}
 
 /// The rows of a data set on their way to the library, within one call and one thread.
 final class DatasetRows {

@@ -8,7 +8,7 @@ final class TrainingRun: Sendable {
     typealias Events = AsyncThrowingStream<TrainingEvent, any Error>
 
     private enum Phase {
-        case waiting, running, cancelled, ended
+        case waiting, running, ended
     }
 
     private let trainer: Handle
@@ -16,6 +16,7 @@ final class TrainingRun: Sendable {
     private let onEvent: @Sendable (TrainingEvent) -> Void
     private let onEnd: @Sendable (Result<TrainingSummary, any Error>) -> Void
     private let phase = Mutex(Phase.waiting)
+    private let isCancelled = Flag()
 
     private init(
         _ trainer: Handle, _ turns: Turns, onEvent: @escaping @Sendable (TrainingEvent) -> Void,
@@ -69,25 +70,31 @@ final class TrainingRun: Sendable {
     }
 
     private func begin() {
+        let isCancelled = phase.withLock { phase in
+            if !self.isCancelled.isRaised {
+                phase = .running
+            }
+            return phase == .waiting
+        }
+        if isCancelled {
+            return end(with: .failure(CancellationError()))
+        }
         let userData = Unmanaged.passRetained(self)
         do {
-            // Within the lock, so that a cancellation either prevents the start or meets what runs.
-            try phase.withLock { phase in
-                guard phase == .waiting else {
-                    throw CancellationError()
-                }
-                try check {
-                    mcandle_trainer_train_async(
-                        trainer.pointer,
-                        { event, run in (borrowed(run) as TrainingRun).tell(event) },
-                        { summary, error, run in (owned(run) as TrainingRun).complete(summary, error) },
-                        userData.toOpaque(), $0)
-                }
-                phase = .running
+            try check {
+                mcandle_trainer_train_async(
+                    trainer.pointer,
+                    { event, run in (borrowed(run) as TrainingRun).tell(event) },
+                    { summary, error, run in (owned(run) as TrainingRun).complete(summary, error) },
+                    userData.toOpaque(), $0)
             }
         } catch {
             userData.release()
-            end(with: .failure(error))
+            return end(with: .failure(error))
+        }
+        // A cancellation that came before the library knew of the run met nothing.
+        if self.isCancelled.isRaised {
+            cancel()
         }
     }
 
@@ -95,7 +102,7 @@ final class TrainingRun: Sendable {
         if let event = TrainingEvent(event) {
             onEvent(event)
         }
-        return phase.withLock { $0 != .cancelled }
+        return !isCancelled.isRaised
     }
 
     private func complete(_ summary: OpaquePointer?, _ error: OpaquePointer?) {
@@ -119,15 +126,13 @@ final class TrainingRun: Sendable {
     /// Ends the training within a step, and tells whether it had not begun, and will not.
     @discardableResult
     private func cancel() -> Bool {
-        phase.withLock { phase in
-            let isWaiting = phase == .waiting
+        isCancelled.raise()
+        // Within the lock, as long as the turn is this run's: another one is not meant.
+        return phase.withLock { phase in
             if phase == .running {
                 mcandle_trainer_cancel(trainer.pointer)
             }
-            if phase != .ended {
-                phase = .cancelled
-            }
-            return isWaiting
+            return phase == .waiting
         }
     }
 }
