@@ -13,4 +13,4 @@ for try await chunk in generator.generate("fn main() {", options: GenerateOption
     count += 1
     print(chunk.text, terminator: "")
 }
-print("\n\(version): \(count) chunks")
+print("\n\(Runtime.version): \(count) chunks")
