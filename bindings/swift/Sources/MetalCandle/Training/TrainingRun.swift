@@ -99,8 +99,9 @@ final class TrainingRun: Sendable {
     }
 
     private func tell(_ event: OpaquePointer) -> Bool {
-        if let event = TrainingEvent(event) {
-            onEvent(event)
+        switch TrainingEvent(event) {
+        case .end, nil: break  // The end is told when it is one, by the completion.
+        case let event?: onEvent(event)
         }
         return !isCancelled.isRaised
     }
@@ -118,7 +119,11 @@ final class TrainingRun: Sendable {
     }
 
     private func end(with result: Result<TrainingSummary, any Error>) {
+        // Before anybody hears of it, who may let go of the stream then.
         phase.withLock { $0 = .ended }
+        if case .success(let summary) = result {
+            onEvent(.end(summary))
+        }
         onEnd(result)
         turns.pass()
     }
