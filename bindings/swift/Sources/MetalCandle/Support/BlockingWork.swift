@@ -31,7 +31,7 @@ enum BlockingWork {
                 queue.addOperation {
                     // Without a claim the task was cancelled, and went on.
                     if let continuation = waiter.claim() {
-                        continuation.resume(with: Swift.Result(catching: work))
+                        waiter.give(Swift.Result(catching: work), to: continuation)
                     }
                 }
             }
