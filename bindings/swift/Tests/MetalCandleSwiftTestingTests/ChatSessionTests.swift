@@ -105,6 +105,35 @@ import Testing
         #expect(messages[2] == .user("Go on"))
     }
 
+    @Test func anAnswerThatIsStoppedComesToItsEnd() async throws {
+        let session = try ChatSession(model, options: endless)
+        var text = ""
+        var end: Generation?
+        for try await chunk in session.streamResponse(to: "Hi") {
+            text += chunk.text
+            if case .end(let generation) = chunk {
+                end = generation
+            } else {
+                session.cancel()
+            }
+        }
+        #expect(end?.finishReason == .cancelled)
+        #expect(await session.messages == [.user("Hi"), .assistant(text)])
+    }
+
+    @Test func optionsChangeBetweenAnswers() async throws {
+        let session = try ChatSession(model, options: GenerateOptions(maxTokens: 2))
+        #expect(try await session.streamResponse(to: "Hi").end()?.tokens.count == 2)
+        await session.setOptions(GenerateOptions(maxTokens: 3))
+        #expect(try await session.streamResponse(to: "Hi").end()?.tokens.count == 3)
+        // Without the start of an answer the prompt is another one.
+        let open = ChatOptions(addGenerationPrompt: false)
+        await session.setChatOptions(open)
+        let prompt = try await model.applyChatTemplate(session.messages + [.user("Hi")], options: open)
+        let ids = try model.tokenizer.encode(prompt)
+        #expect(try await session.streamResponse(to: "Hi").end()?.promptTokens == ids.count)
+    }
+
     /// Whenever the cancellation comes, the answer has ended when it is thrown, and what follows stays.
     @Test func aResponseThatIsCancelledHasEndedWhenItThrows() async throws {
         let session = try ChatSession(model, options: endless)
@@ -237,12 +266,5 @@ import Testing
         async let first = sessions[0].respond(to: questions[0])
         async let second = sessions[1].respond(to: questions[1])
         #expect(try await [first, second] == alone)
-    }
-}
-
-extension ChatSession {
-    /// Sets the options from outside of the session.
-    fileprivate func setOptions(_ options: GenerateOptions) {
-        self.options = options
     }
 }

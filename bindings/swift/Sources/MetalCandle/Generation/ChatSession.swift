@@ -17,10 +17,10 @@ public actor ChatSession {
     public nonisolated let generator: Generator
     /// What was said, from what the model was told before the conversation on.
     public private(set) var messages: [ChatMessage]
-    /// How answers are generated.
-    public var options: GenerateOptions
-    /// How the conversation becomes a prompt.
-    public var chatOptions: ChatOptions
+    /// How answers are generated; ``setOptions(_:)`` changes it.
+    public private(set) var options: GenerateOptions
+    /// How the conversation becomes a prompt; ``setChatOptions(_:)`` changes it.
+    public private(set) var chatOptions: ChatOptions
 
     private let turns = Turns()
 
@@ -148,6 +148,22 @@ public actor ChatSession {
         if !text.isEmpty {
             messages = conversation + [.assistant(text)]
         }
+    }
+
+    /// Generates with other options the answers that have not begun.
+    public func setOptions(_ options: GenerateOptions) {
+        self.options = options
+    }
+
+    /// Makes prompts with other options, such as other tools, for the answers that have not begun.
+    public func setChatOptions(_ options: ChatOptions) {
+        chatOptions = options
+    }
+
+    /// Stops the answer that is being generated before its next token. Its stream goes on to its end, whose reason is
+    /// ``FinishReason/cancelled``, and what was answered until then is part of the conversation.
+    public nonisolated func cancel() {
+        generator.cancel()
     }
 
     /// Forgets what was said, but for what the model was told before the conversation, when the messages that came
