@@ -239,6 +239,11 @@ import Testing
         }
     }
 
+    @Test func aRoleIsItsName() throws {
+        #expect("\(ChatMessage.Role.tool), \(ChatMessage("critic", "Why?").role)" == "tool, critic")
+        #expect(try JSON(encoding: ChatMessage.Role.user).text == #""user""#)
+    }
+
     @Test func argumentsReachTheTemplate() async throws {
         let open = ChatOptions(addGenerationPrompt: false, continueFinalMessage: true)
         let text = try await model.applyChatTemplate([.user("Hi"), .assistant("Hello, ")], options: open)

@@ -10,7 +10,9 @@ public struct ChatMessage: Hashable, Sendable {
     public var extra: [String: JSON]
 
     /// Who says a message.
-    public struct Role: RawRepresentable, Hashable, Sendable, ExpressibleByStringLiteral {
+    public struct Role: RawRepresentable, Codable, Hashable, Sendable, ExpressibleByStringLiteral,
+        CustomStringConvertible
+    {
         /// The name, as templates know it.
         public var rawValue: String
 
@@ -23,6 +25,9 @@ public struct ChatMessage: Hashable, Sendable {
         public init(stringLiteral value: String) {
             rawValue = value
         }
+
+        /// The name.
+        public var description: String { rawValue }
 
         /// What the model is told before the conversation.
         public static let system: Role = "system"
@@ -80,7 +85,7 @@ extension ChatMessage: Codable {
     public init(from decoder: any Decoder) throws {
         let values = try decoder.container(keyedBy: CodingKeys.self)
         self.init(
-            Role(rawValue: try values.decode(String.self, forKey: .role)),
+            try values.decode(Role.self, forKey: .role),
             try values.decode(String.self, forKey: .content),
             toolCalls: try values.decode(.toolCalls, or: []),
             extra: try values.decode(.extra, or: [:]))
@@ -89,7 +94,7 @@ extension ChatMessage: Codable {
     /// Writes a message.
     public func encode(to encoder: any Encoder) throws {
         var values = encoder.container(keyedBy: CodingKeys.self)
-        try values.encode(role.rawValue, forKey: .role)
+        try values.encode(role, forKey: .role)
         try values.encode(content, forKey: .content)
         if !toolCalls.isEmpty {
             try values.encode(toolCalls, forKey: .toolCalls)
