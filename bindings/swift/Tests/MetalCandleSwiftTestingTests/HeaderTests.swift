@@ -18,6 +18,7 @@ struct HeaderTests {
         "mcandle_model_info_parameter_count": "ModelInfo is decoded from mcandle_model_info_json()",
         "mcandle_model_info_quantization": "ModelInfo is decoded from mcandle_model_info_json()",
         "mcandle_train_event_json": "TrainingEvent is made from its parts",
+        "mcandle_train_event_summary": "the end of a run is told by its completion, with the summary",
         // What blocks its thread has a form that does not.
         "mcandle_model_load": "mcandle_model_load_async()",
         "mcandle_generator_generate": "mcandle_generator_generate_async()",

@@ -16,18 +16,15 @@ public enum TrainingEvent: Hashable, Sendable {
     /// The run is over. It comes once, and last; a run that fails ends with an error instead.
     case end(TrainingSummary)
 
-    /// Makes an event of one of the library; `nil` for what is not known here, which a later version may have.
+    /// Makes an event of one of the library; `nil` for the end, which the completion tells when it is one, and for what
+    /// is not known here, which a later version may have.
     init?(_ event: OpaquePointer) {
         switch mcandle_train_event_kind_of(event) {
         case .start: self = .start(Start(event))
         case .step: self = .step(Step(event))
         case .evaluation: self = .evaluation(Evaluation(event))
         case .checkpoint: self = .checkpoint(Checkpoint(event))
-        case .end:
-            guard let summary = mcandle_train_event_summary(event), let summary = try? TrainingSummary(summary) else {
-                return nil
-            }
-            self = .end(summary)
+        case .end: return nil
         @unknown default: return nil
         }
     }

@@ -99,9 +99,8 @@ final class TrainingRun: Sendable {
     }
 
     private func tell(_ event: OpaquePointer) -> Bool {
-        switch TrainingEvent(event) {
-        case .end, nil: break  // The end is told when it is one, by the completion.
-        case let event?: onEvent(event)
+        if let event = TrainingEvent(event) {
+            onEvent(event)
         }
         return !isCancelled.isRaised
     }
