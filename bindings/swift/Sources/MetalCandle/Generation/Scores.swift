@@ -86,7 +86,7 @@ extension Model {
         let generator = try Generator(self)
         var vectors: [[Float]] = []
         for text in texts {
-            let ids = try tokenizer.encode(text, addSpecialTokens: true)
+            let ids = try await BlockingWork.run { try tokenizer.encode(text, addSpecialTokens: true) }
             vectors.append(try await generator.embed(ids, pooling: pooling, normalize: normalize))
         }
         return vectors
