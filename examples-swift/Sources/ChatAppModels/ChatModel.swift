@@ -60,18 +60,30 @@ public final class ChatModel {
 
     private func answer(_ prompt: String) async {
         let place = messages.count - 1
+        var isWhole = false
         do {
             for try await chunk in session.streamResponse(to: prompt) {
                 messages[place].text += chunk.text
                 if case .end(let generation) = chunk {
                     tokensPerSecond = generation.tokensPerSecond
+                    isWhole = true
                 }
             }
+            // Stopped before there was anything to keep.
+            if !isWhole && messages[place].text.isEmpty {
+                takeBack(prompt)
+            }
         } catch {
-            // The session has taken the message back; it can be sent again.
-            messages.removeLast(2)
-            draft = prompt
+            takeBack(prompt)
             self.error = error.localizedDescription
+        }
+    }
+
+    /// Takes the last message off the list, as the session did, so that it can be sent again.
+    private func takeBack(_ prompt: String) {
+        messages.removeLast(2)
+        if draft.isEmpty {
+            draft = prompt
         }
     }
 

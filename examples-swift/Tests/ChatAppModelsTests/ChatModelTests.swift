@@ -55,6 +55,19 @@ private func chat(maxTokens: Int) async throws -> ChatModel {
 }
 
 @MainActor
+@Test func aMessageThatIsStoppedBeforeItsAnswerIsGivenBack() async throws {
+    let chat = try await chat(maxTokens: 1500)
+    chat.draft = "Write a long program."
+    chat.send()
+    chat.stop()
+    await chat.answering?.value
+    #expect(!chat.isAnswering)
+    #expect(chat.messages.isEmpty)
+    #expect(chat.draft == "Write a long program.")
+    #expect(chat.error == nil)
+}
+
+@MainActor
 @Test func aMessageThatCannotBeAnsweredIsGivenBack() async throws {
     let chat = try await chat(maxTokens: 4)
     let long = String(repeating: "let x = 1; ", count: 2000)
