@@ -8,15 +8,16 @@ public struct FileReference: Codable, Hashable, Sendable {
     public let path: String
     private let bookmark: Data?
 
-    /// Refers to a file that may be used now.
-    public init(_ url: URL) throws {
+    /// Refers to a file that may be used now. Where the system gives no bookmark, as it need not outside of a sandbox, the
+    /// path has to do.
+    public init(_ url: URL) {
         let path = url.path(percentEncoded: false)
         // A folder is the same with a slash at its end.
         self.path = path.count > 1 && path.hasSuffix("/") ? String(path.dropLast()) : path
         #if os(macOS)
-            bookmark = try url.bookmarkData(options: .withSecurityScope)
+            bookmark = try? url.bookmarkData(options: .withSecurityScope)
         #elseif canImport(Darwin)
-            bookmark = try url.bookmarkData()
+            bookmark = try? url.bookmarkData()
         #else
             bookmark = nil
         #endif

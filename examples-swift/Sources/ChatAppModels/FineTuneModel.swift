@@ -110,7 +110,7 @@ public final class FineTuneModel {
         let settings = settings
         begin {
             let access = FileAccess(data)
-            let run = FineTuneRun(settings: settings, data: try FileReference(data))
+            let run = FineTuneRun(settings: settings, data: FileReference(data))
             return (access, settings.options(output: try run.create(in: self.runs)), nil)
         }
     }

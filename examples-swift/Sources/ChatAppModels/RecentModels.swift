@@ -38,7 +38,7 @@ public struct RecentModel: Codable, Hashable, Identifiable, Sendable {
     /// - Throws: `MetalCandleError` where there is no model that can be loaded.
     public init(inspecting url: URL) async throws {
         info = Info(try await Model.inspect(url))
-        file = try FileReference(url)
+        file = FileReference(url)
         name = url.lastPathComponent
     }
 }
