@@ -5,6 +5,7 @@
     /// The conversation with the model that is open.
     struct ChatView: View {
         let open: OpenModel
+        @Environment(\.scenePhase) private var scenePhase
         @State private var isFineTuning = false
 
         var body: some View {
@@ -34,6 +35,14 @@
             .task {
                 await open.fineTuning.findCheckpoint()
             }
+            #if os(iOS)
+                // The GPU is not for apps in the background.
+                .onChange(of: scenePhase) {
+                    if scenePhase == .background {
+                        open.stop()
+                    }
+                }
+            #endif
         }
     }
 
@@ -62,13 +71,13 @@
             Text(message.text.isEmpty ? "…" : message.text)
                 .textSelection(.enabled)
                 .padding(10)
-                .background(background, in: .rect(cornerRadius: 12))
+                .background(bubble, in: .rect(cornerRadius: 12))
                 .frame(maxWidth: .infinity, alignment: message.isFromPerson ? .trailing : .leading)
                 .accessibilityLabel(message.isFromPerson ? "You" : "Model")
                 .accessibilityValue(message.text)
         }
 
-        private var background: Color {
+        private var bubble: Color {
             message.isFromPerson ? .accentColor.opacity(0.2) : .secondary.opacity(0.1)
         }
     }

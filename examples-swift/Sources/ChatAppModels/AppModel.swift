@@ -97,8 +97,7 @@ public final class AppModel {
     public func close() {
         loading?.cancel()
         if case .ready(let open) = phase {
-            open.chat.stop()
-            open.fineTuning.stop()
+            open.stop()
         }
         phase = .empty
     }
@@ -125,5 +124,11 @@ public final class OpenModel {
         summary = try model.summary
         chat = try ChatModel(model)
         fineTuning = FineTuneModel(model, runs: runs)
+    }
+
+    /// Stops what the model is doing: an answer stays as it is, and a run leaves a checkpoint to go on from.
+    public func stop() {
+        chat.stop()
+        fineTuning.stop()
     }
 }
