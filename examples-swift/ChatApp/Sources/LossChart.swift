@@ -20,10 +20,9 @@
 
         private func curve(_ points: [LossPoint], _ name: String) -> some ChartContent {
             ForEach(points) { point in
-                LineMark(
-                    x: .value("Step", point.step), y: .value("Loss", point.loss), series: .value("Rows", name))
+                LineMark(x: .value("Step", point.step), y: .value("Loss", point.loss))
+                    .foregroundStyle(by: .value("Rows", name))
             }
-            .foregroundStyle(by: .value("Rows", name))
         }
     }
 #endif
