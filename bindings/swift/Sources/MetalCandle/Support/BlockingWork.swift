@@ -4,8 +4,8 @@ internal import Foundation
 ///
 /// Swift's cooperative pool has one thread for each processor, and expects that none of them waits or
 /// computes for long. So what takes long runs elsewhere: generating, loading and training on threads of the
-/// library, and all else here. At most ``width`` calls run at the same time; others wait for their turn
-/// without a thread.
+/// library, and all else here, the steps of a batch too. At most ``width`` calls run at the same time; others
+/// wait for their turn without a thread.
 enum BlockingWork {
     /// How many calls run at the same time.
     static let width = 4
