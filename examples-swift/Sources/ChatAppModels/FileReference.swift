@@ -8,8 +8,9 @@ public struct FileReference: Codable, Hashable, Sendable {
     public let path: String
     private let bookmark: Data?
 
-    /// Refers to a file that may be used now. Where the system gives no bookmark, as it need not outside of a sandbox, the
-    /// path has to do.
+    /// Refers to a file that may be used now.
+    ///
+    /// Where the system gives no bookmark, as it need not outside of a sandbox, the path has to do.
     public init(_ url: URL) {
         let path = url.path(percentEncoded: false)
         // A folder is the same with a slash at its end.
