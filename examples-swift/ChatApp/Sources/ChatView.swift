@@ -11,6 +11,12 @@
         var body: some View {
             VStack(spacing: 0) {
                 MessageList(chat: open.chat)
+                    .overlay {
+                        if open.chat.messages.isEmpty {
+                            ContentUnavailableView(
+                                open.name, systemImage: "text.bubble", description: Text(open.summary))
+                        }
+                    }
                 if let error = open.chat.error {
                     ErrorText(error)
                         .padding(.horizontal)

@@ -108,7 +108,7 @@ public final class AppModel {
 public final class OpenModel {
     /// The name of its file or folder.
     public let name: String
-    /// What it is, in a few lines for people.
+    /// What it is, in a line for people.
     public let summary: String
     /// The conversation with it.
     public let chat: ChatModel
