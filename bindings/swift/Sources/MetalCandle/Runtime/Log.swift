@@ -9,7 +9,9 @@ internal import CMetalCandle
 /// import os
 ///
 /// let logger = Logger(subsystem: "com.example.app", category: "metal-candle")
-/// try Log.setHandler(level: .info) { logger.log(level: $0.level >= .error ? .error : .info, "\($0.message)") }
+/// try Log.setHandler(level: .info) { message in
+///     logger.log(level: message.level >= .error ? .error : .info, "\(message.message, privacy: .public)")
+/// }
 /// ```
 public enum Log {
     /// How much a message matters, the least first: `.warning < .error`.
