@@ -25,11 +25,7 @@ final class BatchRun: Sendable {
     static func start(on batch: BatchGenerator) -> Stream {
         let (stream, chunks) = Stream.makeStream()
         let run = BatchRun(batch, chunks)
-        chunks.onTermination = { termination in
-            if case .cancelled = termination {
-                run.cancel()
-            }
-        }
+        chunks.onCancel { run.cancel() }
         batch.runs.take { run.begin() }
         return stream
     }

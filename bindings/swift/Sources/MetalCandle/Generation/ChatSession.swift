@@ -106,11 +106,7 @@ public actor ChatSession {
     ) -> (stream: AsyncThrowingStream<Chunk, any Error>, answering: Answering) {
         let (stream, chunks) = AsyncThrowingStream<Chunk, any Error>.makeStream()
         let answering = Answering()
-        chunks.onTermination = { termination in
-            if case .cancelled = termination {
-                answering.cancel()
-            }
-        }
+        chunks.onCancel { answering.cancel() }
         turns.take { [turns] in
             answering.start {
                 do {

@@ -33,11 +33,7 @@ final class GenerationRun: Sendable {
     ) -> Stream {
         let (stream, chunks) = Stream.makeStream()
         let run = GenerationRun(generator, turns, thrown, chunks)
-        chunks.onTermination = { termination in
-            if case .cancelled = termination {
-                run.cancel()
-            }
-        }
+        chunks.onCancel { run.cancel() }
         turns.take { run.begin(prompt, options) }
         return stream
     }

@@ -42,11 +42,7 @@ final class TrainingRun: Sendable {
             case .failure(let error): events.finish(throwing: error)
             }
         }
-        events.onTermination = { termination in
-            if case .cancelled = termination {
-                run.cancel()
-            }
-        }
+        events.onCancel { run.cancel() }
         turns.take { run.begin() }
         return stream
     }
