@@ -183,7 +183,23 @@ fn new_cuda() -> std::result::Result<Device, String> {
     if !unsafe { sys::is_culib_present() } {
         return Err("the NVIDIA driver (libcuda) is not installed".to_owned());
     }
-    Device::new_cuda(0).map_err(|error| error.to_string())
+    // One stream for all threads, so that what one computes is there for the next. Candle's usual one is
+    // another for each thread, and nothing orders them.
+    let device = Device::new_cuda_with_stream(0).map_err(|error| error.to_string())?;
+    let cuda = device.as_cuda_device().map_err(|error| error.to_string())?;
+    #[allow(unsafe_code, reason = "candle's settings for streams and memory")]
+    // SAFETY: with one stream there are no events to wait for. The attribute is a number of 64 bits, read
+    // during the call; where a call fails, memory is given back at every wait, as before.
+    unsafe {
+        cuda.disable_event_tracking();
+        let mut pool = std::ptr::null_mut();
+        let mut keep = u64::MAX;
+        if sys::cuDeviceGetDefaultMemPool(&raw mut pool, 0) == sys::CUresult::CUDA_SUCCESS {
+            let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+            let _ = sys::cuMemPoolSetAttribute(pool, threshold, (&raw mut keep).cast());
+        }
+    }
+    Ok(device)
 }
 
 #[cfg(not(feature = "cuda"))]

@@ -11,6 +11,8 @@ mod affine;
 mod affine_few_rows;
 mod blocks;
 mod cross_entropy;
+#[cfg(feature = "cuda")]
+pub(super) mod cuda;
 mod exp;
 mod int8;
 mod linear;

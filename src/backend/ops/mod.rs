@@ -16,6 +16,8 @@ pub mod affine;
 pub mod attention;
 pub mod blocks;
 pub mod cross_entropy;
+#[cfg(feature = "cuda")]
+pub(crate) mod decode;
 pub mod dropout;
 pub mod int8;
 pub mod linear;

@@ -23,6 +23,14 @@ pub struct Rotation {
     sin: Tensor,
 }
 
+impl Rotation {
+    /// Cosines and sines.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn parts(&self) -> (&Tensor, &Tensor) {
+        (&self.cos, &self.sin)
+    }
+}
+
 impl RopeTable {
     /// A table for the given inverse frequencies (`head_dim` / 2 of them).
     ///

@@ -41,6 +41,12 @@ impl<'a> Adapted<'a> {
         Self { runs, dropout }
     }
 
+    /// Whether no adapter acts on any token.
+    #[cfg(feature = "cuda")]
+    pub(super) fn is_nothing(&self) -> bool {
+        self.runs.iter().all(|run| run.layers.is_empty())
+    }
+
     /// The linear map of `x`, (tokens, in), with the adapters' branches.
     pub(super) fn project(
         &self,

@@ -3,6 +3,8 @@
 mod adapted;
 mod backward;
 mod dropout;
+#[cfg(feature = "cuda")]
+mod fused;
 mod gradients;
 mod layer;
 mod linear;
@@ -57,6 +59,9 @@ struct Segment {
     start: usize,
     batch: usize,
     len: usize,
+    /// The position of its first token.
+    #[cfg(feature = "cuda")]
+    offset: usize,
     rotation: Rotation,
     /// One plan for each distinct window, with the window.
     plans: Vec<(Option<usize>, AttentionPlan)>,
@@ -292,7 +297,14 @@ impl Decoder {
         caches: &mut [&mut KvCache],
         adapted: &Adapted<'_>,
     ) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        let fused = fused::OneToken::new(self, &x, pass, adapted)?;
         for layer in &self.layers {
+            #[cfg(feature = "cuda")]
+            if let Some(output) = fused.layer(layer, &x, caches)? {
+                x = output;
+                continue;
+            }
             x = layer.forward(&x, pass, caches, adapted)?.output;
         }
         for (cache, segment) in caches.iter_mut().zip(&pass.segments) {
@@ -312,6 +324,10 @@ impl Decoder {
 
     /// [`Decoder::logits`] as a part of a step of work.
     pub(crate) fn logits_here(&self, hidden: &Tensor) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if let Some(logits) = fused::logits(self, hidden)? {
+            return Ok(logits);
+        }
         let normed = self.normed(hidden)?;
         Ok(self.head.forward(&normed)?.to_dtype(DType::F32)?)
     }
@@ -355,6 +371,8 @@ impl Decoder {
             start: 0,
             batch,
             len,
+            #[cfg(feature = "cuda")]
+            offset,
             rotation: self.rope.rotation(offset, len)?,
             plans,
         })

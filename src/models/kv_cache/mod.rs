@@ -183,6 +183,22 @@ impl KvCache {
     ) -> Result<(Tensor, Tensor)> {
         let (batch, _, new, _) = keys.dims4()?;
         let (len, end) = (self.len, self.len + new);
+        let (cache_type, dtype) = (self.cache_type, self.dtype);
+        let held = self.room(layer, batch, new)?;
+        let write = |buffers: &[Tensor], new: &Tensor| {
+            for (buffer, part) in buffers.iter().zip(cache_type.encode(new)?) {
+                buffer.slice_set(&part, 2, len)?;
+            }
+            let parts = buffers.iter().map(|buffer| buffer.narrow(2, 0, end));
+            let parts = parts.collect::<Result<Vec<_>>>()?;
+            cache_type.decode(&parts, dtype)
+        };
+        Ok((write(&held.keys, keys)?, write(&held.values, values)?))
+    }
+
+    /// The buffers of a layer, with room for `new` more positions.
+    fn room(&mut self, layer: usize, batch: usize, new: usize) -> Result<&Buffers> {
+        let (len, end) = (self.len, self.len + new);
         self.reserve(end);
         let held = self.layers[layer].as_ref();
         if !held.is_some_and(|held| held.capacity() >= end && held.batch() == batch) {
@@ -193,20 +209,20 @@ impl KvCache {
             }
             self.layers[layer] = Some(grown);
         }
-        let Some(held) = &self.layers[layer] else {
-            return Err(candle_core::Error::Msg(
-                "the cache has no buffer".to_owned(),
-            ));
-        };
-        let write = |buffers: &[Tensor], new: &Tensor| {
-            for (buffer, part) in buffers.iter().zip(self.cache_type.encode(new)?) {
-                buffer.slice_set(&part, 2, len)?;
-            }
-            let parts = buffers.iter().map(|buffer| buffer.narrow(2, 0, end));
-            let parts = parts.collect::<Result<Vec<_>>>()?;
-            self.cache_type.decode(&parts, self.dtype)
-        };
-        Ok((write(&held.keys, keys)?, write(&held.values, values)?))
+        self.layers[layer]
+            .as_ref()
+            .ok_or_else(|| candle_core::Error::Msg("the cache has no buffer".to_owned()))
+    }
+
+    /// The keys and values of a layer, (1, `kv_heads`, capacity, `head_dim`), with room for one more
+    /// position of one sequence; none where the cache keeps them in another form.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn room_for_one(&mut self, layer: usize) -> Result<Option<(&Tensor, &Tensor)>> {
+        if self.cache_type != KvCacheType::Full {
+            return Ok(None);
+        }
+        let held = self.room(layer, 1, 1)?;
+        Ok(held.keys.first().zip(held.values.first()))
     }
 
     /// Counts the positions that every layer has written.
