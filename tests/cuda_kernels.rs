@@ -146,7 +146,7 @@ mod on_a_gpu {
             let folder = tempfile::tempdir().unwrap();
             write(folder.path(), head_dim, kind, &extra);
             let exact = load(folder.path(), DeviceKind::Cpu, "f32");
-            for (dtype, bound) in [("bf16", 0.04), ("f16", 0.006)] {
+            for (dtype, bound) in [("bf16", 0.04_f32), ("f16", 0.006)] {
                 let model = load(folder.path(), DeviceKind::Cuda, dtype);
                 for context in [2, 70, 71, 255, 256, 257, 258, 512, 513, 700] {
                     let ids: Vec<u32> = (0..context).map(|i| (i * 37 + i * i) % 320).collect();

@@ -291,8 +291,11 @@ struct TurnsTests {
         waiting.cancel()
         let result = await waiting.result
         #expect(throws: CancellationError.self) { try result.get() }
-        for (_, task) in blocking {
+        // All of them first: a signal wakes any of those that wait.
+        for _ in blocking {
             gate.signal()
+        }
+        for (_, task) in blocking {
             _ = await task.result
         }
     }
