@@ -12,17 +12,7 @@ cd "$(dirname "$0")/.."
 mkdir -p "${MCANDLE_CUDA_ROOT:-target/cuda}"
 root=$(realpath "${MCANDLE_CUDA_ROOT:-target/cuda}")
 
-# All of 13.0: code of a later compiler is refused by drivers of that version.
-if [ ! -x "$root/cuda/bin/nvcc" ]; then
-    mkdir -p "$root/wheels" "$root/unpacked"
-    python3 -m pip download -q --no-deps --only-binary=:all: -d "$root/wheels" nvidia-cuda-nvcc==13.0.88 \
-        nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85
-    for wheel in "$root"/wheels/*.whl; do python3 -m zipfile -e "$wheel" "$root/unpacked"; done
-    ln -sfn unpacked/nvidia/cu13 "$root/cuda"
-    # Unpacked so, programs are not executable.
-    chmod +x "$root"/cuda/bin/* "$root"/cuda/nvvm/bin/*
-    [ -e "$root/cuda/lib64" ] || ln -s lib "$root/cuda/lib64"
-fi
+tests/nvcc.sh "$root"
 
 # Libraries that the build asks for, and that are looked for only at run time: empty ones do. The rest is linked
 # statically.

@@ -5,14 +5,10 @@ set -euo pipefail
 cd "$(dirname "$0")"
 nvcc=${NVCC:-$(command -v nvcc || true)}
 if [ -z "$nvcc" ]; then
-    folder=$(mktemp -d)
-    trap 'rm -rf "$folder"' EXIT
-    python3 -m pip download -q --no-deps --only-binary=:all: -d "$folder" nvidia-cuda-nvcc==13.0.88 \
-        nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85
-    for wheel in "$folder"/*.whl; do python3 -m zipfile -e "$wheel" "$folder"; done
-    # Unpacked so, programs are not executable.
-    chmod +x "$folder"/nvidia/cu13/bin/* "$folder"/nvidia/cu13/nvvm/bin/*
-    nvcc=$folder/nvidia/cu13/bin/nvcc
+    tests=../../../../tests
+    root=${MCANDLE_CUDA_ROOT:-$tests/../target/cuda}
+    "$tests/nvcc.sh" "$root"
+    nvcc=$root/cuda/bin/nvcc
 fi
 "$nvcc" -ptx -arch=compute_80 -O3 --std=c++17 decode.cu -o decode.ptx
 # What it was made of: a test holds the two together.

@@ -8,7 +8,7 @@
 #include <cuda_fp16.h>
 #include <stdint.h>
 
-namespace {
+namespace decode {
 
 constexpr int WARP = 32;
 // Numbers in 16 bytes.
@@ -290,7 +290,9 @@ __device__ void attend(T *y, const T *qkv, const T *q_norm, const T *k_norm, flo
     }
 }
 
-} // namespace
+} // namespace decode
+
+using namespace decode;
 
 #define KERNELS(T, name)                                                                                               \
     extern "C" __global__ void norm_linear_##name(                                                                     \

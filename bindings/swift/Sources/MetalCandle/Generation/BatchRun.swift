@@ -74,9 +74,7 @@ final class BatchRun: Sendable {
         if let generation = mcandle_batch_results_generation(results, index) {
             return BatchResult(sequence: sequence, result: Swift.Result { try Generation(generation) })
         }
-        let error = mcandle_batch_results_error(results, index)
-        let failure = MetalCandleError(
-            mcandle_error_status(error), message: String(cString: mcandle_error_message(error)))
+        let failure = MetalCandleError(of: mcandle_batch_results_error(results, index))
         return BatchResult(sequence: sequence, result: .failure(thrown ?? failure))
     }
 

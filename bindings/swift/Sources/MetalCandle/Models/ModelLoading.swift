@@ -1,13 +1,12 @@
 internal import CMetalCandle
 internal import Foundation
-internal import Synchronization
 
 /// One load of a model: what the library's thread needs, and the task that waits for it.
 ///
 /// The library holds a reference from the start to the completion, which comes exactly once.
 final class ModelLoading: Sendable {
     private let progress: Progress?
-    private let isCancelled = Atomic(false)
+    private let isCancelled = Flag()
     private let waiter = Waiter<Model>()
 
     init(progress: Progress?) {
@@ -20,7 +19,7 @@ final class ModelLoading: Sendable {
             try await waiter.wait { self.start(url: url, options: options) }
         } onCancel: {
             // Before the next tensor, so that nobody goes on while the library still loads.
-            isCancelled.store(true, ordering: .releasing)
+            isCancelled.raise()
         }
     }
 
@@ -55,14 +54,14 @@ final class ModelLoading: Sendable {
             progress.totalUnitCount = Int64(clamping: total)
             progress.completedUnitCount = Int64(clamping: loaded)
         }
-        return !isCancelled.load(ordering: .acquiring) && progress?.isCancelled != true
+        return !isCancelled.isRaised && progress?.isCancelled != true
     }
 
     private func finish(_ model: OpaquePointer?, _ error: OpaquePointer?) {
         let model = model.map { Model(Handle($0, free: mcandle_model_free)) }
         let error = error.map(MetalCandleError.init(taking:))
         // A model that came all the same, because the last tensor was read, is freed.
-        if isCancelled.load(ordering: .acquiring) {
+        if isCancelled.isRaised {
             waiter.resume(with: .failure(CancellationError()))
         } else if let model {
             waiter.resume(with: .success(model))

@@ -43,9 +43,14 @@ func check(_ call: (UnsafeMutablePointer<OpaquePointer?>) -> mcandle_status) thr
 }
 
 extension MetalCandleError {
+    /// Copies an error object that is lent.
+    init(of error: OpaquePointer?) {
+        self.init(mcandle_error_status(error), message: String(cString: mcandle_error_message(error)))
+    }
+
     /// Takes over an error object that a completion received.
     init(taking error: OpaquePointer) {
-        self.init(mcandle_error_status(error), message: String(cString: mcandle_error_message(error)))
+        self.init(of: error)
         mcandle_error_free(error)
     }
 }
