@@ -10,10 +10,7 @@ use candle_core::{DType, Device};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum DTypePolicy {
-    /// What the checkpoint has where the device computes it well, else `f32`.
-    ///
-    /// GPUs keep `f16` and `bf16`; on the CPU both are computed by widening at every use, so there
-    /// the weights are widened once, at load.
+    /// What the checkpoint has.
     #[default]
     Auto,
     /// 32-bit floats.
@@ -54,16 +51,26 @@ impl DTypePolicy {
         }
     }
 
-    /// The format for weights stored as `stored` on `device`.
+    /// The format for weights stored as `stored`.
     #[must_use]
-    pub fn resolve(self, stored: DType, device: &Device) -> DType {
+    pub fn resolve(self, stored: DType) -> DType {
         match self {
             Self::F32 => DType::F32,
             Self::F16 => DType::F16,
             Self::Bf16 => DType::BF16,
-            Self::Auto if device.is_cpu() => DType::F32,
             Self::Auto => stored,
         }
+    }
+}
+
+/// The format of activations beside weights of `weights`.
+///
+/// On the CPU it is `f32`: there it is the reading of weights that takes time, and narrow activations would
+/// be widened for each operation.
+pub(crate) fn activations(weights: DType, device: &Device) -> DType {
+    match weights {
+        DType::F16 | DType::BF16 if device.is_cpu() => DType::F32,
+        other => other,
     }
 }
 
@@ -72,12 +79,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn auto_widens_on_the_cpu_only() {
-        let cpu = Device::Cpu;
-        assert_eq!(DTypePolicy::Auto.resolve(DType::BF16, &cpu), DType::F32);
-        assert_eq!(DTypePolicy::Bf16.resolve(DType::F32, &cpu), DType::BF16);
-        assert_eq!(DTypePolicy::F16.resolve(DType::F32, &cpu), DType::F16);
-        assert_eq!(DTypePolicy::F32.resolve(DType::F16, &cpu), DType::F32);
+    fn auto_is_what_the_checkpoint_has() {
+        assert_eq!(DTypePolicy::Auto.resolve(DType::BF16), DType::BF16);
+        assert_eq!(DTypePolicy::Bf16.resolve(DType::F32), DType::BF16);
+        assert_eq!(DTypePolicy::F16.resolve(DType::F32), DType::F16);
+        assert_eq!(DTypePolicy::F32.resolve(DType::F16), DType::F32);
+    }
+
+    #[test]
+    fn activations_are_wide_on_the_cpu() {
+        let on_cpu = |dtype| activations(dtype, &Device::Cpu);
+        assert_eq!(
+            [DType::F16, DType::BF16, DType::F32].map(on_cpu),
+            [DType::F32; 3]
+        );
     }
 
     #[test]

@@ -101,7 +101,7 @@ impl FullWeights {
                 let len = slot.dims.iter().product();
                 let weight = weights.narrow(0, slot.offset, len)?;
                 let weight = weight.reshape(slot.dims.as_slice())?;
-                decoder.set(slot.place, weight.to_dtype(decoder.dtype())?);
+                decoder.set(slot.place, &weight)?;
             }
             Ok(())
         })?;

@@ -285,7 +285,7 @@ impl ModelLoader {
         let device = self.device.open()?;
         let stored = weights.stored(&Place::Embedding.name());
         let stored = stored.map_or(DType::F32, |tensor| tensor.dtype);
-        let dtype = self.dtype.resolve(stored, &device);
+        let dtype = self.dtype.resolve(stored);
         self.check_memory(&config, dtype, &device, &*weights)?;
         let size = |name: &str| {
             weights

@@ -7,7 +7,10 @@ use super::{affine::part, rows};
 use crate::backend::ops::affine::AffineWeight;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
-/// `x Wᵀ` for `x` of shape (rows, in) with one to [`FEW_ROWS`](super::FEW_ROWS) rows in `f32`.
+/// Rows that the kernel takes.
+pub(in crate::backend) const AFFINE_ROWS: usize = 4;
+
+/// `x Wᵀ` for `x` of shape (rows, in) with one to [`AFFINE_ROWS`] rows in `f32`.
 pub(in crate::backend) fn affine_few_rows(x: &Tensor, weight: &AffineWeight) -> Result<Tensor> {
     match x.dim(0)? {
         1 => FewRows::<1>::apply(x, weight),

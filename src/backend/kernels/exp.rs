@@ -4,7 +4,7 @@
 ///
 /// `x = n ln 2 + r` with integer `n` and `|r| <= ln 2 / 2`; `e^r` by the polynomial of Cephes
 /// (Moshier, 1992), `2^n` by its exponent bits. No branch, no table, no call.
-#[inline]
+#[inline(always)]
 #[allow(
     clippy::excessive_precision,
     clippy::inline_always,
@@ -30,7 +30,8 @@ pub(super) fn exp(x: f32) -> f32 {
 }
 
 /// `1 / (1 + e^-x)`.
-#[inline]
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "it is vectorised where it is called")]
 pub(super) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }

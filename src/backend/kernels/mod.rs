@@ -13,21 +13,23 @@ mod blocks;
 mod cross_entropy;
 #[cfg(feature = "cuda")]
 pub(super) mod cuda;
+pub(super) mod dot;
 mod exp;
 mod int8;
 mod linear;
 mod rms_norm;
 mod softmax;
+pub(super) mod step;
 mod swiglu;
 
 pub(super) use adam::adam;
 pub(super) use add::add_assign;
 pub(super) use affine::affine_dequantize;
-pub(super) use affine_few_rows::affine_few_rows;
+pub(super) use affine_few_rows::{AFFINE_ROWS, affine_few_rows};
 pub(super) use blocks::{block_few_rows, decode_all, decode_rows};
 pub(super) use cross_entropy::softmax_cross_entropy;
 pub(super) use int8::{dequantize, takes_codes};
-pub(super) use linear::{FEW_ROWS, adapted_few_rows, linear_few_rows};
+pub(super) use linear::{FEW_ROWS, linear_few_rows};
 pub(super) use rms_norm::rms_norm_backward;
 pub(super) use softmax::{masked_softmax, softmax_backward};
 pub(super) use swiglu::{swiglu, swiglu_backward};
@@ -38,6 +40,13 @@ use rayon::prelude::*;
 /// Whether a tensor is one that these kernels take.
 pub(super) fn takes(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32 && x.is_contiguous()
+}
+
+/// Whether a tensor is one that products with `f32` take as weights.
+pub(super) fn takes_weights(weight: &Tensor) -> bool {
+    weight.device().is_cpu()
+        && matches!(weight.dtype(), DType::F32 | DType::F16 | DType::BF16)
+        && weight.is_contiguous()
 }
 
 /// Numbers read or written below which one thread is faster than several.

@@ -274,7 +274,7 @@ impl AffineWeight {
     ///
     /// When shapes or devices do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let few_rows = (1..=kernels::FEW_ROWS).contains(&x.dim(0)?);
+        let few_rows = (1..=kernels::AFFINE_ROWS).contains(&x.dim(0)?);
         if few_rows && kernels::takes(x) && self.codes.device().is_cpu() {
             kernels::affine_few_rows(x, self)
         } else {

@@ -15,6 +15,9 @@ use std::sync::Arc;
 /// is written anywhere.
 const FEW_ROWS: usize = 12;
 
+/// Rows of `x` up to which candle's kernels on Metal take the blocks.
+const FEW_ROWS_ON_METAL: usize = 4;
+
 /// Numbers of the matrix that exist at once while many rows are multiplied: little more than a processor's
 /// cache, and enough to keep a GPU busy.
 const TILE_ON_CPU: usize = 1 << 20;
@@ -207,7 +210,7 @@ impl BlockWeight {
             // The kernel of candle's for a row takes `f32` from the start of a buffer. The one of `Q2_K` gets
             // twice the groups that it needs, and writes as many numbers beyond the row.
             Blocks::Device { blocks, .. }
-                if (1..=kernels::FEW_ROWS).contains(&count)
+                if (1..=FEW_ROWS_ON_METAL).contains(&count)
                     && x.device().is_metal()
                     && self.kind != BlockType::Q2K =>
             {

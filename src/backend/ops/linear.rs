@@ -12,14 +12,14 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     let y = if few_rows(x, weight)? {
         kernels::linear_few_rows(x, weight)?
     } else {
-        x.matmul(&weight.t()?)?
+        x.matmul(&weight.to_dtype(x.dtype())?.t()?)?
     };
     add_bias(y, bias)
 }
 
 /// Whether the kernel of decoding takes this product.
 fn few_rows(x: &Tensor, weight: &Tensor) -> Result<bool> {
-    Ok(x.dim(0)? <= kernels::FEW_ROWS && kernels::takes(x) && kernels::takes(weight))
+    Ok(x.dim(0)? <= kernels::FEW_ROWS && kernels::takes(x) && kernels::takes_weights(weight))
 }
 
 /// `y + b` for `b` of shape (out), where there is one.
@@ -42,23 +42,6 @@ pub(crate) struct LowRank<'a> {
     pub scaling: f64,
     /// Factors of the map's own outputs, (out), where they are not 1.
     pub row_scale: Option<&'a Tensor>,
-}
-
-/// `row_scale ∘ (x Wᵀ) + scaling · (x Aᵀ) Bᵀ + bias`: a linear map with a branch, where the branch
-/// takes the same input.
-pub(crate) fn adapted_linear(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    branch: LowRank<'_>,
-) -> Result<Tensor> {
-    if few_rows(x, weight)? && kernels::takes(branch.packed) {
-        let rank = branch.a.dim(0)?;
-        let y = kernels::adapted_few_rows(x, weight, branch.packed, rank, branch.scaling)?;
-        return add_bias(y, bias);
-    }
-    let y = add_branch(linear(x, weight, None)?, x, branch)?;
-    add_bias(y, bias)
 }
 
 /// `row_scale ∘ y + scaling · (x Aᵀ) Bᵀ` for a fresh `y`.

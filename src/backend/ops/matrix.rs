@@ -25,7 +25,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Matrix {
-    /// In the dtype of the activations.
+    /// In the dtype of the activations; on the CPU `f16` and `bf16` stand beside activations in `f32`, too.
     Dense(Tensor),
     /// In groups that share a scale and a bias, as MLX keeps them.
     Affine(Arc<AffineWeight>),
@@ -97,7 +97,7 @@ impl Matrix {
     /// When shapes, dtypes or devices do not fit.
     pub fn backward(&self, dy: &Tensor) -> Result<Tensor> {
         match self {
-            Self::Dense(weight) => dy.matmul(weight),
+            Self::Dense(weight) => dy.matmul(&weight.to_dtype(dy.dtype())?),
             Self::Affine(weight) => weight.backward(dy),
             Self::Blocks(weight) => weight.backward(dy),
         }

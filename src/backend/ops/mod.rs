@@ -24,6 +24,7 @@ pub mod linear;
 pub mod matrix;
 pub mod rms_norm;
 pub mod rope;
+pub(crate) mod step;
 pub mod swiglu;
 
 #[cfg(test)]

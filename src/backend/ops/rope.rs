@@ -25,7 +25,6 @@ pub struct Rotation {
 
 impl Rotation {
     /// Cosines and sines.
-    #[cfg(feature = "cuda")]
     pub(crate) fn parts(&self) -> (&Tensor, &Tensor) {
         (&self.cos, &self.sin)
     }

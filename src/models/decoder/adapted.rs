@@ -2,10 +2,11 @@
 
 use super::dropout::Dropout;
 use super::linear::Linear;
-use crate::backend::ops::linear::{add_bias, add_branch};
+use crate::backend::ops::linear::{LowRank, add_bias, add_branch};
 use crate::models::Projection;
 use crate::models::adapter::{Branch, LayerAdapter};
 use candle_core::{Result, Tensor};
+use std::ops::Range;
 
 /// Adapters by the tokens on which they act.
 pub(super) struct Adapted<'a> {
@@ -45,6 +46,31 @@ impl<'a> Adapted<'a> {
     #[cfg(feature = "cuda")]
     pub(super) fn is_nothing(&self) -> bool {
         self.runs.iter().all(|run| run.layers.is_empty())
+    }
+
+    /// The branches of a linear map, with the tokens of each.
+    pub(super) fn branches(
+        &self,
+        layer: usize,
+        projection: Projection,
+        tokens: usize,
+    ) -> Vec<(Range<usize>, LowRank<'a>)> {
+        let mut start = 0;
+        let mut branches = vec![];
+        for run in &self.runs {
+            let len = if self.runs.len() == 1 {
+                tokens
+            } else {
+                run.len
+            };
+            let layers: &'a [LayerAdapter] = run.layers;
+            let branch = layers
+                .get(layer)
+                .and_then(|layer| layer[projection as usize].as_ref());
+            branches.extend(branch.map(|branch| (start..start + len, branch.low_rank())));
+            start += len;
+        }
+        branches
     }
 
     /// The linear map of `x`, (tokens, in), with the adapters' branches.

@@ -1,6 +1,6 @@
 //! A linear map of a decoder layer, with weights as they are kept.
 
-use crate::backend::ops::linear::{LowRank, adapted_linear, add_bias, add_branch};
+use crate::backend::ops::linear::{LowRank, add_bias, add_branch};
 use crate::backend::ops::matrix::Matrix;
 use candle_core::{Result, Tensor};
 
@@ -24,12 +24,8 @@ impl Linear {
         branch: LowRank<'_>,
         branch_input: Option<&Tensor>,
     ) -> Result<Tensor> {
-        match (&self.weight, branch_input) {
-            (Matrix::Dense(weight), None) => adapted_linear(x, weight, self.bias.as_ref(), branch),
-            (weight, input) => {
-                let y = add_branch(weight.forward(x)?, input.unwrap_or(x), branch)?;
-                add_bias(y, self.bias.as_ref())
-            }
-        }
+        let y = self.weight.forward(x)?;
+        let y = add_branch(y, branch_input.unwrap_or(x), branch)?;
+        add_bias(y, self.bias.as_ref())
     }
 }

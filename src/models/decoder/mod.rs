@@ -9,6 +9,7 @@ mod gradients;
 mod layer;
 mod linear;
 mod place;
+mod step;
 mod weights;
 
 pub(crate) use backward::{Objective, StepOptions, TokenBatch};
@@ -20,6 +21,7 @@ use super::{
     AdapterMix, KvCache, KvCacheType, ModelConfig, Projection, Quantization, WeightSource, rope,
 };
 use crate::backend::device::completed;
+use crate::backend::dtype::activations;
 use crate::backend::ops::attention::AttentionPlan;
 use crate::backend::ops::matrix::Matrix;
 use crate::backend::ops::rms_norm::rms_norm;
@@ -181,7 +183,7 @@ impl Decoder {
             layers,
             norm,
             head,
-            rope: rope_table(&config, dtype, device),
+            rope: rope_table(&config, activations(dtype, device), device),
             dtype,
             device: device.clone(),
             config,
@@ -194,10 +196,16 @@ impl Decoder {
         &self.config
     }
 
-    /// The dtype of weights and activations.
+    /// The dtype of weights and caches. On the CPU activations are `f32` whatever it is, elsewhere they
+    /// have it too.
     #[must_use]
     pub fn dtype(&self) -> DType {
         self.dtype
+    }
+
+    /// The dtype of activations, and of the weights that are vectors.
+    pub(crate) fn activations(&self) -> DType {
+        activations(self.dtype, &self.device)
     }
 
     /// How the weights of the linear maps are quantised: as the first of them that is in groups of MLX's
@@ -297,6 +305,23 @@ impl Decoder {
         caches: &mut [&mut KvCache],
         adapted: &Adapted<'_>,
     ) -> Result<Tensor> {
+        x = match self.step(&x, pass, caches, adapted)? {
+            Some(output) => output,
+            None => self.layer_by_layer(x, pass, caches, adapted)?,
+        };
+        for (cache, segment) in caches.iter_mut().zip(&pass.segments) {
+            cache.advance(segment.len);
+        }
+        Ok(x)
+    }
+
+    fn layer_by_layer(
+        &self,
+        mut x: Tensor,
+        pass: &Pass,
+        caches: &mut [&mut KvCache],
+        adapted: &Adapted<'_>,
+    ) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
         let fused = fused::OneToken::new(self, &x, pass, adapted)?;
         for layer in &self.layers {
@@ -306,9 +331,6 @@ impl Decoder {
                 continue;
             }
             x = layer.forward(&x, pass, caches, adapted)?.output;
-        }
-        for (cache, segment) in caches.iter_mut().zip(&pass.segments) {
-            cache.advance(segment.len);
         }
         Ok(x)
     }
@@ -356,7 +378,7 @@ impl Decoder {
     /// Embeds tokens of any shape as (number of tokens, hidden).
     fn embed(&self, tokens: &Tensor) -> candle_core::Result<Tensor> {
         let ids = tokens.flatten_all()?.contiguous()?;
-        self.embedding.rows(&ids, self.dtype)
+        self.embedding.rows(&ids, self.activations())
     }
 
     fn segment(&self, batch: usize, len: usize, offset: usize) -> candle_core::Result<Segment> {
@@ -390,7 +412,8 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn vector(&mut self, place: Place) -> Result<Tensor> {
         (self.before)(place)?;
-        self.weights.load(&place.name(), self.dtype, self.device)
+        let dtype = activations(self.dtype, self.device);
+        self.weights.load(&place.name(), dtype, self.device)
     }
 
     fn matrix(&mut self, place: Place) -> Result<Matrix> {

@@ -17,7 +17,7 @@ impl Decoder {
     pub(crate) fn weight_at(&self, place: Place) -> Result<Tensor> {
         match self.matrix(place) {
             Some(matrix) => Ok(matrix.dense(self.dtype)?),
-            None => Ok(self.vector(place)?.clone()),
+            None => Ok(self.vector(place)?.to_dtype(self.dtype)?),
         }
     }
 
@@ -76,8 +76,15 @@ impl Decoder {
         Error::option("weight", place.name(), expected)
     }
 
-    /// Puts a weight of the same shape, in the decoder's dtype, in its place.
-    pub(crate) fn set(&mut self, place: Place, weight: Tensor) {
+    /// Puts a weight of the same shape in its place.
+    pub(crate) fn set(&mut self, place: Place, weight: &Tensor) -> Result<()> {
+        let is_matrix = self.matrix(place).is_some();
+        let dtype = if is_matrix {
+            self.dtype
+        } else {
+            self.activations()
+        };
+        let weight = weight.to_dtype(dtype)?;
         match place {
             Place::Embedding => {
                 self.embedding = Matrix::Dense(weight);
@@ -94,5 +101,6 @@ impl Decoder {
                 }
             }
         }
+        Ok(())
     }
 }

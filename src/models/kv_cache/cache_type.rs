@@ -102,9 +102,9 @@ impl KvCacheType {
     }
 
     /// The parts of `x`, of shape (batch, `kv_heads`, n, `head_dim`).
-    pub(super) fn encode(self, x: &Tensor) -> Result<Vec<Tensor>> {
+    pub(super) fn encode(self, x: &Tensor, dtype: DType) -> Result<Vec<Tensor>> {
         match self {
-            Self::Full => Ok(vec![x.contiguous()?]),
+            Self::Full => Ok(vec![x.to_dtype(dtype)?.contiguous()?]),
             Self::Int8 => {
                 let (codes, scales) = quantize(x, group(x.dim(3)?))?;
                 Ok(vec![codes, scales])
@@ -117,7 +117,7 @@ impl KvCacheType {
     /// The parts may be views of longer buffers; the result is one only if it is the buffer's own.
     pub(super) fn decode(self, parts: &[Tensor], dtype: DType) -> Result<Tensor> {
         match (self, parts) {
-            (Self::Full, [x]) => Ok(x.clone()),
+            (Self::Full, [x]) => x.to_dtype(dtype),
             (Self::Int8, [codes, scales]) => dequantize(codes, scales, dtype),
             _ => Err(candle_core::Error::Msg(format!(
                 "{} parts are not those of a cache of type {}",

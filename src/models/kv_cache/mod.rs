@@ -69,7 +69,7 @@ impl KvCache {
         Self::with_type(config, dtype, device, KvCacheType::Full)
     }
 
-    /// An empty cache of the given type; `dtype` is that of the keys and values it is given.
+    /// An empty cache of the given type, for a model of `dtype`.
     #[must_use]
     pub fn with_type(
         config: &ModelConfig,
@@ -95,7 +95,7 @@ impl KvCache {
         self.cache_type
     }
 
-    /// The dtype of the keys and values given and taken, whatever the type.
+    /// The dtype of the model, in which [`KvCacheType::Full`] keeps numbers.
     #[must_use]
     pub fn dtype(&self) -> DType {
         self.dtype
@@ -183,10 +183,11 @@ impl KvCache {
     ) -> Result<(Tensor, Tensor)> {
         let (batch, _, new, _) = keys.dims4()?;
         let (len, end) = (self.len, self.len + new);
-        let (cache_type, dtype) = (self.cache_type, self.dtype);
+        let (cache_type, dtype) = (self.cache_type, keys.dtype());
+        let kept = self.dtype;
         let held = self.room(layer, batch, new)?;
         let write = |buffers: &[Tensor], new: &Tensor| {
-            for (buffer, part) in buffers.iter().zip(cache_type.encode(new)?) {
+            for (buffer, part) in buffers.iter().zip(cache_type.encode(new, kept)?) {
                 buffer.slice_set(&part, 2, len)?;
             }
             let parts = buffers.iter().map(|buffer| buffer.narrow(2, 0, end));
@@ -223,6 +224,24 @@ impl KvCache {
         }
         let held = self.room(layer, 1, 1)?;
         Ok(held.keys.first().zip(held.values.first()))
+    }
+
+    /// Makes room in all layers for more positions of one sequence; not where the cache keeps numbers in
+    /// another form than that of the model.
+    pub(crate) fn make_room(&mut self, positions: usize) -> Result<bool> {
+        if self.cache_type != KvCacheType::Full {
+            return Ok(false);
+        }
+        for layer in 0..self.layers.len() {
+            self.room(layer, 1, positions)?;
+        }
+        Ok(true)
+    }
+
+    /// The keys and values of a layer, (1, `kv_heads`, capacity, `head_dim`), where it has such.
+    pub(crate) fn plain(&self, layer: usize) -> Option<(&Tensor, &Tensor)> {
+        let held = self.layers.get(layer)?.as_ref()?;
+        held.keys.first().zip(held.values.first())
     }
 
     /// Counts the positions that every layer has written.
