@@ -340,16 +340,12 @@ fn a_file_is_replaced_whole_or_not_at_all() {
 
 #[test]
 fn merged_and_quantised_weights_are_written_as_they_are() {
-    // In `f32`, so that what was merged is not rounded before it is written.
-    let model = ModelLoader::new()
-        .with_device(DeviceKind::Cpu)
-        .with_dtype(DTypePolicy::F32)
-        .load(TINY_CODER)
-        .unwrap();
+    let model = load(TINY_CODER);
     let adapter = LoRAAdapter::load("tests/fixtures/lora/nonzero_b", &model).unwrap();
     let merged = model.merge(&adapter).unwrap();
     let quantised = ModelLoader::new()
         .with_device(DeviceKind::Cpu)
+        .with_dtype(DTypePolicy::F32)
         .with_quantization(Some(Quantization::default()))
         .load(TINY_CODER)
         .unwrap();
