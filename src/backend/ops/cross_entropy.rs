@@ -5,6 +5,7 @@
 //! computed for a few rows at a time (the idea of Liger Kernel, Hsu et al., 2024,
 //! <https://arxiv.org/abs/2410.10989>), so that neither ever exists as a whole.
 
+use super::linear::linear_weight_backward;
 use super::matrix::Matrix;
 use crate::backend::kernels;
 use candle_core::{D, DType, Result, Tensor};
@@ -94,8 +95,7 @@ pub(crate) fn cross_entropy_with_gradient(
         };
         gradients.push(head.backward(&dlogits.to_dtype(hidden.dtype())?)?);
         if options.trains_head {
-            let part = dlogits.to_dtype(DType::F32)?.t()?;
-            let part = part.matmul(&hidden.to_dtype(DType::F32)?)?;
+            let part = linear_weight_backward(&dlogits, &hidden)?;
             head_gradient = Some(match head_gradient {
                 Some(sum) => (sum + part)?,
                 None => part,

@@ -11,10 +11,40 @@ use candle_core::{DType, Result, Tensor};
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let y = if few_rows(x, weight)? {
         kernels::linear_few_rows(x, weight)?
+    } else if kernels::takes_product(x, weight) {
+        kernels::dense_product(x, weight)?
     } else {
         x.matmul(&weight.to_dtype(x.dtype())?.t()?)?
     };
     add_bias(y, bias)
+}
+
+/// `dy W` for `dy` of shape (n, out) and `weight` of shape (out, in): the gradient of `x` in [`linear`].
+///
+/// # Errors
+///
+/// When shapes or dtypes do not fit.
+pub(crate) fn linear_backward(dy: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    if kernels::takes_product(dy, weight) {
+        kernels::dense_backward(dy, weight)
+    } else {
+        dy.matmul(&weight.to_dtype(dy.dtype())?)
+    }
+}
+
+/// `dyᵀ x` in `f32` for `dy` of shape (n, out) and `x` of shape (n, in): the gradient of `weight` in
+/// [`linear`].
+///
+/// # Errors
+///
+/// When shapes do not fit.
+pub(crate) fn linear_weight_backward(dy: &Tensor, x: &Tensor) -> Result<Tensor> {
+    let (dy, x) = (dy.to_dtype(DType::F32)?, x.to_dtype(DType::F32)?);
+    if kernels::takes_product(&dy, &x) {
+        kernels::dense_outer(&dy, &x)
+    } else {
+        dy.t()?.matmul(&x)
+    }
 }
 
 /// Whether the kernel of decoding takes this product.
@@ -112,12 +142,12 @@ pub fn low_rank_backward(
     let wide = x.to_dtype(DType::F32)?;
     let dy = dy.to_dtype(DType::F32)?;
     // The factor goes where the tensors are narrow.
-    let down = (wide.matmul(&a.t()?)? * scale)?;
-    let through_b = (dy.matmul(b)? * scale)?;
+    let down = (linear(&wide, a, None)? * scale)?;
+    let through_b = (linear_backward(&dy, b)? * scale)?;
     Ok(LowRankGradients {
-        x: through_b.matmul(a)?.to_dtype(x.dtype())?,
-        a: through_b.t()?.matmul(&wide)?,
-        b: dy.t()?.matmul(&down)?,
+        x: linear_backward(&through_b, a)?.to_dtype(x.dtype())?,
+        a: linear_weight_backward(&through_b, &wide)?,
+        b: linear_weight_backward(&dy, &down)?,
     })
 }
 

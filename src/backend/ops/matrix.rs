@@ -2,7 +2,7 @@
 
 use super::affine::AffineWeight;
 use super::blocks::BlockWeight;
-use super::linear::linear;
+use super::linear::{linear, linear_backward};
 use candle_core::{DType, Result, Tensor};
 use std::sync::Arc;
 
@@ -97,7 +97,7 @@ impl Matrix {
     /// When shapes, dtypes or devices do not fit.
     pub fn backward(&self, dy: &Tensor) -> Result<Tensor> {
         match self {
-            Self::Dense(weight) => dy.matmul(&weight.to_dtype(dy.dtype())?),
+            Self::Dense(weight) => linear_backward(dy, weight),
             Self::Affine(weight) => weight.backward(dy),
             Self::Blocks(weight) => weight.backward(dy),
         }

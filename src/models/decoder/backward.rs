@@ -12,7 +12,7 @@ use crate::backend::ops::attention::attention_backward;
 use crate::backend::ops::cross_entropy::{
     LossOptions, cross_entropy_with_gradient, negative_log_likelihood,
 };
-use crate::backend::ops::linear::{add_into, low_rank, low_rank_backward};
+use crate::backend::ops::linear::{add_into, linear_weight_backward, low_rank, low_rank_backward};
 use crate::backend::ops::matrix::Matrix;
 use crate::backend::ops::rms_norm::{rms_norm, rms_norm_backward, rms_norm_weight_backward};
 use crate::backend::ops::rope::rope_backward;
@@ -291,8 +291,7 @@ impl Backward<'_> {
             })?;
         self.gradients
             .add_with(Parameter::Whole(Place::Weight(index, projection)), || {
-                let dy = dy.to_dtype(DType::F32)?;
-                dy.t()?.matmul(&x.to_dtype(DType::F32)?)
+                linear_weight_backward(dy, x)
             })?;
         let weight = &self.layer.linears[projection as usize].weight;
         match self.adapter.and_then(|a| a[projection as usize].as_ref()) {

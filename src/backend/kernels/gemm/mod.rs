@@ -1,0 +1,197 @@
+//! Products of dense matrices: activations in `f32` with weights in `f32`, `f16` or `bf16`.
+//!
+//! Sums are `f32`. Weights in `f16` are widened, which is exact. With weights in `bf16`, activations are
+//! rounded to `bf16` where the processor multiplies pairs of these; elsewhere the weights are widened.
+
+#![allow(
+    unsafe_code,
+    reason = "vector instructions, and memory that threads share"
+)]
+#![allow(
+    clippy::inline_always,
+    reason = "what is inlined is compiled for the processor of its caller"
+)]
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod blocked;
+mod few_rows;
+mod narrow;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod pack;
+mod portable;
+mod simd;
+mod tensors;
+#[cfg(test)]
+mod tests;
+mod tile;
+
+use blocked::Product;
+pub(in crate::backend) use tensors::{dense_backward, dense_outer, dense_product, takes_product};
+
+use half::{bf16, f16};
+use pack::View;
+use simd::Number;
+
+/// A matrix, row by row.
+#[derive(Clone, Copy)]
+pub(super) enum Weights<'a> {
+    F32(&'a [f32]),
+    F16(&'a [f16]),
+    Bf16(&'a [bf16]),
+}
+
+/// `x Wᵀ` into `y`, (m, n), for `x` of shape (m, k) and `w` of shape (n, k).
+#[allow(clippy::many_single_char_names, reason = "the names of the formula")]
+pub(super) fn product(x: &[f32], m: usize, k: usize, w: Weights<'_>, n: usize, y: &mut [f32]) {
+    w.multiply(x, true, [m, n, k], y, false);
+}
+
+/// `dy W` into `dx`, (m, k), for `dy` of shape (m, n) and `w` of shape (n, k): the gradient of `x` in
+/// [`product`].
+pub(super) fn backward(dy: &[f32], m: usize, n: usize, w: Weights<'_>, k: usize, dx: &mut [f32]) {
+    w.multiply(dy, false, [m, k, n], dx, false);
+}
+
+/// `dyᵀ x` into `dw`, (n, k), for `dy` of shape (m, n) and `x` of shape (m, k): the gradient of `w` in
+/// [`product`].
+pub(super) fn outer(dy: &[f32], m: usize, n: usize, x: &[f32], k: usize, dw: &mut [f32]) {
+    let product = Product {
+        left: View {
+            numbers: dy,
+            stride: n,
+            along: false,
+        },
+        right: View {
+            numbers: x,
+            stride: k,
+            along: false,
+        },
+        rows: n,
+        columns: k,
+        depth: m,
+        add: false,
+    };
+    product.either_way(Instructions::best(), dw);
+}
+
+impl Weights<'_> {
+    /// `along` says whether the weights' rows lie along the depth.
+    fn multiply(self, x: &[f32], along: bool, sizes: [usize; 3], y: &mut [f32], add: bool) {
+        match self {
+            Self::F32(w) => multiply(x, w, along, sizes, add).either_way(Instructions::best(), y),
+            Self::F16(w) => multiply(x, w, along, sizes, add).on(Instructions::best(), y),
+            Self::Bf16(w) => multiply(x, w, along, sizes, add).on(Instructions::for_bf16(), y),
+        }
+    }
+}
+
+fn multiply<'a, T: Number>(
+    x: &'a [f32],
+    w: &'a [T],
+    along: bool,
+    [rows, columns, depth]: [usize; 3],
+    add: bool,
+) -> Product<'a, T> {
+    Product {
+        left: View {
+            numbers: x,
+            stride: depth,
+            along: true,
+        },
+        right: View {
+            numbers: w,
+            stride: if along { depth } else { columns },
+            along,
+        },
+        rows,
+        columns,
+        depth,
+        add,
+    }
+}
+
+/// Instructions that a product can be computed with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Instructions {
+    Portable,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// Rounds activations.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
+}
+
+impl Instructions {
+    /// The best that this processor has for sums of products of `f32`.
+    fn best() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if Self::Avx512.there() {
+                return Self::Avx512;
+            }
+            if Self::Avx2.there() {
+                return Self::Avx2;
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        return Self::Neon;
+        #[cfg(not(target_arch = "aarch64"))]
+        Self::Portable
+    }
+
+    /// The best that this processor has for weights in `bf16`.
+    fn for_bf16() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if Self::Avx512Bf16.there() {
+            return Self::Avx512Bf16;
+        }
+        Self::best()
+    }
+
+    /// Whether this processor has them.
+    fn there(self) -> bool {
+        match self {
+            Self::Portable => true,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => {
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => is_x86_feature_detected!("avx512f"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => {
+                is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16")
+            }
+        }
+    }
+}
+
+impl<T: Number> Product<'_, T> {
+    /// Computes it with instructions that this processor has.
+    fn on(&self, instructions: Instructions, result: &mut [f32]) {
+        assert!(instructions.there());
+        match instructions {
+            Instructions::Portable => self.compute::<portable::Portable>(result),
+            #[cfg(target_arch = "aarch64")]
+            Instructions::Neon => self.compute::<neon::Neon>(result),
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2 => self.compute::<avx2::Avx2>(result),
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512 => self.compute::<avx512::Avx512>(result),
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512Bf16 => self.compute::<avx512::Avx512Bf16>(result),
+        }
+    }
+}
