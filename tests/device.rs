@@ -383,7 +383,9 @@ fn sixteen_bit_models_are_near_f32() {
             let model = load_as(&path, dtype);
             let found = to_f64(&all_logits(&model, &PROMPT, None));
             assert_close(&what, &found, &expected, tolerance);
-            assert_ne!(found, expected, "{what} is computed in f32");
+            // On the CPU activations are `f32`, and weights that are stored so narrow lose nothing.
+            let is_exact = model.device().is_cpu();
+            assert!(is_exact || found != expected, "{what} is computed in f32");
             let (loss, gradients) = gradients(&model, folder.path(), false);
             assert!(
                 (loss / expected_loss - 1.0).abs() < tolerance / 2.0,

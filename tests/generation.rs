@@ -322,7 +322,9 @@ fn sixteen_bit_models_generate() {
             .map(|(a, b)| (a - b).abs())
             .fold(0f64, f64::max);
         assert!(worst < tolerance * size, "{dtype:?}: {worst} of {size}");
-        assert!(worst > 0.0, "{dtype:?} is computed in f32");
+        // On the CPU activations are `f32`, and the weights are stored in `bf16`.
+        let is_exact = model.device().is_cpu();
+        assert!(is_exact || worst > 0.0, "{dtype:?} is computed in f32");
         // Only a few tokens: at the first near tie, rounding decides.
         let found = try_generate(&mut Generator::new(&model), &prompt, &options(4)).unwrap();
         assert_eq!(found.tokens, first.tokens, "{dtype:?}");

@@ -223,7 +223,9 @@ fn blocks_compute_with_activations_of_sixteen_bits() {
         let model = load_as(&path, dtype);
         assert!(model.is_quantized());
         let off = distance(&logits(&model, None), &expected);
-        assert!(off > 0.0 && off < bound, "{dtype:?}: {off}");
+        // On the CPU activations are `f32` whatever the dtype is.
+        let is_exact = model.device().is_cpu();
+        assert!((is_exact || off > 0.0) && off < bound, "{dtype:?}: {off}");
         let options = TrainOptions {
             steps: 3,
             ..options(lora())

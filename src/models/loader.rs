@@ -4,6 +4,7 @@ use super::decoder::Place;
 use super::format::{self, ModelFormat, StoredModel};
 use super::weight_source::WeightSource;
 use super::{Decoder, Model, ModelConfig, ModelInfo, Quantization, Tokenizer};
+use crate::backend::dtype::activations;
 use crate::backend::{DTypePolicy, DeviceKind, device, room};
 use crate::error::{Error, Result};
 #[cfg(feature = "hub")]
@@ -324,7 +325,8 @@ impl ModelLoader {
         weights: &dyn WeightSource,
     ) -> Result<()> {
         const WHAT: &str = "the weights of the model";
-        let needed = weights_size(config, dtype, self.quantization, weights);
+        let dtypes = (dtype, activations(dtype, device));
+        let needed = weights_size(config, dtypes, self.quantization, weights);
         match self.memory_budget {
             Some(budget) if needed as u64 > budget => Err(Error::MemoryBudget {
                 what: WHAT.to_owned(),
@@ -344,10 +346,11 @@ impl ModelLoader {
     }
 }
 
-/// The bytes that weights take in memory once they are loaded.
+/// The bytes that weights take in memory once they are loaded: matrices in the first dtype, vectors in the
+/// second.
 fn weights_size(
     config: &ModelConfig,
-    dtype: DType,
+    (dtype, of_vectors): (DType, DType),
     quantization: Option<Quantization>,
     weights: &dyn WeightSource,
 ) -> usize {
@@ -356,9 +359,11 @@ fn weights_size(
         if let Some(stored) = stored.filter(|tensor| tensor.quantized) {
             return stored.size_in_bytes;
         }
-        let numbers: usize = place.shape(config).iter().product();
+        let shape = place.shape(config);
+        let numbers: usize = shape.iter().product();
         match (quantization, place) {
             (Some(quantization), Place::Weight(..)) => quantization.size_in_bytes(numbers, dtype),
+            _ if shape.len() == 1 => numbers * of_vectors.size_in_bytes(),
             _ => numbers * dtype.size_in_bytes(),
         }
     };

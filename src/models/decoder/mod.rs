@@ -413,7 +413,9 @@ impl Reader<'_> {
     fn vector(&mut self, place: Place) -> Result<Tensor> {
         (self.before)(place)?;
         let dtype = activations(self.dtype, self.device);
-        self.weights.load(&place.name(), dtype, self.device)
+        // Rounded like the other weights, however wide it is kept.
+        let weight = self.weights.load(&place.name(), self.dtype, self.device)?;
+        Ok(weight.to_dtype(dtype)?)
     }
 
     fn matrix(&mut self, place: Place) -> Result<Matrix> {
