@@ -210,8 +210,9 @@ mod x86 {
             let mut lanes = [0f32; 8];
             // SAFETY: as above.
             unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), self.0) };
-            let [a, b, c, d, e, f, g, h] = lanes;
-            ((a + e) + (c + g)) + ((b + f) + (d + h))
+            let (low, high) = lanes.split_at(4);
+            let pairs = low.iter().zip(high).map(|(a, b)| a + b);
+            pairs.sum()
         }
     }
 }
