@@ -7,7 +7,7 @@ fn the_compiled_kernels_are_those_of_the_sources() {
     let files = std::fs::read_dir(folder).unwrap();
     let mut sources: Vec<_> = files.map(|file| file.unwrap().path()).collect();
     sources.retain(|path| path.extension().is_some_and(|extension| extension == "cu"));
-    assert_eq!(sources.len(), 4);
+    assert_eq!(sources.len(), 5);
     for path in sources {
         let source = [std::fs::read(&path).unwrap(), shared.clone()].concat();
         let compiled = std::fs::read_to_string(path.with_extension("ptx")).unwrap();
@@ -46,9 +46,10 @@ fn a_missing_gpu_is_an_error() {
 mod on_a_gpu {
     use candle_core::{DType, Device, Tensor};
     use metal_candle::backend::{DTypePolicy, DeviceKind};
-    use metal_candle::{Generator, Model, ModelLoader};
+    use metal_candle::{GenerateOptions, Generator, Model, ModelLoader};
     use serde_json::{Value, json};
     use std::collections::HashMap;
+    use std::ops::ControlFlow;
     use std::path::Path;
 
     const HIDDEN: usize = 256;
@@ -152,6 +153,41 @@ mod on_a_gpu {
         let pairs = of.iter().zip(reference);
         let difference: f32 = pairs.map(|(a, b)| (a - b).powi(2)).sum();
         (difference / reference.iter().map(|x| x.powi(2)).sum::<f32>()).sqrt()
+    }
+
+    /// Greedy texts are chosen where the logits are, unless more is asked about these.
+    #[test]
+    fn a_choice_on_the_gpu_is_the_choice_on_the_host() {
+        if std::env::var("METAL_CANDLE_TEST_DEVICE").as_deref() != Ok("cuda") {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), 64, "qwen2", &json!({}));
+        let model = load(folder.path(), DeviceKind::Cuda, "bf16");
+        let generate = |top_logprobs, min_tokens| {
+            let options = GenerateOptions {
+                max_tokens: 40,
+                ignore_eos: true,
+                top_logprobs,
+                min_tokens,
+                stop_token_ids: vec![5],
+                ..GenerateOptions::default()
+            };
+            let mut generator = Generator::new(&model);
+            let prompt = [3, 1, 4, 1, 5, 9, 2, 6];
+            let next = |_: &metal_candle::Chunk| ControlFlow::Continue(());
+            generator
+                .generate_from_ids(&prompt, &options, next)
+                .unwrap()
+        };
+        for min_tokens in [0, 20] {
+            let (there, here) = (generate(0, min_tokens), generate(1, min_tokens));
+            assert!(there.tokens.len() > min_tokens && there.tokens == here.tokens);
+            assert_eq!(there.finish_reason, here.finish_reason);
+            for (there, here) in there.logprobs.iter().zip(&here.logprobs) {
+                assert!((there - here).abs() < 1e-4, "{there} {here}");
+            }
+        }
     }
 
     /// The last token goes through the kernels, all tokens at once through one operation after the other.

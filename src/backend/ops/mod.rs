@@ -23,6 +23,7 @@ pub(crate) mod heads;
 pub mod int8;
 pub mod linear;
 pub mod matrix;
+pub(crate) mod most_likely;
 pub mod rms_norm;
 pub mod rope;
 pub(crate) mod rows;

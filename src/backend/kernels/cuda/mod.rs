@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code, reason = "kernels are launched with pointers")]
 
+mod choice;
 mod decode;
 mod heads;
 mod launch;
@@ -12,6 +13,7 @@ mod product;
 mod rows;
 mod softmax;
 
+pub(in crate::backend) use choice::most_likely;
 pub(in crate::backend) use decode::{Scratch, decode_head, decode_layer, takes_heads, takes_width};
 pub(in crate::backend) use heads::{takes_head, to_heads, to_rows};
 pub(in crate::backend) use launch::{takes, takes_all};
