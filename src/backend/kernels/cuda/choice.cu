@@ -12,14 +12,26 @@ __device__ void most_likely(uint32_t *index, float *logit, float *sum, const flo
     if (threadIdx.x == 0) lowest = 0xffffffffu;
     float best = -1e30f, total = 0;
     unsigned at = 0xffffffffu;
-#pragma unroll 8
-    for (int i = threadIdx.x; i < count; i += blockDim.x) {
-        const float x = logits[i];
-        if (x > best) {
-            total *= __expf(best - x);
-            best = x, at = i;
+    // Several are on their way at once.
+    constexpr int AT_ONCE = 8;
+    for (int base = threadIdx.x; base < count; base += AT_ONCE * blockDim.x) {
+        float x[AT_ONCE], more = best;
+#pragma unroll
+        for (int j = 0; j < AT_ONCE; j++) {
+            const int i = base + j * blockDim.x;
+            x[j] = i < count ? logits[i] : -1e30f;
+            more = fmaxf(more, x[j]);
         }
-        total += __expf(x - best);
+        if (more > best) {
+            total *= __expf(best - more);
+            best = more;
+#pragma unroll
+            for (int j = AT_ONCE - 1; j >= 0; j--)
+                if (x[j] == more) at = base + j * blockDim.x;
+        }
+#pragma unroll
+        for (int j = 0; j < AT_ONCE; j++)
+            if (base + j * blockDim.x < count) total += __expf(x[j] - best);
     }
     const float largest = block_reduce<false>(best, scratch);
     total = block_reduce<true>(total * __expf(best - largest), scratch);

@@ -4,6 +4,7 @@ use super::WIDTH;
 use super::launch::{Argument, Grid, Module, fresh, int, launch, optional, pointer};
 use crate::backend::ops::decode::{Heads, Layer};
 use candle_core::{DType, Device, Result, Tensor};
+use once_cell::sync::OnceCell;
 
 const MODULE: Module = Module {
     name: "metal_candle_decode",
@@ -23,8 +24,19 @@ const HEAD_BLOCKS: usize = 1056;
 /// Bytes of shared memory that a block has without asking for more.
 const SHARED: usize = 48 << 10;
 
-/// What blocks of one head leave for the last of them.
+/// What a kernel of a token leaves for the next one.
+#[derive(Clone, Copy)]
+enum Between {
+    QueryKeyValue,
+    Context,
+    Residual,
+    Activated,
+}
+
+/// What blocks of one head leave for the last of them, and kernels for the next one. All layers of a token write to
+/// the same places: the kernels of a stream run one after the other.
 pub(in crate::backend) struct Scratch {
+    between: [OnceCell<Tensor>; 4],
     parts: Tensor,
     /// How many have finished, by heads. A kernel leaves zeros.
     finished: Tensor,
@@ -36,9 +48,21 @@ impl Scratch {
         let splits = few.max(positions.div_ceil(MOST_KEYS));
         let len = heads.query * splits * (heads.dim + 2);
         Ok(Self {
+            between: Default::default(),
             parts: Tensor::zeros(len, DType::F32, device)?,
             finished: Tensor::zeros(heads.query, DType::U32, device)?,
         })
+    }
+
+    /// A place of shape (1, len), which holds what the layer before left there.
+    fn place(&self, between: Between, len: usize, like: &Tensor) -> Result<Tensor> {
+        let make = || fresh((1, len), like.dtype(), like.device());
+        let held = self.between[between as usize].get_or_try_init(make)?;
+        if held.elem_count() == len {
+            Ok(held.clone())
+        } else {
+            make()
+        }
     }
 }
 
@@ -75,9 +99,11 @@ pub(in crate::backend) fn decode_layer(
         arguments.extend([pointer(weight)?, optional(bias)?, int(out)?]);
         rows += out;
     }
-    let qkv = kernels.rows("norm_linear", rows, hidden * 2, &arguments)?;
+    let place = |between, len| scratch.place(between, len, x);
+    let qkv = place(Between::QueryKeyValue, rows)?;
+    kernels.rows("norm_linear", &qkv, hidden * 2, &arguments)?;
     let context = attend(&kernels, &qkv, layer, scratch)?;
-    let add = |x: &Tensor, weight: &Tensor, residual: &Tensor, width: usize| {
+    let add = |y: Tensor, x: &Tensor, weight: &Tensor, residual: &Tensor, width: usize| {
         // A warp reads a kilobyte or two of a row: where all rows are few, warps would be too few otherwise.
         let share = (width / 1024).clamp(1, WARPS).next_power_of_two();
         let arguments = [
@@ -89,9 +115,11 @@ pub(in crate::backend) fn decode_layer(
             int(share)?,
         ];
         let blocks = ((hidden * share).div_ceil(WARPS), 1);
-        kernels.launch("linear_add", (hidden, kernels.dtype), blocks, 0, &arguments)
+        kernels.launch("linear_add", &y, blocks, 0, &arguments)?;
+        Ok::<_, candle_core::Error>(y)
     };
-    let residual = add(&context, layer.output, x, attended)?;
+    let residual = place(Between::Residual, hidden)?;
+    let residual = add(residual, &context, layer.output, x, attended)?;
     let intermediate = layer.gate.dim(0)?;
     let arguments = [
         pointer(&residual)?,
@@ -102,8 +130,10 @@ pub(in crate::backend) fn decode_layer(
         int(hidden)?,
         int(intermediate)?,
     ];
-    let activated = kernels.rows("norm_swiglu", intermediate, hidden * 2, &arguments)?;
-    add(&activated, layer.down, &residual, intermediate)
+    let activated = place(Between::Activated, intermediate)?;
+    kernels.rows("norm_swiglu", &activated, hidden * 2, &arguments)?;
+    let y = fresh((1, hidden), x.dtype(), x.device())?;
+    add(y, &activated, layer.down, &residual, intermediate)
 }
 
 fn attend(
@@ -138,14 +168,10 @@ fn attend(
         pointer(&scratch.parts)?,
         pointer(&scratch.finished)?,
     ];
-    let len = heads.query * heads.dim;
-    kernels.launch(
-        "attend",
-        (len, kernels.dtype),
-        (heads.query, splits),
-        shared,
-        &arguments,
-    )
+    let context = scratch.place(Between::Context, heads.query * heads.dim, qkv)?;
+    let blocks = (heads.query, splits);
+    kernels.launch("attend", &context, blocks, shared, &arguments)?;
+    Ok(context)
 }
 
 /// The logits of one token in `f32`, (1, vocabulary), for its hidden state of shape (1, hidden).
@@ -165,7 +191,9 @@ pub(in crate::backend) fn decode_head(
         int(out)?,
     ];
     let grid = (out.div_ceil(WARPS).min(HEAD_BLOCKS), 1);
-    Kernels::of(x).launch("norm_head", (out, DType::F32), grid, hidden * 2, &arguments)
+    let logits = fresh((1, out), DType::F32, x.device())?;
+    Kernels::of(x).launch("norm_head", &logits, grid, hidden * 2, &arguments)?;
+    Ok(logits)
 }
 
 /// The kernels for one type of numbers.
@@ -186,33 +214,32 @@ impl<'a> Kernels<'a> {
     fn rows(
         &self,
         kernel: &'static str,
-        rows: usize,
+        result: &Tensor,
         shared: usize,
         arguments: &[Argument],
-    ) -> Result<Tensor> {
-        let grid = (rows.div_ceil(WARPS), 1);
-        self.launch(kernel, (rows, self.dtype), grid, shared, arguments)
+    ) -> Result<()> {
+        let grid = (result.elem_count().div_ceil(WARPS), 1);
+        self.launch(kernel, result, grid, shared, arguments)
     }
 
-    /// Launches a kernel, whose first argument is its result, of shape (1, len).
+    /// Launches a kernel, whose first argument is its result.
     fn launch(
         &self,
         kernel: &'static str,
-        (len, dtype): (usize, DType),
+        result: &Tensor,
         blocks: (usize, usize),
         shared: usize,
         arguments: &[Argument],
-    ) -> Result<Tensor> {
-        let result = fresh((1, len), dtype, self.device)?;
-        let arguments = [&[pointer(&result)?], arguments].concat();
+    ) -> Result<()> {
+        let arguments = [&[pointer(result)?], arguments].concat();
         let grid = Grid {
             blocks,
             threads: (THREADS, 1),
             shared,
         };
         // SAFETY: the arguments are those of the kernel, in its order. Pointers are those of tensors whose
-        // shapes `backend::ops::decode` checked. What it writes of them, a position of a cache, is nobody
-        // else's: the cache is borrowed mutably for as long.
+        // shapes `backend::ops::decode` checked. What it writes of them, a result and a position of a cache, is
+        // nobody else's: results are new or the scratch's, and the cache is borrowed mutably for as long.
         unsafe {
             launch(
                 (MODULE, kernel),
@@ -220,7 +247,6 @@ impl<'a> Kernels<'a> {
                 grid,
                 &arguments,
             )
-        }?;
-        Ok(result)
+        }
     }
 }
