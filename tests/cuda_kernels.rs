@@ -1,21 +1,44 @@
 //! The kernels for NVIDIA GPUs are committed compiled: what they were compiled from is what lies beside them.
 
 #[test]
-fn the_compiled_kernels_are_those_of_the_source() {
-    let folder = "src/backend/kernels/cuda";
-    let source = std::fs::read(format!("{folder}/decode.cu")).unwrap();
-    let compiled = std::fs::read_to_string(format!("{folder}/decode.ptx")).unwrap();
-    let hash = source
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |state, &byte| {
-            (state ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-    let expected = format!("// FNV-1a of decode.cu: {hash:016x}");
-    assert_eq!(
-        compiled.lines().next(),
-        Some(expected.as_str()),
-        "run {folder}/compile.sh"
-    );
+fn the_compiled_kernels_are_those_of_the_sources() {
+    let folder = std::path::Path::new("src/backend/kernels/cuda");
+    let shared = std::fs::read(folder.join("numbers.cuh")).unwrap();
+    let files = std::fs::read_dir(folder).unwrap();
+    let mut sources: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+    sources.retain(|path| path.extension().is_some_and(|extension| extension == "cu"));
+    assert_eq!(sources.len(), 5);
+    for path in sources {
+        let source = [std::fs::read(&path).unwrap(), shared.clone()].concat();
+        let compiled = std::fs::read_to_string(path.with_extension("ptx")).unwrap();
+        let hash = source
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |state, &byte| {
+                (state ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+            });
+        let name = path.file_name().unwrap().to_string_lossy();
+        assert_eq!(
+            compiled.lines().next(),
+            Some(format!("// FNV-1a of {name} and numbers.cuh: {hash:016x}").as_str()),
+            "run {}/compile.sh",
+            folder.display()
+        );
+    }
+}
+
+/// Where there is no driver, it is the loading that says so.
+#[cfg(feature = "cuda")]
+#[test]
+fn a_missing_gpu_is_an_error() {
+    use metal_candle::{Error, ModelLoader, backend::DeviceKind};
+    let loader = ModelLoader::new().with_device(DeviceKind::Cuda);
+    match loader.load("assets/tiny-coder") {
+        Ok(model) => assert!(model.device().is_cuda()),
+        Err(error) => assert!(
+            matches!(&error, Error::DeviceUnavailable { device, .. } if device == "cuda"),
+            "{error}"
+        ),
+    }
 }
 
 /// On a GPU: `METAL_CANDLE_TEST_DEVICE=cuda`.
@@ -23,17 +46,21 @@ fn the_compiled_kernels_are_those_of_the_source() {
 mod on_a_gpu {
     use candle_core::{DType, Device, Tensor};
     use metal_candle::backend::{DTypePolicy, DeviceKind};
-    use metal_candle::{Generator, Model, ModelLoader};
+    use metal_candle::{GenerateOptions, Generator, Model, ModelLoader};
     use serde_json::{Value, json};
     use std::collections::HashMap;
+    use std::ops::ControlFlow;
     use std::path::Path;
 
     const HIDDEN: usize = 256;
     const HEADS: usize = 4;
-    const VOCABULARY: usize = 328;
+    // Wide enough for warps that share a row, and large enough for warps that have several.
+    const INTERMEDIATE: usize = 2304;
+    const VOCABULARY: usize = 9008;
     const LAYERS: usize = 3;
 
     /// Numbers between -1 and 1, the same in every run.
+    #[allow(clippy::cast_precision_loss, reason = "24 bits fit f32")]
     fn numbers(count: usize) -> impl Iterator<Item = f32> {
         (1..=count as u64).map(move |index| {
             let mixed = (index + count as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -85,9 +112,9 @@ mod on_a_gpu {
                 put("self_attn.q_norm.weight", vector(head_dim));
                 put("self_attn.k_norm.weight", vector(head_dim));
             }
-            put("mlp.gate_proj.weight", random(2 * HIDDEN, HIDDEN));
-            put("mlp.up_proj.weight", random(2 * HIDDEN, HIDDEN));
-            put("mlp.down_proj.weight", random(HIDDEN, 2 * HIDDEN));
+            put("mlp.gate_proj.weight", random(INTERMEDIATE, HIDDEN));
+            put("mlp.up_proj.weight", random(INTERMEDIATE, HIDDEN));
+            put("mlp.down_proj.weight", random(HIDDEN, INTERMEDIATE));
         }
         let weights: HashMap<_, _> = weights
             .into_iter()
@@ -101,7 +128,7 @@ mod on_a_gpu {
         };
         let mut config = json!({
             "architectures": [architecture], "model_type": kind, "hidden_act": "silu",
-            "hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN, "num_hidden_layers": LAYERS,
+            "hidden_size": HIDDEN, "intermediate_size": INTERMEDIATE, "num_hidden_layers": LAYERS,
             "num_attention_heads": HEADS, "num_key_value_heads": HEADS / 2, "head_dim": head_dim,
             "vocab_size": VOCABULARY, "max_position_embeddings": 4096, "rms_norm_eps": 1e-6,
             "rope_theta": 10_000.0, "tie_word_embeddings": false,
@@ -126,6 +153,41 @@ mod on_a_gpu {
         let pairs = of.iter().zip(reference);
         let difference: f32 = pairs.map(|(a, b)| (a - b).powi(2)).sum();
         (difference / reference.iter().map(|x| x.powi(2)).sum::<f32>()).sqrt()
+    }
+
+    /// Greedy texts are chosen where the logits are, unless more is asked about these.
+    #[test]
+    fn a_choice_on_the_gpu_is_the_choice_on_the_host() {
+        if std::env::var("METAL_CANDLE_TEST_DEVICE").as_deref() != Ok("cuda") {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), 64, "qwen2", &json!({}));
+        let model = load(folder.path(), DeviceKind::Cuda, "bf16");
+        let generate = |top_logprobs, min_tokens| {
+            let options = GenerateOptions {
+                max_tokens: 40,
+                ignore_eos: true,
+                top_logprobs,
+                min_tokens,
+                stop_token_ids: vec![5],
+                ..GenerateOptions::default()
+            };
+            let mut generator = Generator::new(&model);
+            let prompt = [3, 1, 4, 1, 5, 9, 2, 6];
+            let next = |_: &metal_candle::Chunk| ControlFlow::Continue(());
+            generator
+                .generate_from_ids(&prompt, &options, next)
+                .unwrap()
+        };
+        for min_tokens in [0, 20] {
+            let (there, here) = (generate(0, min_tokens), generate(1, min_tokens));
+            assert!(there.tokens.len() > min_tokens && there.tokens == here.tokens);
+            assert_eq!(there.finish_reason, here.finish_reason);
+            for (there, here) in there.logprobs.iter().zip(&here.logprobs) {
+                assert!((there - here).abs() < 1e-4, "{there} {here}");
+            }
+        }
     }
 
     /// The last token goes through the kernels, all tokens at once through one operation after the other.

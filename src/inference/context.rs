@@ -1,11 +1,20 @@
 //! What a model has read: tokens, and their keys and values.
 
 use crate::backend::device;
+use crate::backend::ops::most_likely::MostLikely;
 use crate::checkpoint::{load_session, save_session};
 use crate::error::Result;
 use crate::models::{AdapterMix, KvCache, KvCacheType, Model, decoder::Row};
 use candle_core::{DType, Tensor};
 use std::path::Path;
+
+/// What may come next.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// A logit for each token.
+    Logits(Vec<f32>),
+    MostLikely(MostLikely),
+}
 
 /// A model, perhaps adapters, and the tokens that they have read.
 #[derive(Debug)]
@@ -218,6 +227,33 @@ impl Context {
         model: &Model,
         parts: &mut [(&mut Self, &[u32], usize)],
     ) -> Result<Vec<Vec<f32>>> {
+        Self::read(model, parts, |logits| match logits {
+            Some(logits) => Ok(logits.to_vec2()?),
+            None => Ok(vec![]),
+        })
+    }
+
+    /// Reads `tokens`, and gives what is likely after the last of them: the logits only where the device does not
+    /// choose itself.
+    pub fn most_likely(&mut self, tokens: &[u32]) -> Result<Next> {
+        let model = self.model.clone();
+        Self::read(&model, &mut [(self, tokens, 1)], |logits| {
+            let Some(logits) = logits else {
+                return Ok(Next::Logits(vec![]));
+            };
+            Ok(match MostLikely::of(&logits)? {
+                Some(found) => Next::MostLikely(found),
+                None => Next::Logits(logits.flatten_all()?.to_vec1()?),
+            })
+        })
+    }
+
+    /// Reads the tokens of several contexts, and gives what `take` makes of the logits after the last of them.
+    fn read<T: Send>(
+        model: &Model,
+        parts: &mut [(&mut Self, &[u32], usize)],
+        take: impl FnOnce(Option<Tensor>) -> Result<T> + Send,
+    ) -> Result<T> {
         let result = device::completed(model.device(), || {
             let mut rows: Vec<Row> = parts
                 .iter_mut()
@@ -229,10 +265,10 @@ impl Context {
                 .collect();
             let hidden = model.decoder().forward_rows(&mut rows)?;
             let wanted = parts.iter().map(|(_, tokens, last)| (tokens.len(), *last));
-            match select(&hidden, wanted)? {
-                Some(hidden) => Ok(model.decoder().logits_here(&hidden)?.to_vec2()?),
-                None => Ok(vec![]),
-            }
+            take(match select(&hidden, wanted)? {
+                Some(hidden) => Some(model.decoder().logits_here(&hidden)?),
+                None => None,
+            })
         });
         for (context, tokens, _) in parts {
             if result.is_ok() {

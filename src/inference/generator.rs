@@ -1,6 +1,6 @@
 //! Generating one text after another, with what was read before.
 
-use super::context::Context;
+use super::context::{Context, Next};
 use super::logits_processor::{AnyProcessor, LogitsProcessor};
 use super::sequence::{OnChunk, Sequence};
 use super::speculative::{Drafter, check_draft_model};
@@ -311,8 +311,18 @@ impl Generator {
                 sequence.count_drafted(drafts.len());
                 pending.extend(drafts.iter().map(|draft| draft.token));
             }
+            let chooses_there =
+                !in_prompt && drafts.is_empty() && processor.is_none() && sequence.is_plain();
             let logits = match recalled.take() {
                 Some(logits) => vec![logits],
+                None if chooses_there => match context.most_likely(&pending)? {
+                    Next::Logits(logits) => vec![logits],
+                    Next::MostLikely(found) => {
+                        pending = vec![sequence.take(found, on_chunk)?];
+                        context.make_room(&mut pending, limit, keep);
+                        continue;
+                    }
+                },
                 None => context.logits(&pending, drafts.len() + 1)?,
             };
             if std::mem::take(&mut in_prompt) {

@@ -6,7 +6,8 @@ use super::logprobs::{log_sum_exp, logprob, top_logprobs};
 use super::speculative::Draft;
 use super::stop::Matched;
 use super::text_stream::TextStream;
-use super::{Chunk, Constraint, FinishReason, GenerateOptions, Generation, Sampler};
+use super::{Chunk, Constraint, FinishReason, GenerateOptions, Generation, Sampler, TokenLogprob};
+use crate::backend::ops::most_likely::MostLikely;
 use crate::error::{Error, Result};
 use crate::models::{KvCache, KvCacheType, Model};
 use std::ops::ControlFlow;
@@ -178,6 +179,37 @@ impl Sequence {
         let token = self.choose(logits, draft, processor)?;
         let accepted = draft.is_some_and(|draft| draft.token == token);
         self.generation.accepted_tokens += usize::from(accepted);
+        let count = self.options.top_logprobs;
+        let scores = || {
+            let sum = log_sum_exp(logits);
+            let logprob = logprob(logits[token as usize], sum);
+            (logprob, top_logprobs(logits, sum, count))
+        };
+        self.hand_out(token, scores, on_chunk)
+    }
+
+    /// Whether the next token is the most likely one whatever came before, and nothing is told of the others.
+    pub fn is_plain(&self) -> bool {
+        let may_end = self.generation.tokens.len() >= self.options.min_tokens;
+        self.sampler.takes_most_likely()
+            && self.options.top_logprobs == 0
+            && self.constraint.is_none()
+            && self.ignored_token_ids.is_empty()
+            && (may_end || self.end_token_ids.is_empty())
+    }
+
+    /// Takes the most likely token where the sequence [is plain](Self::is_plain), and hands it out.
+    pub fn take(&mut self, found: MostLikely, on_chunk: OnChunk<'_>) -> Result<u32> {
+        self.hand_out(found.token, || (found.logprob, vec![]), on_chunk)
+    }
+
+    /// Adds a token to the text, with its log-probability and those of the most likely ones.
+    fn hand_out(
+        &mut self,
+        token: u32,
+        scores: impl FnOnce() -> (f32, Vec<TokenLogprob>),
+        on_chunk: OnChunk<'_>,
+    ) -> Result<u32> {
         let is_end = self.end_token_ids.contains(&token);
         if let Some(constraint) = &mut self.constraint
             && !is_end
@@ -191,7 +223,7 @@ impl Sequence {
             self.finish(FinishReason::Stop, Some(on_chunk))?;
             return Ok(token);
         }
-        let sum = log_sum_exp(logits);
+        let (logprob, top_logprobs) = scores();
         let Matched { text, stop } = match &mut self.text {
             Some(text) => text.push(token)?,
             None => Matched::default(),
@@ -201,8 +233,8 @@ impl Sequence {
             index,
             token,
             text,
-            logprob: logprob(logits[token as usize], sum),
-            top_logprobs: top_logprobs(logits, sum, self.options.top_logprobs),
+            logprob,
+            top_logprobs,
         };
         self.tokens.push(token);
         self.generation.tokens.push(token);

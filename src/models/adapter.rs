@@ -23,6 +23,8 @@ pub(crate) struct Branch {
     pub row_scale: Option<Tensor>,
     /// What training needs besides, for `DoRA`.
     pub dora: Option<Dora>,
+    /// A and B in 16 bits, where products are computed with such.
+    pub rounded: Option<[Tensor; 2]>,
 }
 
 /// `DoRA` writes a weight as the lengths of its rows times their directions, `m ∘ V / ‖V‖` with
@@ -42,10 +44,7 @@ impl Branch {
         [output, rank, input]: [usize; 3],
         scaling: f64,
     ) -> Result<Self> {
-        let a_len = rank * input;
-        let a = packed.narrow(0, 0, a_len)?.reshape((rank, input))?;
-        let b = packed.narrow(0, a_len, output * rank)?;
-        let b = b.reshape((output, rank))?;
+        let [a, b] = factors(&packed, [output, rank, input])?;
         Ok(Self {
             a,
             b,
@@ -53,6 +52,7 @@ impl Branch {
             scaling,
             row_scale: None,
             dora: None,
+            rounded: None,
         })
     }
 
@@ -94,6 +94,7 @@ impl Branch {
             packed: &self.packed,
             scaling: self.scaling,
             row_scale: self.row_scale.as_ref(),
+            rounded: self.rounded.as_ref(),
         }
     }
 
@@ -105,6 +106,14 @@ impl Branch {
             Some(scale) => (weight.broadcast_mul(&scale.unsqueeze(1)?)? + change)?,
         })
     }
+}
+
+/// A and B, views of the vector that they are packed in.
+fn factors(packed: &Tensor, [output, rank, input]: [usize; 3]) -> Result<[Tensor; 2]> {
+    let a_len = rank * input;
+    let a = packed.narrow(0, 0, a_len)?.reshape((rank, input))?;
+    let b = packed.narrow(0, a_len, output * rank)?;
+    Ok([a, b.reshape((output, rank))?])
 }
 
 fn row_norms(weight: &Tensor) -> Result<Tensor> {
@@ -352,11 +361,22 @@ fn branches(
     decoder: &Decoder,
 ) -> Result<Vec<LayerAdapter>> {
     let mut layers: Vec<LayerAdapter> = vec![];
+    // NVIDIA's GPUs multiply 16 bits some ten times as fast as 32, and add up in 32.
+    let in_16_bits = weights.device().is_cuda() && decoder.dtype() != DType::F32;
+    let rounded = if in_16_bits && !config.use_dora {
+        Some(weights.to_dtype(decoder.dtype())?)
+    } else {
+        None
+    };
     for slot in slots {
         let packed_len = slot.rank * (slot.input + slot.output);
         let packed = weights.narrow(0, slot.offset, packed_len)?;
         let shape = [slot.output, slot.rank, slot.input];
         let mut branch = Branch::new(packed, shape, config.scaling())?;
+        if let Some(rounded) = &rounded {
+            let packed = rounded.narrow(0, slot.offset, packed_len)?;
+            branch.rounded = Some(factors(&packed, shape)?);
+        }
         if slot.has_magnitude {
             let magnitude = weights.narrow(0, slot.offset + packed_len, slot.output)?;
             let weight = decoder.weight(slot.layer, slot.projection)?;

@@ -11,6 +11,9 @@ use candle_core::{D, DType, Device, Result, Tensor};
 /// Queries in one block.
 const BLOCK: usize = 256;
 
+/// The same on an NVIDIA GPU, where larger products are the faster ones.
+const CUDA_BLOCK: usize = 512;
+
 /// The score of a masked key. Finite, because fast-math on GPUs may do anything with infinities.
 const MASKED: f32 = -1e30;
 
@@ -30,6 +33,8 @@ struct Block {
     key_len: usize,
     /// What is added to the scores, of shape (1, len, `key_len`); none where every query sees all.
     mask: Option<Tensor>,
+    #[cfg(feature = "cuda")]
+    seen: kernels::cuda::Seen,
 }
 
 impl AttentionPlan {
@@ -47,13 +52,15 @@ impl AttentionPlan {
         device: &Device,
     ) -> Result<Self> {
         let oldest = |position: usize| window.map_or(0, |w| (position + 1).saturating_sub(w));
-        let mut blocks = Vec::with_capacity(queries.div_ceil(BLOCK));
-        for start in (0..queries).step_by(BLOCK) {
-            let len = BLOCK.min(queries - start);
+        let size = if device.is_cuda() { CUDA_BLOCK } else { BLOCK };
+        let mut blocks = Vec::with_capacity(queries.div_ceil(size));
+        for start in (0..queries).step_by(size) {
+            let len = size.min(queries - start);
             let first = offset + start;
             let key_start = oldest(first);
             let key_len = first + len - key_start;
-            let mask = if len == 1 {
+            // There the kernel of the softmax knows what is seen.
+            let mask = if len == 1 || device.is_cuda() {
                 None
             } else {
                 let mask: Vec<f32> = (first..first + len)
@@ -72,6 +79,12 @@ impl AttentionPlan {
                 key_start,
                 key_len,
                 mask,
+                #[cfg(feature = "cuda")]
+                seen: kernels::cuda::Seen {
+                    queries: len,
+                    newest: first - key_start,
+                    window,
+                },
             });
         }
         Ok(Self { blocks })
@@ -124,11 +137,13 @@ pub fn attention_backward(
         let doutput = groups.merge(&doutput.narrow(2, block.start, block.len)?)?;
         let output = groups.merge(&output.narrow(2, block.start, block.len)?)?;
         let value_part = probabilities.to_dtype(dtype)?.t()?.matmul(&doutput)?;
-        // The gradient through the softmax: p · (dp - <p, dp>), where <p, dp> = <output, doutput>.
-        let along = (output.to_dtype(DType::F32)? * doutput.to_dtype(DType::F32)?)?
-            .sum_keepdim(D::Minus1)?;
         let dprobabilities = doutput.matmul(&block.keys(v)?.t()?)?;
-        let dscores = groups.scores_gradient(probabilities, dprobabilities, &along)?;
+        // The gradient through the softmax: p · (dp - <p, dp>), where <p, dp> = <output, doutput>.
+        let along = || {
+            let along = (output.to_dtype(DType::F32)? * doutput.to_dtype(DType::F32)?)?;
+            along.sum_keepdim(D::Minus1)
+        };
+        let dscores = groups.scores_gradient(probabilities, dprobabilities, along)?;
         dqs.push(groups.split(&dscores.matmul(&block.keys(k)?)?, block.len)?);
         let queries = groups.merge(&q.narrow(2, block.start, block.len)?)?;
         let key_part = dscores.t()?.matmul(&queries)?;
@@ -200,13 +215,20 @@ impl Groups {
         x.reshape((self.batch, self.kv_heads * self.per_kv, len, self.head_dim))
     }
 
-    /// Probabilities in `f32`, of shape (batch, `kv_heads`, `per_kv` · len, keys).
+    /// Probabilities in `f32`, or on an NVIDIA GPU rounded to the dtype of `q`, of shape (batch, `kv_heads`, `per_kv` · len, keys).
     fn probabilities(&self, q: &Tensor, k: &Tensor, block: &Block) -> Result<Tensor> {
         let queries = self.merge(&q.narrow(2, block.start, block.len)?)?;
         let keys = block.keys(k)?.t()?;
         if kernels::takes(&queries) {
             let scores = queries.matmul(&keys)?;
             kernels::masked_softmax(&scores, block.mask.as_ref(), self.scale_f32())?;
+            return Ok(scores);
+        }
+        #[cfg(feature = "cuda")]
+        if queries.device().is_cuda() {
+            let scores =
+                kernels::cuda::product(&queries, &keys, self.scale_f32(), queries.dtype())?;
+            kernels::cuda::attend(&scores, block.seen)?;
             return Ok(scores);
         }
         // Scaled before the product, which could overflow 16 bits.
@@ -231,14 +253,23 @@ impl Groups {
         &self,
         probabilities: Tensor,
         dprobabilities: Tensor,
-        along: &Tensor,
+        along: impl FnOnce() -> Result<Tensor>,
     ) -> Result<Tensor> {
         if kernels::takes(&dprobabilities) && kernels::takes(&probabilities) {
-            kernels::softmax_backward(&dprobabilities, &probabilities, along, self.scale_f32())?;
+            let along = along()?;
+            kernels::softmax_backward(&dprobabilities, &probabilities, &along, self.scale_f32())?;
+            return Ok(dprobabilities);
+        }
+        #[cfg(feature = "cuda")]
+        if dprobabilities.device().is_cuda() {
+            let scale = self.scale_f32();
+            kernels::cuda::attend_backward(&dprobabilities, &probabilities, scale)?;
             return Ok(dprobabilities);
         }
         let dtype = dprobabilities.dtype();
-        let pulled = dprobabilities.to_dtype(DType::F32)?.broadcast_sub(along)?;
+        let pulled = dprobabilities
+            .to_dtype(DType::F32)?
+            .broadcast_sub(&along()?)?;
         ((probabilities * pulled)? * self.scale)?.to_dtype(dtype)
     }
 

@@ -17,6 +17,9 @@ const CHUNK_ELEMENTS: usize = 2 << 20;
 /// products become slow.
 const CHUNK_ROWS: usize = 64;
 
+/// Logits held at once on an NVIDIA GPU, 128 MB in 16 bits: the head is read anew for each chunk.
+const CUDA_CHUNK_ELEMENTS: usize = 64 << 20;
+
 /// What the loss of each target is multiplied by, and how much of it is that of all other ids.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct LossOptions<'a> {
@@ -79,20 +82,8 @@ pub(crate) fn cross_entropy_with_gradient(
         let weights = options.weights;
         let weights = weights.and_then(|w| w.get(start..start + targets.elem_count()));
         let logits = head.forward(&hidden)?;
-        let dlogits = if kernels::takes(&logits) {
-            let loss = kernels::softmax_cross_entropy(&logits, &targets, weights, smoothing)?;
-            losses.push(loss);
-            logits
-        } else {
-            let chunk = Chunk::new(&logits, &targets, smoothing)?;
-            let weights = match weights {
-                Some(weights) => Some(Tensor::new(weights, logits.device())?.unsqueeze(1)?),
-                None => None,
-            };
-            let weights = weights.as_ref();
-            losses.push(weighted(chunk.losses()?.unsqueeze(1)?, weights)?.sum_all()?);
-            weighted(chunk.gradient()?, weights)?
-        };
+        let (loss, dlogits) = loss_and_gradient(logits, &targets, weights, smoothing)?;
+        losses.push(loss);
         gradients.push(head.backward(&dlogits.to_dtype(hidden.dtype())?)?);
         if options.trains_head {
             let part = linear_weight_backward(&dlogits, &hidden)?;
@@ -109,6 +100,38 @@ pub(crate) fn cross_entropy_with_gradient(
     })
 }
 
+/// The summed loss of a few rows of fresh logits, and the gradients of those.
+fn loss_and_gradient(
+    logits: Tensor,
+    targets: &Tensor,
+    weights: Option<&[f32]>,
+    smoothing: f64,
+) -> Result<(Tensor, Tensor)> {
+    if kernels::takes(&logits) {
+        let loss = kernels::softmax_cross_entropy(&logits, targets, weights, smoothing)?;
+        return Ok((loss, logits));
+    }
+    let weights = match weights {
+        Some(weights) => Some(Tensor::new(weights, logits.device())?),
+        None => None,
+    };
+    #[cfg(feature = "cuda")]
+    if kernels::cuda::takes(&logits) {
+        #[allow(clippy::cast_possible_truncation, reason = "a share fits f32")]
+        let smoothing = smoothing as f32;
+        let losses = kernels::cuda::cross_entropy(&logits, targets, weights.as_ref(), smoothing)?;
+        return Ok((losses.sum_all()?, logits));
+    }
+    let weights = match weights {
+        Some(weights) => Some(weights.unsqueeze(1)?),
+        None => None,
+    };
+    let weights = weights.as_ref();
+    let chunk = Chunk::new(&logits, targets, smoothing)?;
+    let loss = weighted(chunk.losses()?.unsqueeze(1)?, weights)?.sum_all()?;
+    Ok((loss, weighted(chunk.gradient()?, weights)?))
+}
+
 fn weighted(x: Tensor, weights: Option<&Tensor>) -> Result<Tensor> {
     match weights {
         Some(weights) => x.broadcast_mul(weights),
@@ -123,7 +146,12 @@ fn chunks(
     targets: &Tensor,
 ) -> Result<Vec<(usize, Tensor, Tensor)>> {
     let rows = hidden.dim(0)?;
-    let size = (CHUNK_ELEMENTS / head.dims()?.0).max(CHUNK_ROWS);
+    let elements = if hidden.device().is_cuda() {
+        CUDA_CHUNK_ELEMENTS
+    } else {
+        CHUNK_ELEMENTS
+    };
+    let size = (elements / head.dims()?.0).max(CHUNK_ROWS);
     (0..rows)
         .step_by(size)
         .map(|start| {

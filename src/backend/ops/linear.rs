@@ -52,9 +52,14 @@ fn few_rows(x: &Tensor, weight: &Tensor) -> Result<bool> {
     Ok(x.dim(0)? <= kernels::FEW_ROWS && kernels::takes(x) && kernels::takes_weights(weight))
 }
 
-/// `y + b` for `b` of shape (out), where there is one.
+/// `y + b` for a fresh `y`, as [`add_into`] takes it, and `b` of shape (out), where there is one.
 pub(crate) fn add_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     match bias {
+        #[cfg(feature = "cuda")]
+        Some(bias) if kernels::cuda::takes_all([&y, bias]) => {
+            kernels::cuda::add_assign(&y, bias)?;
+            Ok(y)
+        }
         Some(bias) => y.broadcast_add(bias),
         None => Ok(y),
     }
@@ -72,15 +77,41 @@ pub(crate) struct LowRank<'a> {
     pub scaling: f64,
     /// Factors of the map's own outputs, (out), where they are not 1.
     pub row_scale: Option<&'a Tensor>,
+    /// A and B in 16 bits, where products are computed with such.
+    pub rounded: Option<&'a [Tensor; 2]>,
+}
+
+#[cfg(feature = "cuda")]
+impl<'a> LowRank<'a> {
+    /// A and B where kernels compute with them and `x`.
+    fn for_cuda(&self, x: &Tensor) -> Option<(&'a Tensor, &'a Tensor)> {
+        let [a, b] = self.rounded?;
+        (kernels::cuda::takes_all([x, a]) && self.row_scale.is_none()).then_some((a, b))
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "rounding is meant")]
+    fn scaling_f32(&self) -> f32 {
+        self.scaling as f32
+    }
 }
 
 /// `row_scale ∘ y + scaling · (x Aᵀ) Bᵀ` for a fresh `y`.
 pub(crate) fn add_branch(y: Tensor, x: &Tensor, branch: LowRank<'_>) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if let Some((a, b)) = branch.for_cuda(x) {
+        let down = kernels::cuda::product(x, &a.t()?, branch.scaling_f32(), x.dtype())?;
+        kernels::cuda::add_product(&y, &down, &b.t()?, 1.0)?;
+        return Ok(y);
+    }
     let y = match branch.row_scale {
         Some(scale) => y.broadcast_mul(&scale.to_dtype(y.dtype())?)?,
         None => y,
     };
-    add_into(y, &low_rank(x, branch.a, branch.b, branch.scaling)?)
+    let (a, b) = match branch.rounded {
+        Some([a, b]) if a.dtype() == x.dtype() => (a, b),
+        _ => (branch.a, branch.b),
+    };
+    add_into(y, &low_rank(x, a, b, branch.scaling)?)
 }
 
 /// `scale · (x Aᵀ) Bᵀ` for `a` of shape (rank, in) and `b` of shape (out, rank): the branch that
@@ -102,7 +133,7 @@ pub fn low_rank(x: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Result<Tensor
 
 /// `y + x` for a fresh `y`, which gives its memory to the result.
 ///
-/// `y` must have no other holder: on the CPU it is overwritten.
+/// `y` must have no other holder: on the CPU and on NVIDIA GPUs it is overwritten.
 ///
 /// # Errors
 ///
@@ -110,10 +141,14 @@ pub fn low_rank(x: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Result<Tensor
 pub(crate) fn add_into(y: Tensor, x: &Tensor) -> Result<Tensor> {
     if kernels::takes(&y) && kernels::takes(x) {
         kernels::add_assign(&y, x)?;
-        Ok(y)
-    } else {
-        y + x
+        return Ok(y);
     }
+    #[cfg(feature = "cuda")]
+    if kernels::cuda::takes_all([&y, x]) && y.dims() == x.dims() {
+        kernels::cuda::add_assign(&y, x)?;
+        return Ok(y);
+    }
+    y + x
 }
 
 /// The gradients of [`low_rank`].
@@ -148,6 +183,38 @@ pub fn low_rank_backward(
         x: linear_backward(&through_b, a)?.to_dtype(x.dtype())?,
         a: linear_weight_backward(&through_b, &wide)?,
         b: linear_weight_backward(&dy, &down)?,
+    })
+}
+
+/// [`low_rank_backward`] of a branch whose map has `dx` for the gradient of its input: the gradient of both
+/// with respect to `x`, which takes the memory of `dx`.
+///
+/// # Errors
+///
+/// When shapes do not fit.
+pub(crate) fn branch_backward(
+    dx: Tensor,
+    x: &Tensor,
+    branch: LowRank<'_>,
+    dy: &Tensor,
+) -> Result<LowRankGradients> {
+    #[cfg(feature = "cuda")]
+    if let Some((a, b)) = branch.for_cuda(x) {
+        use kernels::cuda::{add_product, product};
+        let (scale, dtype) = (branch.scaling_f32(), x.dtype());
+        let down = product(x, &a.t()?, scale, dtype)?;
+        let through_b = product(dy, b, scale, dtype)?;
+        add_product(&dx, &through_b, a, 1.0)?;
+        return Ok(LowRankGradients {
+            x: dx,
+            a: product(&through_b.t()?, x, 1.0, DType::F32)?,
+            b: product(&dy.t()?, &down, 1.0, DType::F32)?,
+        });
+    }
+    let found = low_rank_backward(x, branch.a, branch.b, branch.scaling, dy)?;
+    Ok(LowRankGradients {
+        x: add_into(dx, &found.x)?,
+        ..found
     })
 }
 

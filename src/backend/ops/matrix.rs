@@ -2,7 +2,9 @@
 
 use super::affine::AffineWeight;
 use super::blocks::BlockWeight;
-use super::linear::{linear, linear_backward};
+use super::linear::{add_into, linear, linear_backward};
+#[cfg(feature = "cuda")]
+use crate::backend::kernels;
 use candle_core::{DType, Result, Tensor};
 use std::sync::Arc;
 
@@ -100,6 +102,19 @@ impl Matrix {
             Self::Dense(weight) => linear_backward(dy, weight),
             Self::Affine(weight) => weight.backward(dy),
             Self::Blocks(weight) => weight.backward(dy),
+        }
+    }
+
+    /// `dx` and [`backward`](Self::backward), in the memory of `dx`, which has no other holder.
+    pub(crate) fn backward_onto(&self, dx: Option<Tensor>, dy: &Tensor) -> Result<Tensor> {
+        match (dx, self) {
+            (None, _) => self.backward(dy),
+            #[cfg(feature = "cuda")]
+            (Some(dx), Self::Dense(weight)) if kernels::cuda::takes_all([&dx, dy, weight]) => {
+                kernels::cuda::add_product(&dx, dy, weight, 1.0)?;
+                Ok(dx)
+            }
+            (Some(dx), _) => add_into(dx, &self.backward(dy)?),
         }
     }
 

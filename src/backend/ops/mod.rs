@@ -19,11 +19,14 @@ pub mod cross_entropy;
 #[cfg(feature = "cuda")]
 pub(crate) mod decode;
 pub mod dropout;
+pub(crate) mod heads;
 pub mod int8;
 pub mod linear;
 pub mod matrix;
+pub(crate) mod most_likely;
 pub mod rms_norm;
 pub mod rope;
+pub(crate) mod rows;
 pub(crate) mod step;
 pub mod swiglu;
 

@@ -1,5 +1,6 @@
 //! Root-mean-square layer normalisation (Zhang & Sennrich, 2019, <https://arxiv.org/abs/1910.07467>).
 
+use super::linear::add_into;
 use crate::backend::kernels;
 use candle_core::{D, DType, Result, Tensor};
 
@@ -10,12 +11,40 @@ use candle_core::{D, DType, Result, Tensor};
 /// # Errors
 ///
 /// When shapes or dtypes do not fit.
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if kernels::cuda::takes_all([x, weight]) {
+        return kernels::cuda::rms_norm(x, weight, narrow(eps));
+    }
+    candle_nn::ops::rms_norm(x, weight, narrow(eps))
+}
+
 #[allow(
     clippy::cast_possible_truncation,
     reason = "an epsilon such as 1e-6 fits f32"
 )]
-pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
-    candle_nn::ops::rms_norm(x, weight, eps as f32)
+fn narrow(eps: f64) -> f32 {
+    eps as f32
+}
+
+/// `x + y` for a fresh `x`, as [`add_into`] takes it, and its [`rms_norm`].
+///
+/// # Errors
+///
+/// When shapes or dtypes do not fit.
+pub(crate) fn add_rms_norm(
+    x: Tensor,
+    y: &Tensor,
+    weight: &Tensor,
+    eps: f64,
+) -> Result<(Tensor, Tensor)> {
+    #[cfg(feature = "cuda")]
+    if kernels::cuda::takes_all([&x, y, weight]) {
+        return kernels::cuda::norm_sum(&x, y, weight, narrow(eps));
+    }
+    let sum = add_into(x, y)?;
+    let normed = rms_norm(&sum, weight, eps)?;
+    Ok((sum, normed))
 }
 
 /// The gradient of [`rms_norm`] with respect to `x`, computed in `f32`. The weight is frozen.
@@ -29,6 +58,10 @@ pub fn rms_norm_backward(x: &Tensor, weight: &Tensor, eps: f64, dy: &Tensor) -> 
     if [x, weight, dy].into_iter().all(kernels::takes) {
         return kernels::rms_norm_backward(x, weight, eps, dy);
     }
+    #[cfg(feature = "cuda")]
+    if kernels::cuda::takes_all([x, weight, dy]) {
+        return kernels::cuda::rms_norm_backward(x, weight, narrow(eps), dy, None);
+    }
     let dtype = x.dtype();
     let x = x.to_dtype(DType::F32)?;
     let inverse = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?.recip()?;
@@ -40,6 +73,25 @@ pub fn rms_norm_backward(x: &Tensor, weight: &Tensor, eps: f64, dy: &Tensor) -> 
     (g - normed.broadcast_mul(&along)?)?
         .broadcast_mul(&inverse)?
         .to_dtype(dtype)
+}
+
+/// [`rms_norm_backward`] and `more`, what else the gradient of `x` is made of.
+///
+/// # Errors
+///
+/// When shapes or dtypes do not fit.
+pub(crate) fn rms_norm_backward_add(
+    x: &Tensor,
+    weight: &Tensor,
+    eps: f64,
+    dy: &Tensor,
+    more: &Tensor,
+) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if kernels::cuda::takes_all([x, weight, dy, more]) {
+        return kernels::cuda::rms_norm_backward(x, weight, narrow(eps), dy, Some(more));
+    }
+    add_into(rms_norm_backward(x, weight, eps, dy)?, more)
 }
 
 /// The gradient of [`rms_norm`] with respect to the weight, in `f32`: the sum of `dy · x̂` over all rows.

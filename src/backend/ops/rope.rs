@@ -28,6 +28,11 @@ impl Rotation {
     pub(crate) fn parts(&self) -> (&Tensor, &Tensor) {
         (&self.cos, &self.sin)
     }
+
+    /// The size of the heads that it rotates.
+    pub(crate) fn head_dim(&self) -> Result<usize> {
+        Ok(2 * self.cos.dim(1)?)
+    }
 }
 
 impl RopeTable {

@@ -12,6 +12,10 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     if kernels::takes(gate) && kernels::takes(up) {
         return kernels::swiglu(gate, up);
     }
+    #[cfg(feature = "cuda")]
+    if kernels::cuda::takes_all([gate, up]) {
+        return kernels::cuda::swiglu(gate, up);
+    }
     gate.silu()? * up
 }
 
@@ -25,6 +29,10 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 pub fn swiglu_backward(gate: &Tensor, up: &Tensor, dy: &Tensor) -> Result<(Tensor, Tensor)> {
     if [gate, up, dy].into_iter().all(kernels::takes) {
         return kernels::swiglu_backward(gate, up, dy);
+    }
+    #[cfg(feature = "cuda")]
+    if kernels::cuda::takes_all([gate, up, dy]) {
+        return kernels::cuda::swiglu_backward(gate, up, dy);
     }
     let dtype = gate.dtype();
     let gate = gate.to_dtype(DType::F32)?;

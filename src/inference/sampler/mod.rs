@@ -102,6 +102,11 @@ impl Sampler {
         self.options.temperature <= 0.0
     }
 
+    /// Whether the most likely token is taken as the model has it, without biases and penalties.
+    pub(super) fn takes_most_likely(&self) -> bool {
+        self.is_greedy() && !penalties::is_on(&self.options)
+    }
+
     /// The next token, drawn from `logits`, one per token of the vocabulary.
     ///
     /// A logit of negative infinity masks its token. `history` is the prompt and the generated

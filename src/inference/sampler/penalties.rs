@@ -31,11 +31,11 @@ pub(super) fn apply<'a>(
     history: &[u32],
     scratch: &'a mut Scratch,
 ) -> Result<&'a [f32]> {
-    let penalises = penalises(options);
-    let dry = options.dry_multiplier > 0.0;
-    if options.logit_bias.is_empty() && !penalises && !dry {
+    if !is_on(options) {
         return Ok(logits);
     }
+    let penalises = penalises(options);
+    let dry = options.dry_multiplier > 0.0;
     let size = logits.len();
     let is_outside = |id: &&u32| **id as usize >= size;
     let outside = |name, id| {
@@ -65,6 +65,11 @@ pub(super) fn apply<'a>(
         dry::penalise(options, window, &mut scratch.tally, &mut scratch.logits);
     }
     Ok(&scratch.logits)
+}
+
+/// Whether anything is changed.
+pub(super) fn is_on(options: &SamplingOptions) -> bool {
+    !options.logit_bias.is_empty() || penalises(options) || options.dry_multiplier > 0.0
 }
 
 fn penalises(options: &SamplingOptions) -> bool {

@@ -6,16 +6,22 @@
 use super::adapted::Adapted;
 use super::dropout::Dropout;
 use super::gradients::{Gradients, Parameter};
-use super::layer::{Activations, DecoderLayer, merge};
+use super::layer::{Activations, DecoderLayer};
 use super::{Decoder, Pass, Place};
 use crate::backend::ops::attention::attention_backward;
 use crate::backend::ops::cross_entropy::{
     LossOptions, cross_entropy_with_gradient, negative_log_likelihood,
 };
-use crate::backend::ops::linear::{add_into, linear_weight_backward, low_rank, low_rank_backward};
-use crate::backend::ops::matrix::Matrix;
-use crate::backend::ops::rms_norm::{rms_norm, rms_norm_backward, rms_norm_weight_backward};
+use crate::backend::ops::heads::{merge, split, split_rotated_backward};
+use crate::backend::ops::linear::{
+    LowRank, LowRankGradients, add_into, branch_backward, linear_weight_backward, low_rank,
+    low_rank_backward,
+};
+use crate::backend::ops::rms_norm::{
+    rms_norm, rms_norm_backward, rms_norm_backward_add, rms_norm_weight_backward,
+};
 use crate::backend::ops::rope::rope_backward;
+use crate::backend::ops::rows::place_rows;
 use crate::backend::ops::swiglu::swiglu_backward;
 use crate::cancel::CancelHandle;
 use crate::error::{Error, Result};
@@ -125,12 +131,10 @@ impl Decoder {
 
         let mut gradients = trained.gradients();
         let selected = x.index_select(&batch.positions, 0)?;
-        let shape = x;
+        let tokens = x.dim(0)?;
         let (loss, dselected) = self.head_backward(&selected, batch, objective, &mut gradients)?;
-        let mut dx = shape
-            .zeros_like()?
-            .index_add(&batch.positions, &dselected, 0)?;
-        drop((shape, selected, dselected));
+        let mut dx = place_rows(&dselected, &batch.positions, tokens)?;
+        drop((x, selected, dselected));
 
         let layers = self.layers.get(first..).unwrap_or_default();
         for (layer, kept) in layers.iter().zip(kept).rev() {
@@ -221,19 +225,21 @@ impl Backward<'_> {
     fn layer(&mut self, kept: &Activations, dy: &Tensor) -> candle_core::Result<Tensor> {
         let (layer, pass) = (self.layer, self.pass);
         let index = layer.index;
-        let dactivated = self.input_of(Projection::Down, &kept.activated, dy)?;
+        let dactivated = self.input_of(Projection::Down, &kept.activated, dy, None)?;
         let (dgate, dup) = swiglu_backward(&kept.gate, &kept.up, &dactivated)?;
-        let dpost_normed = add_into(
-            self.input_of(Projection::Gate, &kept.post_normed, &dgate)?,
-            &self.input_of(Projection::Up, &kept.post_normed, &dup)?,
-        )?;
+        let dpost_normed = self.input_of(Projection::Gate, &kept.post_normed, &dgate, None)?;
+        let dpost_normed =
+            self.input_of(Projection::Up, &kept.post_normed, &dup, Some(dpost_normed))?;
         self.norm(Place::PostNorm(index), &kept.residual, &dpost_normed)?;
-        let dresidual = add_into(
-            rms_norm_backward(&kept.residual, &layer.post_norm, layer.eps, &dpost_normed)?,
+        let dresidual = rms_norm_backward_add(
+            &kept.residual,
+            &layer.post_norm,
+            layer.eps,
+            &dpost_normed,
             dy,
         )?;
 
-        let dcontext = self.input_of(Projection::Output, &kept.context, &dresidual)?;
+        let dcontext = self.input_of(Projection::Output, &kept.context, &dresidual, None)?;
         let (mut dqs, mut dks, mut dvs) = (vec![], vec![], vec![]);
         for (segment, heads) in pass.segments.iter().zip(&kept.heads) {
             let dcontext = pass.part(segment, &dcontext)?;
@@ -243,31 +249,33 @@ impl Backward<'_> {
                 &heads.v,
                 segment.plan(layer.window)?,
                 &heads.attended,
-                &layer.split(&dcontext, layer.heads, segment)?,
+                &split(&dcontext, segment.batch, layer.head_dim)?,
             )?;
-            let mut dq = rope_backward(&dq, &segment.rotation)?;
-            let mut dk = rope_backward(&dk, &segment.rotation)?;
-            if let (Some(norms), Some((q, k))) = (&layer.head_norms, &heads.unnormed) {
-                self.norm(Place::QueryNorm(index), q, &dq)?;
-                self.norm(Place::KeyNorm(index), k, &dk)?;
-                dq = rms_norm_backward(q, &norms.query, layer.eps, &dq)?;
-                dk = rms_norm_backward(k, &norms.key, layer.eps, &dk)?;
-            }
-            dqs.push(merge(&dq)?);
-            dks.push(merge(&dk)?);
-            dvs.push(merge(&dv)?);
+            let [dq, dk, dv] = match (&layer.head_norms, &heads.unnormed) {
+                (Some(norms), Some((q, k))) => {
+                    let dq = rope_backward(&dq, &segment.rotation)?;
+                    let dk = rope_backward(&dk, &segment.rotation)?;
+                    self.norm(Place::QueryNorm(index), q, &dq)?;
+                    self.norm(Place::KeyNorm(index), k, &dk)?;
+                    let dq = rms_norm_backward(q, &norms.query, layer.eps, &dq)?;
+                    let dk = rms_norm_backward(k, &norms.key, layer.eps, &dk)?;
+                    [merge(&dq)?, merge(&dk)?, merge(&dv)?]
+                }
+                _ => split_rotated_backward([&dq, &dk, &dv], &segment.rotation)?,
+            };
+            dqs.push(dq);
+            dks.push(dk);
+            dvs.push(dv);
         }
         let (dq, dk) = (Pass::join(dqs)?, Pass::join(dks)?);
         let dv = Pass::join(dvs)?;
-        let mut dnormed = self.input_of(Projection::Query, &kept.normed, &dq)?;
+        let mut dnormed = self.input_of(Projection::Query, &kept.normed, &dq, None)?;
         for (projection, dy) in [(Projection::Key, dk), (Projection::Value, dv)] {
-            dnormed = add_into(dnormed, &self.input_of(projection, &kept.normed, &dy)?)?;
+            dnormed = self.input_of(projection, &kept.normed, &dy, Some(dnormed))?;
         }
         self.norm(Place::InputNorm(index), &kept.input, &dnormed)?;
-        add_into(
-            rms_norm_backward(&kept.input, &layer.input_norm, layer.eps, &dnormed)?,
-            &dresidual,
-        )
+        let (x, norm) = (&kept.input, &layer.input_norm);
+        rms_norm_backward_add(x, norm, layer.eps, &dnormed, &dresidual)
     }
 
     fn norm(&mut self, place: Place, x: &Tensor, dy: &Tensor) -> candle_core::Result<()> {
@@ -277,12 +285,14 @@ impl Backward<'_> {
         })
     }
 
-    /// The gradient of the projection's input `x`, for the gradient `dy` of its result.
+    /// The gradient of the projection's input `x`, for the gradient `dy` of its result, and `dx`: what others
+    /// add to it, which has no other holder.
     fn input_of(
         &mut self,
         projection: Projection,
         x: &Tensor,
         dy: &Tensor,
+        dx: Option<Tensor>,
     ) -> candle_core::Result<Tensor> {
         let index = self.layer.index;
         self.gradients
@@ -295,8 +305,8 @@ impl Backward<'_> {
             })?;
         let weight = &self.layer.linears[projection as usize].weight;
         match self.adapter.and_then(|a| a[projection as usize].as_ref()) {
-            None => weight.backward(dy),
-            Some(branch) => self.branch(projection, branch, weight, x, dy),
+            None => weight.backward_onto(dx, dy),
+            Some(branch) => self.branch(projection, branch, x, dy, dx),
         }
     }
 
@@ -305,11 +315,12 @@ impl Backward<'_> {
         &mut self,
         projection: Projection,
         branch: &Branch,
-        weight: &Matrix,
         x: &Tensor,
         dy: &Tensor,
+        dx: Option<Tensor>,
     ) -> candle_core::Result<Tensor> {
         let index = self.layer.index;
+        let weight = &self.layer.linears[projection as usize].weight;
         let mask = match self.dropout {
             Some(dropout) => Some(dropout.mask(index, projection, x)?),
             None => None,
@@ -318,32 +329,44 @@ impl Backward<'_> {
             Some(mask) => (x * mask)?,
             None => x.clone(),
         };
-        let (a, scaling) = (&branch.a, branch.scaling);
+        let mut factors = branch.low_rank();
         let scaled;
-        let (b, dy) = match (&branch.dora, &branch.row_scale) {
+        let dy = match (&branch.dora, &branch.row_scale) {
             (Some(dora), Some(row_scale)) => {
                 // With u = W x + scaling · B A x the result is m u / norm, where the norm counts as a
                 // constant (section 4.3 of the paper).
                 let u = weight.forward(x)?;
-                let u = (u + low_rank(&dropped, a, &dora.b, scaling)?)?;
+                let u = (u + low_rank(&dropped, &branch.a, &dora.b, branch.scaling)?)?;
                 let dm = (dy.to_dtype(DType::F32)? * u.to_dtype(DType::F32)?)?.sum(0)?;
                 let magnitude = Parameter::Branch(index, projection, Part::Magnitude);
                 self.gradients.add(magnitude, (dm / &dora.norm)?)?;
                 scaled = dy.broadcast_mul(&row_scale.to_dtype(dy.dtype())?)?;
-                (&dora.b, &scaled)
+                factors = LowRank {
+                    b: &dora.b,
+                    row_scale: None,
+                    ..factors
+                };
+                &scaled
             }
-            _ => (&branch.b, dy),
+            _ => dy,
         };
-        let found = low_rank_backward(&dropped, a, b, scaling, dy)?;
+        let dx = weight.backward_onto(dx, dy)?;
+        let found = match mask {
+            None => branch_backward(dx, x, factors, dy)?,
+            Some(mask) => {
+                let LowRank { a, b, scaling, .. } = factors;
+                let found = low_rank_backward(&dropped, a, b, scaling, dy)?;
+                LowRankGradients {
+                    x: add_into(dx, &(found.x * mask)?)?,
+                    ..found
+                }
+            }
+        };
         for (part, gradient) in [(Part::A, found.a), (Part::B, found.b)] {
             self.gradients
                 .add(Parameter::Branch(index, projection, part), gradient)?;
         }
-        let dx = weight.backward(dy)?;
-        match mask {
-            Some(mask) => add_into(dx, &(found.x * mask)?),
-            None => add_into(dx, &found.x),
-        }
+        Ok(found.x)
     }
 }
 

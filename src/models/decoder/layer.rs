@@ -4,9 +4,10 @@ use super::adapted::Adapted;
 use super::linear::Linear;
 use super::{KvCache, Pass, Place, Segment};
 use crate::backend::ops::attention::attention;
+use crate::backend::ops::heads::{merge, split, split_rotated};
 use crate::backend::ops::linear::add_into;
 use crate::backend::ops::matrix::Matrix;
-use crate::backend::ops::rms_norm::rms_norm;
+use crate::backend::ops::rms_norm::{add_rms_norm, rms_norm};
 use crate::backend::ops::rope::rope;
 use crate::backend::ops::swiglu::swiglu;
 use crate::models::Projection;
@@ -20,7 +21,9 @@ pub(super) struct DecoderLayer {
     pub head_norms: Option<HeadNorms>,
     /// By [`Projection`].
     pub linears: Vec<Linear>,
+    #[allow(dead_code, reason = "read where a token has kernels of its own")]
     pub heads: usize,
+    #[allow(dead_code, reason = "as `heads`")]
     pub kv_heads: usize,
     pub head_dim: usize,
     pub eps: f64,
@@ -105,9 +108,8 @@ impl DecoderLayer {
             heads.push(attention);
         }
         let context = Pass::join(contexts)?;
-        let residual = add_into(project(Projection::Output, &context)?, x)?;
-
-        let post_normed = rms_norm(&residual, &self.post_norm, self.eps)?;
+        let attended = project(Projection::Output, &context)?;
+        let (residual, post_normed) = add_rms_norm(attended, x, &self.post_norm, self.eps)?;
         let gate = project(Projection::Gate, &post_normed)?;
         let up = project(Projection::Up, &post_normed)?;
         let activated = swiglu(&gate, &up)?;
@@ -135,19 +137,22 @@ impl DecoderLayer {
         segment: &Segment,
         cache: Option<&mut KvCache>,
     ) -> Result<Heads> {
-        let mut q = self.split(q, self.heads, segment)?;
-        let mut k = self.split(k, self.kv_heads, segment)?;
-        let v = self.split(v, self.kv_heads, segment)?;
-        let mut unnormed = None;
-        if let Some(norms) = &self.head_norms {
-            let normed = (
-                rms_norm(&q, &norms.query, self.eps)?,
-                rms_norm(&k, &norms.key, self.eps)?,
-            );
-            unnormed = Some((q, k));
-            (q, k) = normed;
-        }
-        let (q, k) = (rope(&q, &segment.rotation)?, rope(&k, &segment.rotation)?);
+        let Segment {
+            batch, rotation, ..
+        } = segment;
+        let (unnormed, [q, k, v]) = match &self.head_norms {
+            None => (None, split_rotated([q, k, v], rotation, *batch)?),
+            Some(norms) => {
+                let heads = |x| split(x, *batch, self.head_dim);
+                let (q, k, v) = (heads(q)?, heads(k)?, heads(v)?);
+                let turned = [
+                    rope(&rms_norm(&q, &norms.query, self.eps)?, rotation)?,
+                    rope(&rms_norm(&k, &norms.key, self.eps)?, rotation)?,
+                    v,
+                ];
+                (Some((q, k)), turned)
+            }
+        };
         let (all_k, all_v) = match cache {
             Some(cache) => cache.append(self.index, &k, &v)?,
             None => (k.clone(), v.clone()),
@@ -178,24 +183,4 @@ impl DecoderLayer {
             _ => {}
         }
     }
-
-    /// (tokens, heads · d) to (batch, heads, n, d).
-    pub(super) fn split(&self, x: &Tensor, heads: usize, segment: &Segment) -> Result<Tensor> {
-        let Segment { batch, len, .. } = *segment;
-        let shape = (batch, heads, len, self.head_dim);
-        x.reshape((batch, len, heads, self.head_dim))?
-            .transpose(1, 2)?
-            .contiguous()?
-            // One head is contiguous as it is, but with strides of the wrong dimension for Metal's
-            // matrix product, which takes the last but two for that of the batch.
-            .reshape(shape)
-    }
-}
-
-/// (batch, heads, n, d) to (tokens, heads · d).
-pub(super) fn merge(x: &Tensor) -> Result<Tensor> {
-    let (batch, heads, len, head_dim) = x.dims4()?;
-    x.transpose(1, 2)?
-        .contiguous()?
-        .reshape((batch * len, heads * head_dim))
 }

@@ -1,12 +1,14 @@
 //! What computes element by element or row by row.
 
 use super::super::dropout::dropout_mask;
-use super::super::linear::add_into;
-use super::super::rms_norm::{rms_norm, rms_norm_backward};
+use super::super::heads::{merge, split, split_rotated, split_rotated_backward};
+use super::super::linear::{add_bias, add_into};
+use super::super::rms_norm::{add_rms_norm, rms_norm, rms_norm_backward, rms_norm_backward_add};
 use super::super::rope::{RopeTable, rope, rope_backward};
+use super::super::rows::place_rows;
 use super::super::swiglu::{swiglu, swiglu_backward};
 use crate::backend::testing::{Layout, device, on_both, read};
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 
 const CONTIGUOUS: [Layout; 2] = [Layout::Whole, Layout::Offset];
 const ANY: [Layout; 4] = [
@@ -17,12 +19,14 @@ const ANY: [Layout; 4] = [
 ];
 
 /// (rows, features)
-const SIZES: [[usize; 2]; 7] = [
+const SIZES: [[usize; 2]; 9] = [
     [1, 1],
     [1, 65],
     [3, 33],
     [33, 3],
     [65, 65],
+    [33, 64],
+    [5, 896],
     [3, 1025],
     [1, 6144],
 ];
@@ -37,7 +41,13 @@ fn rms_norm_of_rows() {
         on_both(&name, &CONTIGUOUS, |make| {
             let x = make.tensor(&[rows, features], 1);
             let weight = make.tensor(&[features], 2);
-            Ok([("y", rms_norm(&x, &weight, EPS)?)])
+            let more = (make.tensor(&[rows, features], 3) * 2.0)?;
+            let (sum, normed) = add_rms_norm(more.force_contiguous()?, &x, &weight, EPS)?;
+            Ok([
+                ("y", rms_norm(&x, &weight, EPS)?),
+                ("sum", sum),
+                ("y of the sum", normed),
+            ])
         });
         // One feature is its own root mean square: its gradient is nothing but rounding.
         if features == 1 {
@@ -49,7 +59,9 @@ fn rms_norm_of_rows() {
             let dy = make.tensor(&[rows, features], 3);
             let dx = rms_norm_backward(&x, &weight, EPS, &dy)?;
             assert_eq!(dx.dtype(), x.dtype());
-            Ok([("dx", dx)])
+            let more = make.tensor(&[rows, features], 4);
+            let with_more = rms_norm_backward_add(&x, &weight, EPS, &dy, &more)?;
+            Ok([("dx", dx), ("dx and more", with_more)])
         });
     }
 }
@@ -81,7 +93,63 @@ fn a_sum_into_a_fresh_tensor() {
             let x = make.tensor(&[rows, features], 1);
             let fresh = (make.tensor(&[rows, features], 2) * 2.0)?;
             let sum = add_into(fresh, &x)?;
-            Ok([("sum", sum), ("x as before", x)])
+            let bias = make.tensor(&[features], 3);
+            let fresh = (make.tensor(&[rows, features], 4) * 2.0)?;
+            let biased = add_bias(fresh, Some(&bias))?;
+            Ok([("sum", sum), ("x as before", x), ("with a bias", biased)])
+        });
+    }
+}
+
+#[test]
+fn rows_at_their_places() {
+    for [rows, features] in SIZES {
+        on_both(&format!("{rows} rows of {features}"), &CONTIGUOUS, |make| {
+            let x = make.tensor(&[rows, features], 1);
+            let last = u32::try_from(2 * rows).unwrap();
+            let positions: Vec<u32> = (0..last).rev().step_by(2).collect();
+            let positions = Tensor::new(positions, make.device)?;
+            Ok([("placed", place_rows(&x, &positions, 2 * rows + 1)?)])
+        });
+    }
+}
+
+#[test]
+fn heads_of_rows() {
+    // (batch, positions, heads, key heads, head_dim)
+    for [batch, len, heads, kv_heads, dim] in [
+        [1, 1, 1, 1, 32],
+        [2, 5, 4, 2, 64],
+        [1, 33, 14, 2, 64],
+        [3, 7, 3, 1, 80],
+        [2, 3, 2, 1, 6],
+    ] {
+        let name = format!("{batch} x {len} rows of {heads}/{kv_heads} heads of {dim}");
+        on_both(&name, &CONTIGUOUS, |make| {
+            #[allow(clippy::cast_precision_loss, reason = "half a head fits f32")]
+            let inv_freq = (0..dim / 2).map(|i| 0.7f32.powf(i as f32)).collect();
+            let table = RopeTable::new(inv_freq, 1.2, make.dtype, make.device);
+            let rotation = table.rotation(5, len)?;
+            let rows = |heads, seed| make.tensor(&[batch * len, heads * dim], seed);
+            let parts = [rows(heads, 1), rows(kv_heads, 2), rows(kv_heads, 3)];
+            let [q, k, v] = split_rotated(parts.each_ref(), &rotation, batch)?;
+            let heads_of = |heads, seed| make.tensor(&[batch, heads, len, dim], seed);
+            let dy = [
+                heads_of(heads, 4),
+                heads_of(kv_heads, 5),
+                heads_of(kv_heads, 6),
+            ];
+            let [dq, dk, dv] = split_rotated_backward(dy.each_ref(), &rotation)?;
+            Ok([
+                ("q", q),
+                ("k", k),
+                ("v", v),
+                ("dq", dq),
+                ("dk", dk),
+                ("dv", dv),
+                ("split", split(&parts[0], batch, dim)?),
+                ("merged", merge(&dy[0])?),
+            ])
         });
     }
 }

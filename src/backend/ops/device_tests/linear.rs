@@ -1,6 +1,9 @@
-use super::super::linear::{linear, low_rank, low_rank_backward};
+use super::super::linear::{
+    LowRank, add_branch, branch_backward, linear, low_rank, low_rank_backward,
+};
+use super::super::matrix::Matrix;
 use crate::backend::testing::{Layout, on_both};
-use candle_core::Result;
+use candle_core::{Result, Tensor};
 
 /// What a matrix product takes on every device. Columns out of wider rows are not among it; the
 /// decoder has none, as every input of a linear map comes from an operation that makes it anew.
@@ -57,6 +60,39 @@ fn a_low_rank_branch() {
                 ("da", gradients.a),
                 ("db", gradients.b),
             ])
+        });
+    }
+}
+
+/// A and B in 16 bits beside those in 32, as adapters have them on some devices.
+#[test]
+fn a_branch_beside_its_map() {
+    for ([rows, input, output], rank) in [[3, 65, 33], [33, 64, 136], [130, 896, 64]]
+        .into_iter()
+        .flat_map(|size| [1, 8].map(|rank| (size, rank)))
+    {
+        let name = format!("{rows} rows, {input} to {output}, rank {rank}");
+        on_both(&name, &[Layout::Whole, Layout::Offset], |make| {
+            let x = make.tensor(&[rows, input], 1);
+            let weight = make.tensor(&[output, input], 2);
+            let (a, b) = (make.wide(&[rank, input], 3), make.wide(&[output, rank], 4));
+            let packed = Tensor::cat(&[a.flatten_all()?, b.flatten_all()?], 0)?;
+            let rounded = [a.to_dtype(make.dtype)?, b.to_dtype(make.dtype)?];
+            let branch = LowRank {
+                a: &a,
+                b: &b,
+                packed: &packed,
+                scaling: 1.5,
+                row_scale: None,
+                rounded: Some(&rounded),
+            };
+            let dy = make.tensor(&[rows, output], 5);
+            let y = add_branch(linear(&x, &weight, None)?, &x, branch)?;
+            let weight = Matrix::Dense(weight);
+            let dx = weight.backward_onto(Some((&x * 2.0)?), &dy)?;
+            let found = branch_backward(dx, &x, branch, &dy)?;
+            assert_eq!(found.x.dtype(), x.dtype());
+            Ok([("y", y), ("dx", found.x), ("da", found.a), ("db", found.b)])
         });
     }
 }
