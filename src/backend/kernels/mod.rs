@@ -29,7 +29,7 @@ pub(super) use affine::affine_dequantize;
 pub(super) use affine_few_rows::{AFFINE_ROWS, affine_few_rows};
 pub(super) use blocks::{block_few_rows, decode_all, decode_rows};
 pub(super) use cross_entropy::softmax_cross_entropy;
-pub(super) use gemm::{dense_backward, dense_outer, dense_product, takes_product};
+pub(super) use gemm::{dense_backward, dense_outer, dense_product, takes_product, takes_products};
 pub(super) use int8::{dequantize, takes_codes};
 pub(super) use linear::{FEW_ROWS, linear_few_rows};
 pub(super) use rms_norm::rms_norm_backward;

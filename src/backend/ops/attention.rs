@@ -5,6 +5,7 @@
 //! them is mostly not computed, and a single query needs no mask. The backward computes the
 //! probabilities again (as in FlashAttention, Dao et al., 2022, <https://arxiv.org/abs/2205.14135>).
 
+use super::batched::{times, times_transposed, transposed_times};
 use crate::backend::kernels;
 use candle_core::{D, DType, Device, Result, Tensor};
 
@@ -105,7 +106,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, plan: &AttentionPlan) -> Re
     let mut outputs = Vec::with_capacity(plan.blocks.len());
     for block in &plan.blocks {
         let probabilities = groups.probabilities(q, k, block)?;
-        let output = probabilities.to_dtype(v.dtype())?.matmul(&block.keys(v)?)?;
+        let output = times(&probabilities.to_dtype(v.dtype())?, &block.keys(v)?)?;
         outputs.push(groups.split(&output, block.len)?);
     }
     match <[Tensor; 1]>::try_from(outputs) {
@@ -136,17 +137,17 @@ pub fn attention_backward(
         let probabilities = groups.probabilities(q, k, block)?;
         let doutput = groups.merge(&doutput.narrow(2, block.start, block.len)?)?;
         let output = groups.merge(&output.narrow(2, block.start, block.len)?)?;
-        let value_part = probabilities.to_dtype(dtype)?.t()?.matmul(&doutput)?;
-        let dprobabilities = doutput.matmul(&block.keys(v)?.t()?)?;
+        let value_part = transposed_times(&probabilities.to_dtype(dtype)?, &doutput)?;
+        let dprobabilities = times_transposed(&doutput, &block.keys(v)?)?;
         // The gradient through the softmax: p · (dp - <p, dp>), where <p, dp> = <output, doutput>.
         let along = || {
             let along = (output.to_dtype(DType::F32)? * doutput.to_dtype(DType::F32)?)?;
             along.sum_keepdim(D::Minus1)
         };
         let dscores = groups.scores_gradient(probabilities, dprobabilities, along)?;
-        dqs.push(groups.split(&dscores.matmul(&block.keys(k)?)?, block.len)?);
+        dqs.push(groups.split(&times(&dscores, &block.keys(k)?)?, block.len)?);
         let queries = groups.merge(&q.narrow(2, block.start, block.len)?)?;
-        let key_part = dscores.t()?.matmul(&queries)?;
+        let key_part = transposed_times(&dscores, &queries)?;
         let keys = k.dim(2)?;
         dk = Some(block.accumulate(dk, &key_part, keys)?);
         dv = Some(block.accumulate(dv, &value_part, keys)?);
@@ -215,25 +216,26 @@ impl Groups {
         x.reshape((self.batch, self.kv_heads * self.per_kv, len, self.head_dim))
     }
 
-    /// Probabilities in `f32`, or on an NVIDIA GPU rounded to the dtype of `q`, of shape (batch, `kv_heads`, `per_kv` · len, keys).
+    /// Probabilities in `f32`, or on an NVIDIA GPU rounded to the dtype of `q`, of shape (batch, `kv_heads`,
+    /// `per_kv` · len, keys).
     fn probabilities(&self, q: &Tensor, k: &Tensor, block: &Block) -> Result<Tensor> {
         let queries = self.merge(&q.narrow(2, block.start, block.len)?)?;
-        let keys = block.keys(k)?.t()?;
+        let keys = block.keys(k)?;
         if kernels::takes(&queries) {
-            let scores = queries.matmul(&keys)?;
+            let scores = times_transposed(&queries, &keys)?;
             kernels::masked_softmax(&scores, block.mask.as_ref(), self.scale_f32())?;
             return Ok(scores);
         }
         #[cfg(feature = "cuda")]
         if queries.device().is_cuda() {
             let scores =
-                kernels::cuda::product(&queries, &keys, self.scale_f32(), queries.dtype())?;
+                kernels::cuda::product(&queries, &keys.t()?, self.scale_f32(), queries.dtype())?;
             kernels::cuda::attend(&scores, block.seen)?;
             return Ok(scores);
         }
         // Scaled before the product, which could overflow 16 bits.
         let scores = (queries * self.scale)?
-            .matmul(&keys)?
+            .matmul(&keys.t()?)?
             .to_dtype(DType::F32)?;
         let scores = match &block.mask {
             None => scores,

@@ -14,6 +14,7 @@
 pub(crate) mod adam;
 pub mod affine;
 pub mod attention;
+mod batched;
 pub mod blocks;
 pub mod cross_entropy;
 #[cfg(feature = "cuda")]

@@ -30,11 +30,14 @@ mod tests;
 mod tile;
 
 use blocked::Product;
-pub(in crate::backend) use tensors::{dense_backward, dense_outer, dense_product, takes_product};
+pub(in crate::backend) use tensors::{
+    dense_backward, dense_outer, dense_product, takes_product, takes_products,
+};
 
 use half::{bf16, f16};
 use pack::View;
 use simd::Number;
+use std::ops::Range;
 
 /// A matrix, row by row.
 #[derive(Clone, Copy)]
@@ -79,6 +82,15 @@ pub(super) fn outer(dy: &[f32], m: usize, n: usize, x: &[f32], k: usize, dw: &mu
 }
 
 impl Weights<'_> {
+    /// A part, which lies in the matrix.
+    fn part(self, range: Range<usize>) -> Self {
+        match self {
+            Self::F32(w) => Self::F32(&w[range]),
+            Self::F16(w) => Self::F16(&w[range]),
+            Self::Bf16(w) => Self::Bf16(&w[range]),
+        }
+    }
+
     /// `along` says whether the weights' rows lie along the depth.
     fn multiply(self, x: &[f32], along: bool, sizes: [usize; 3], y: &mut [f32], add: bool) {
         match self {
