@@ -10,7 +10,8 @@
 //! - `batch`: tokens per second of eight texts at once and of one, without their prompts.
 //! - `train`: tokens per second of LoRA steps, and the peak of resident memory.
 //!
-//! Where there are rounds the median counts; the first one warms up and does not.
+//! Where there are rounds the median counts; the first one warms up and does not. The clock is that of the wall
+//! or, for one thread on a busy machine, the CPU time of the process.
 
 use metal_candle::backend::{DTypePolicy, DeviceKind, memory, threads};
 use metal_candle::checkpoint::GgufType;
@@ -19,11 +20,14 @@ use metal_candle::training::Sample;
 use metal_candle::{
     Dataset, GenerateOptions, Generator, LoRATrainer, Model, ModelLoader, TrainOptions,
 };
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
 use std::collections::HashMap;
 use std::error::Error;
 use std::ops::ControlFlow;
 use std::str::FromStr;
-use std::time::Instant;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -55,6 +59,17 @@ impl Arguments {
     }
 }
 
+/// Seconds by the clock that was asked for.
+fn now(arguments: &Arguments) -> Result<f64> {
+    static START: OnceLock<Instant> = OnceLock::new();
+    if arguments.get::<String>("clock")? == "wall" {
+        return Ok(START.get_or_init(Instant::now).elapsed().as_secs_f64());
+    }
+    let used = getrusage(UsageWho::RUSAGE_SELF)?;
+    let microseconds = used.user_time().num_microseconds() + used.system_time().num_microseconds();
+    Ok(Duration::from_micros(microseconds.try_into()?).as_secs_f64())
+}
+
 fn load(arguments: &Arguments) -> Result<Model> {
     let loader = ModelLoader::new()
         .with_device(DeviceKind::from_name(&arguments.get::<String>("device")?)?)
@@ -76,18 +91,23 @@ fn greedy(max_tokens: usize) -> GenerateOptions {
     }
 }
 
-/// Seconds to the first token, and tokens per second after it.
-fn generate(model: &Model, prompt: usize, tokens: usize) -> Result<(f64, f64)> {
-    let mut generator = Generator::new(model);
-    let done = generator.generate_from_ids(&ids(0, prompt), &greedy(tokens), |_| {
+/// Generates, and gives the seconds to the first token and the tokens per second after it.
+fn generate(model: &Model, arguments: &Arguments, tokens: usize) -> Result<(f64, f64)> {
+    let prompt = ids(0, arguments.get("prompt")?);
+    let start = now(arguments)?;
+    let mut first = None;
+    let done = Generator::new(model).generate_from_ids(&prompt, &greedy(tokens), |_| {
+        first.get_or_insert_with(|| now(arguments));
         ControlFlow::Continue(())
     })?;
     if done.tokens.len() != tokens {
         return Err(format!("{} tokens instead of {tokens}", done.tokens.len()).into());
     }
+    let first = first.ok_or("no token")??;
+    #[allow(clippy::cast_precision_loss, reason = "a small number")]
     Ok((
-        done.time_to_first_token.as_secs_f64(),
-        done.tokens_per_second,
+        first - start,
+        (tokens - 1) as f64 / (now(arguments)? - first),
     ))
 }
 
@@ -103,7 +123,8 @@ fn median(rounds: usize, mut call: impl FnMut() -> Result<f64>) -> Result<f64> {
 }
 
 /// Tokens per second of so many texts at once, from the first token of the last of them on.
-fn batch(model: &Model, texts: usize, prompt: usize, tokens: usize) -> Result<f64> {
+fn batch(model: &Model, arguments: &Arguments, texts: usize) -> Result<f64> {
+    let (prompt, tokens) = (arguments.get("prompt")?, arguments.get("tokens")?);
     let mut batch = BatchGenerator::new(model, texts)?;
     for text in 0..texts {
         batch.push_ids(&ids(text, prompt), &greedy(tokens))?;
@@ -115,11 +136,11 @@ fn batch(model: &Model, texts: usize, prompt: usize, tokens: usize) -> Result<f6
         }
         begun += usize::from(chunk.index == 0);
         if begun == texts && start.is_none() {
-            start = Some(Instant::now());
+            start = Some(now(arguments));
         }
         ControlFlow::Continue(())
     });
-    let seconds = start.ok_or("a text did not begin")?.elapsed().as_secs_f64();
+    let seconds = now(arguments)? - start.ok_or("a text did not begin")??;
     for (_, result) in results {
         result?;
     }
@@ -140,41 +161,40 @@ fn train(model: &Model, arguments: &Arguments) -> Result<f64> {
     let data = Dataset::from_samples(samples.collect())?;
     let mut trainer = LoRATrainer::new(model, data, None, options)?;
     median(arguments.get("rounds")?, || {
-        let start = Instant::now();
+        let start = now(arguments)?;
         trainer.step()?;
         #[allow(clippy::cast_precision_loss, reason = "a small number")]
-        Ok((rows * length) as f64 / start.elapsed().as_secs_f64())
+        Ok((rows * length) as f64 / (now(arguments)? - start))
     })
 }
 
 fn measure(what: &str, arguments: &Arguments) -> Result<serde_json::Value> {
     threads::set_count(arguments.get("threads")?)?;
-    let start = Instant::now();
+    let start = now(arguments)?;
     let model = load(arguments)?;
-    let loaded = start.elapsed().as_secs_f64();
+    let loaded = now(arguments)? - start;
     let rounds = arguments.get("rounds")?;
-    let prompt = arguments.get("prompt")?;
+    let prompt: usize = arguments.get("prompt")?;
     let tokens = arguments.get("tokens")?;
     let mut found = match what {
         "decode" => {
-            let rate = median(rounds, || Ok(generate(&model, prompt, tokens)?.1))?;
+            let rate = median(rounds, || Ok(generate(&model, arguments, tokens)?.1))?;
             serde_json::json!({ "tokens_per_second": rate })
         }
         "prefill" => {
-            let seconds = median(rounds, || Ok(generate(&model, prompt, 1)?.0))?;
+            let seconds = median(rounds, || Ok(generate(&model, arguments, 1)?.0))?;
             #[allow(clippy::cast_precision_loss, reason = "a small number")]
             let rate = prompt as f64 / seconds;
             serde_json::json!({ "tokens_per_second": rate })
         }
         "start" => {
-            let start = Instant::now();
-            generate(&model, prompt, 1)?;
-            serde_json::json!({ "load_s": loaded, "first_token_s": start.elapsed().as_secs_f64() })
+            let (first, _) = generate(&model, arguments, 1)?;
+            serde_json::json!({ "load_s": loaded, "first_token_s": first })
         }
         "batch" => {
-            let one = median(rounds, || batch(&model, 1, prompt, tokens))?;
+            let one = median(rounds, || batch(&model, arguments, 1))?;
             let texts: usize = arguments.get("texts")?;
-            let many = median(rounds, || batch(&model, texts, prompt, tokens))?;
+            let many = median(rounds, || batch(&model, arguments, texts))?;
             serde_json::json!({ "tokens_per_second": many, "one": one })
         }
         "train" => serde_json::json!({ "tokens_per_second": train(&model, arguments)? }),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import importlib.metadata
 import platform
@@ -82,7 +83,7 @@ def ratio(entries: dict[str, Entry], line: Line) -> str:
     return f"{ours / best if line.more_is_better else best / ours:.2f} ×"
 
 
-def machine(threads: int) -> str:
+def machine(threads: int, clock: str) -> str:
     """The machine, the versions and the date, in a sentence or two."""
     cpu, features = platform.processor() or platform.machine(), ""
     info = Path("/proc/cpuinfo")
@@ -102,12 +103,12 @@ def machine(threads: int) -> str:
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     of = f", commit {commit}" if commit else ""
     return (
-        f"Measured on {time.strftime('%Y-%m-%d')}{of}: {cpu}{features}, {threads} threads, "
+        f"Measured on {time.strftime('%Y-%m-%d')}{of}: {cpu}{features}, {threads} threads, by the {clock} clock, "
         f"{platform.system()}; {', '.join(versions)}."
     )
 
 
-def render(chosen: list[cases.Case], results: Results, threads: int) -> str:
+def render(chosen: list[cases.Case], results: Results, options: argparse.Namespace) -> str:
     names = list(dict.fromkeys(name for case in chosen for name in results[case.name]))
     rows = [["", *names, "ours against the best"], ["---"] * (len(names) + 2)]
     for case in chosen:
@@ -116,7 +117,7 @@ def render(chosen: list[cases.Case], results: Results, threads: int) -> str:
             cells = [cell(entries.get(name), line.value) for name in names]
             rows.append([case.title + line.suffix, *cells, ratio(entries, line)])
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    return f"{machine(threads)}\n\n{table}"
+    return f"{machine(options.threads, options.clock)}\n\n{table}"
 
 
 def insert(file: Path, marker: str, text: str) -> None:

@@ -19,6 +19,7 @@ MODEL = Path("assets/tiny-coder")
 ALLOWED = 0.05
 OPTIONS = {
     "device": "cpu",
+    "clock": "wall",
     "dtype": "f32",
     "threads": 1,
     "rounds": 1,
