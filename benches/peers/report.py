@@ -86,6 +86,9 @@ def ratio(entries: dict[str, Entry], line: Line) -> str:
 def machine(threads: int, clock: str) -> str:
     """The machine, the versions and the date, in a sentence or two."""
     cpu, features = platform.processor() or platform.machine(), ""
+    if platform.system() == "Darwin":
+        brand = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        cpu = subprocess.run(brand, capture_output=True, text=True, check=False).stdout.strip()
     info = Path("/proc/cpuinfo")
     if info.exists():
         text = info.read_text(encoding="utf-8")
@@ -118,12 +121,3 @@ def render(chosen: list[cases.Case], results: Results, options: argparse.Namespa
             rows.append([case.title + line.suffix, *cells, ratio(entries, line)])
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     return f"{machine(options.threads, options.clock)}\n\n{table}"
-
-
-def insert(file: Path, marker: str, text: str) -> None:
-    """Puts the text between the two comments of that name."""
-    before, begin, rest = file.read_text(encoding="utf-8").partition(f"<!-- {marker} -->\n")
-    _, end, after = rest.partition(f"<!-- /{marker} -->")
-    if not begin or not end:
-        raise SystemExit(f"{file} has no markers {marker}")
-    file.write_text(f"{before}{begin}{text}\n{end}{after}", encoding="utf-8")

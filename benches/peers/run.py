@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import cases
+import document
 import report
 
 HERE = Path(__file__).parent
@@ -118,7 +119,7 @@ def main() -> None:
     print(table)
     # A part of it, or by another clock, is not what the file shows.
     if options.write and not options.only and options.clock == "wall":
-        report.insert(options.write, options.marker, table)
+        document.insert(options.write, options.marker, table)
     failed = [case.name for case in chosen if cases.OURS in case.entrants
               and cases.OURS in options.entrants and not results[case.name][cases.OURS].found]
     if failed:

@@ -15,7 +15,7 @@ while [ $# -gt 0 ]; do
         *) break ;;
     esac
 done
-export PYTHONDONTWRITEBYTECODE=1
+export PYTHONPATH=benches/common PYTHONDONTWRITEBYTECODE=1
 
 if [ -z "$venv" ]; then
     venv=$folder/venv
