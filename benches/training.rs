@@ -68,7 +68,7 @@ fn checkpoints(c: &mut Criterion) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("checkpoint");
     group.bench_function("save", |b| {
-        b.iter(|| trainer.save_checkpoint(&path).unwrap())
+        b.iter(|| trainer.save_checkpoint(&path).unwrap());
     });
     group.bench_function("resume", |b| {
         b.iter(|| LoRATrainer::resume(&model, rows(8), None, options(false), &path).unwrap());

@@ -25,7 +25,7 @@ pub fn model(format: &str) -> Model {
 
 /// Some ids that the model knows.
 pub fn tokens(count: usize) -> Vec<u32> {
-    (0..count).map(|i| 100 + (i * 7 % 5000) as u32).collect()
+    (100..5100).step_by(7).cycle().take(count).collect()
 }
 
 /// The logits after the tokens, which the cache gets.

@@ -131,7 +131,7 @@ fn size(folder: &Path) -> Result<Value> {
     })?;
     let generating = memory::usage().peak - before;
     let mut trainer = trainer(&model, CHUNK)?;
-    let trained = median(3, || Ok(trainer.step().map(drop)?))?;
+    let learning = median(3, || Ok(trainer.step().map(drop)?))?;
     let config = model.config();
     let shape = json!({
         "name": "measured", "layers": config.num_hidden_layers, "hidden": config.hidden_size,
@@ -140,7 +140,7 @@ fn size(folder: &Path) -> Result<Value> {
     });
     Ok(json!({
         "shape": shape, "parameters": model.parameter_count(), "generating": generating,
-        "training": memory::usage().peak - before, "token": token, "prompt": prompt, "step": trained,
+        "training": memory::usage().peak - before, "token": token, "prompt": prompt, "step": learning,
     }))
 }
 
