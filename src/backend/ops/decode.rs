@@ -4,8 +4,9 @@
 //! and what counts is how many there are.
 
 use super::matrix::Matrix;
+#[cfg(feature = "cuda")]
 use crate::backend::kernels::cuda;
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 
 /// The heads of an attention.
 #[derive(Debug, Clone, Copy)]
@@ -46,18 +47,43 @@ pub(crate) fn plain<'a>(weight: &'a Matrix, bias: Option<&Tensor>) -> Option<&'a
     }
 }
 
-/// What the layers of one token share.
-pub(crate) struct Scratch(cuda::Scratch);
+/// What the layers of one token share, on a device that has kernels for them.
+pub(crate) struct Scratch(Kind);
+
+enum Kind {
+    #[cfg(feature = "cuda")]
+    Cuda(cuda::Scratch),
+}
 
 impl Scratch {
     /// None where the device has no kernels for such a token.
     pub fn new(x: &Tensor, heads: &Heads, positions: usize) -> Result<Option<Self>> {
-        if !cuda::takes(x) || !cuda::takes_heads(heads) {
-            return Ok(None);
+        match x.device() {
+            #[cfg(feature = "cuda")]
+            Device::Cuda(_) if takes(x) && cuda::takes_heads(heads) => {
+                cuda::Scratch::new(heads, positions, x.device())
+                    .map(|scratch| Some(Self(Kind::Cuda(scratch))))
+            }
+            _ => Ok(None),
         }
-        cuda::Scratch::new(heads, positions, x.device())
-            .map(Self)
-            .map(Some)
+    }
+}
+
+/// Whether the kernels of its device read this tensor.
+fn takes(x: &Tensor) -> bool {
+    match x.device() {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => cuda::takes(x),
+        _ => false,
+    }
+}
+
+/// Whether the kernels of its device norm rows as wide as those of `x`.
+fn takes_width(x: &Tensor) -> Result<bool> {
+    match x.device() {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => Ok(cuda::takes_width(x.dim(1)?)),
+        _ => Ok(false),
     }
 }
 
@@ -67,6 +93,17 @@ pub(crate) fn decode_layer(
     layer: &Layer<'_>,
     scratch: &Scratch,
 ) -> Result<Option<Tensor>> {
+    if !fits(x, layer)? {
+        return Ok(None);
+    }
+    match scratch.0 {
+        #[cfg(feature = "cuda")]
+        Kind::Cuda(ref scratch) => cuda::decode_layer(x, layer, scratch).map(Some),
+    }
+}
+
+/// Whether the kernels take all of the layer's tensors, in these shapes.
+fn fits(x: &Tensor, layer: &Layer<'_>) -> Result<bool> {
     let hidden = x.dims2()?.1;
     let Heads { query, kv, dim } = layer.heads;
     let intermediate = layer.gate.dim(0)?;
@@ -80,21 +117,18 @@ pub(crate) fn decode_layer(
         (layer.up, intermediate, hidden),
         (layer.down, hidden, intermediate),
     ];
-    let fits = |&(weight, out, width): &(&Tensor, usize, usize)| {
-        cuda::takes(weight) && weight.dims() == [out, width] && weight.dtype() == x.dtype()
-    };
     let cache = [1, kv, layer.keys.dim(2)?, dim];
-    let caches = [layer.keys, layer.values];
-    if !matrices.iter().all(fits)
-        || !cuda::takes_width(hidden)
-        || !caches
+    let is_of = |tensor: &Tensor, shape: &[usize]| {
+        takes(tensor) && tensor.dims() == shape && tensor.dtype() == x.dtype()
+    };
+    Ok(takes_width(x)?
+        && matrices
             .iter()
-            .all(|held| cuda::takes(held) && held.dims() == cache && held.dtype() == x.dtype())
-        || layer.position >= cache[2]
-    {
-        return Ok(None);
-    }
-    cuda::decode_layer(x, layer, &scratch.0).map(Some)
+            .all(|&(weight, out, width)| is_of(weight, &[out, width]))
+        && [layer.keys, layer.values]
+            .iter()
+            .all(|held| is_of(held, &cache))
+        && layer.position < cache[2])
 }
 
 /// The logits in `f32` for a hidden state of shape (1, hidden), or none where it takes the chain.
@@ -104,18 +138,22 @@ pub(crate) fn decode_head(
     eps: f32,
     head: &Matrix,
 ) -> Result<Option<Tensor>> {
+    let Matrix::Dense(head) = head else {
+        return Ok(None);
+    };
     let (rows, hidden) = x.dims2()?;
-    match head {
-        Matrix::Dense(head)
-            if rows == 1
-                && cuda::takes(x)
-                && cuda::takes(head)
-                && head.dim(1)? == hidden
-                && head.dtype() == x.dtype()
-                && cuda::takes_width(hidden) =>
-        {
-            cuda::decode_head(x, norm, eps, head).map(Some)
-        }
+    let fits = rows == 1
+        && takes(x)
+        && takes(head)
+        && takes_width(x)?
+        && head.dim(1)? == hidden
+        && head.dtype() == x.dtype();
+    if !fits {
+        return Ok(None);
+    }
+    match x.device() {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => cuda::decode_head(x, norm, eps, head).map(Some),
         _ => Ok(None),
     }
 }

@@ -59,9 +59,6 @@ struct Segment {
     start: usize,
     batch: usize,
     len: usize,
-    /// The position of its first token.
-    #[cfg(feature = "cuda")]
-    offset: usize,
     rotation: Rotation,
     /// One plan for each distinct window, with the window.
     plans: Vec<(Option<usize>, AttentionPlan)>,
@@ -298,7 +295,7 @@ impl Decoder {
         adapted: &Adapted<'_>,
     ) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
-        let fused = fused::OneToken::new(self, &x, pass, adapted)?;
+        let fused = fused::OneToken::new(self, &x, pass, caches, adapted)?;
         for layer in &self.layers {
             #[cfg(feature = "cuda")]
             if let Some(output) = fused.layer(layer, &x, caches)? {
@@ -371,8 +368,6 @@ impl Decoder {
             start: 0,
             batch,
             len,
-            #[cfg(feature = "cuda")]
-            offset,
             rotation: self.rope.rotation(offset, len)?,
             plans,
         })
