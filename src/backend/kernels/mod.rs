@@ -16,6 +16,8 @@ pub(super) mod cuda;
 mod exp;
 mod int8;
 mod linear;
+#[cfg(any(feature = "metal", target_os = "macos", target_os = "ios"))]
+pub(super) mod metal;
 mod rms_norm;
 mod softmax;
 mod swiglu;

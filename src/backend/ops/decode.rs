@@ -6,6 +6,8 @@
 use super::matrix::Matrix;
 #[cfg(feature = "cuda")]
 use crate::backend::kernels::cuda;
+#[cfg(any(feature = "metal", target_os = "macos", target_os = "ios"))]
+use crate::backend::kernels::metal;
 use candle_core::{Device, Result, Tensor};
 
 /// The heads of an attention.
@@ -53,6 +55,8 @@ pub(crate) struct Scratch(Kind);
 enum Kind {
     #[cfg(feature = "cuda")]
     Cuda(cuda::Scratch),
+    #[cfg(any(feature = "metal", target_os = "macos", target_os = "ios"))]
+    Metal(metal::Scratch),
 }
 
 impl Scratch {
@@ -64,6 +68,11 @@ impl Scratch {
                 cuda::Scratch::new(heads, positions, x.device())
                     .map(|scratch| Some(Self(Kind::Cuda(scratch))))
             }
+            #[cfg(any(feature = "metal", target_os = "macos", target_os = "ios"))]
+            Device::Metal(_) if takes(x) && metal::takes_heads(heads) => {
+                metal::Scratch::new(x, heads, positions)
+                    .map(|scratch| Some(Self(Kind::Metal(scratch))))
+            }
             _ => Ok(None),
         }
     }
@@ -74,16 +83,23 @@ fn takes(x: &Tensor) -> bool {
     match x.device() {
         #[cfg(feature = "cuda")]
         Device::Cuda(_) => cuda::takes(x),
+        #[cfg(any(feature = "metal", target_os = "macos", target_os = "ios"))]
+        Device::Metal(_) => metal::takes(x),
         _ => false,
     }
 }
 
 /// Whether the kernels of its device norm rows as wide as those of `x`.
-fn takes_width(x: &Tensor) -> Result<bool> {
+fn takes_width(x: &Tensor) -> bool {
     match x.device() {
         #[cfg(feature = "cuda")]
-        Device::Cuda(_) => Ok(cuda::takes_width(x.dim(1)?)),
-        _ => Ok(false),
+        Device::Cuda(_) => x
+            .dims()
+            .last()
+            .is_some_and(|&width| cuda::takes_width(width)),
+        #[cfg(any(feature = "metal", target_os = "macos", target_os = "ios"))]
+        Device::Metal(_) => true,
+        _ => false,
     }
 }
 
@@ -99,6 +115,8 @@ pub(crate) fn decode_layer(
     match scratch.0 {
         #[cfg(feature = "cuda")]
         Kind::Cuda(ref scratch) => cuda::decode_layer(x, layer, scratch).map(Some),
+        #[cfg(any(feature = "metal", target_os = "macos", target_os = "ios"))]
+        Kind::Metal(ref scratch) => metal::decode_layer(x, layer, scratch).map(Some),
     }
 }
 
@@ -121,13 +139,16 @@ fn fits(x: &Tensor, layer: &Layer<'_>) -> Result<bool> {
     let is_of = |tensor: &Tensor, shape: &[usize]| {
         takes(tensor) && tensor.dims() == shape && tensor.dtype() == x.dtype()
     };
-    Ok(takes_width(x)?
+    Ok(takes_width(x)
         && matrices
             .iter()
             .all(|&(weight, out, width)| is_of(weight, &[out, width]))
         && [layer.keys, layer.values]
             .iter()
             .all(|held| is_of(held, &cache))
+        && [layer.input_norm, layer.post_norm]
+            .iter()
+            .all(|norm| is_of(norm, &[hidden]))
         && layer.position < cache[2])
 }
 
@@ -145,7 +166,8 @@ pub(crate) fn decode_head(
     let fits = rows == 1
         && takes(x)
         && takes(head)
-        && takes_width(x)?
+        && takes(norm)
+        && takes_width(x)
         && head.dim(1)? == hidden
         && head.dtype() == x.dtype();
     if !fits {
@@ -154,6 +176,8 @@ pub(crate) fn decode_head(
     match x.device() {
         #[cfg(feature = "cuda")]
         Device::Cuda(_) => cuda::decode_head(x, norm, eps, head).map(Some),
+        #[cfg(any(feature = "metal", target_os = "macos", target_os = "ios"))]
+        Device::Metal(_) => metal::decode_head(x, norm, eps, head).map(Some),
         _ => Ok(None),
     }
 }

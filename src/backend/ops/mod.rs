@@ -16,7 +16,12 @@ pub mod affine;
 pub mod attention;
 pub mod blocks;
 pub mod cross_entropy;
-#[cfg(feature = "cuda")]
+#[cfg(any(
+    feature = "cuda",
+    feature = "metal",
+    target_os = "macos",
+    target_os = "ios"
+))]
 pub(crate) mod decode;
 pub mod dropout;
 pub mod int8;

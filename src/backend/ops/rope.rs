@@ -25,7 +25,12 @@ pub struct Rotation {
 
 impl Rotation {
     /// Cosines and sines.
-    #[cfg(feature = "cuda")]
+    #[cfg(any(
+        feature = "cuda",
+        feature = "metal",
+        target_os = "macos",
+        target_os = "ios"
+    ))]
     pub(crate) fn parts(&self) -> (&Tensor, &Tensor) {
         (&self.cos, &self.sin)
     }

@@ -3,7 +3,12 @@
 mod adapted;
 mod backward;
 mod dropout;
-#[cfg(feature = "cuda")]
+#[cfg(any(
+    feature = "cuda",
+    feature = "metal",
+    target_os = "macos",
+    target_os = "ios"
+))]
 mod fused;
 mod gradients;
 mod layer;
@@ -294,10 +299,20 @@ impl Decoder {
         caches: &mut [&mut KvCache],
         adapted: &Adapted<'_>,
     ) -> Result<Tensor> {
-        #[cfg(feature = "cuda")]
+        #[cfg(any(
+            feature = "cuda",
+            feature = "metal",
+            target_os = "macos",
+            target_os = "ios"
+        ))]
         let fused = fused::OneToken::new(self, &x, pass, caches, adapted)?;
         for layer in &self.layers {
-            #[cfg(feature = "cuda")]
+            #[cfg(any(
+                feature = "cuda",
+                feature = "metal",
+                target_os = "macos",
+                target_os = "ios"
+            ))]
             if let Some(output) = fused.layer(layer, &x, caches)? {
                 x = output;
                 continue;
@@ -321,7 +336,12 @@ impl Decoder {
 
     /// [`Decoder::logits`] as a part of a step of work.
     pub(crate) fn logits_here(&self, hidden: &Tensor) -> Result<Tensor> {
-        #[cfg(feature = "cuda")]
+        #[cfg(any(
+            feature = "cuda",
+            feature = "metal",
+            target_os = "macos",
+            target_os = "ios"
+        ))]
         if let Some(logits) = fused::logits(self, hidden)? {
             return Ok(logits);
         }
