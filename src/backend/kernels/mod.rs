@@ -18,6 +18,8 @@ mod exp;
 mod gemm;
 mod int8;
 mod linear;
+#[cfg(any(feature = "metal", target_os = "macos", target_os = "ios"))]
+pub(super) mod metal;
 mod rms_norm;
 mod softmax;
 pub(super) mod step;

@@ -4,8 +4,11 @@
 //! and what counts is how many there are.
 
 use super::matrix::Matrix;
+#[cfg(feature = "cuda")]
 use crate::backend::kernels::cuda;
-use candle_core::{Result, Tensor};
+#[cfg(any(feature = "metal", target_os = "macos", target_os = "ios"))]
+use crate::backend::kernels::metal;
+use candle_core::{Device, Result, Tensor};
 
 /// The heads of an attention.
 #[derive(Debug, Clone, Copy)]
@@ -46,18 +49,57 @@ pub(crate) fn plain<'a>(weight: &'a Matrix, bias: Option<&Tensor>) -> Option<&'a
     }
 }
 
-/// What the layers of one token share.
-pub(crate) struct Scratch(cuda::Scratch);
+/// What the layers of one token share, on a device that has kernels for them.
+pub(crate) struct Scratch(Kind);
+
+enum Kind {
+    #[cfg(feature = "cuda")]
+    Cuda(cuda::Scratch),
+    #[cfg(any(feature = "metal", target_os = "macos", target_os = "ios"))]
+    Metal(metal::Scratch),
+}
 
 impl Scratch {
     /// None where the device has no kernels for such a token.
     pub fn new(x: &Tensor, heads: &Heads, positions: usize) -> Result<Option<Self>> {
-        if !cuda::takes(x) || !cuda::takes_heads(heads) {
-            return Ok(None);
+        match x.device() {
+            #[cfg(feature = "cuda")]
+            Device::Cuda(_) if takes(x) && cuda::takes_heads(heads) => {
+                cuda::Scratch::new(heads, positions, x.device())
+                    .map(|scratch| Some(Self(Kind::Cuda(scratch))))
+            }
+            #[cfg(any(feature = "metal", target_os = "macos", target_os = "ios"))]
+            Device::Metal(_) if takes(x) && metal::takes_heads(heads) => {
+                metal::Scratch::new(x, heads, positions)
+                    .map(|scratch| Some(Self(Kind::Metal(scratch))))
+            }
+            _ => Ok(None),
         }
-        cuda::Scratch::new(heads, positions, x.device())
-            .map(Self)
-            .map(Some)
+    }
+}
+
+/// Whether the kernels of its device read this tensor.
+fn takes(x: &Tensor) -> bool {
+    match x.device() {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => cuda::takes(x),
+        #[cfg(any(feature = "metal", target_os = "macos", target_os = "ios"))]
+        Device::Metal(_) => metal::takes(x),
+        _ => false,
+    }
+}
+
+/// Whether the kernels of its device norm rows as wide as those of `x`.
+fn takes_width(x: &Tensor) -> bool {
+    match x.device() {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => x
+            .dims()
+            .last()
+            .is_some_and(|&width| cuda::takes_width(width)),
+        #[cfg(any(feature = "metal", target_os = "macos", target_os = "ios"))]
+        Device::Metal(_) => true,
+        _ => false,
     }
 }
 
@@ -67,6 +109,19 @@ pub(crate) fn decode_layer(
     layer: &Layer<'_>,
     scratch: &Scratch,
 ) -> Result<Option<Tensor>> {
+    if !fits(x, layer)? {
+        return Ok(None);
+    }
+    match scratch.0 {
+        #[cfg(feature = "cuda")]
+        Kind::Cuda(ref scratch) => cuda::decode_layer(x, layer, scratch).map(Some),
+        #[cfg(any(feature = "metal", target_os = "macos", target_os = "ios"))]
+        Kind::Metal(ref scratch) => metal::decode_layer(x, layer, scratch).map(Some),
+    }
+}
+
+/// Whether the kernels take all of the layer's tensors, in these shapes.
+fn fits(x: &Tensor, layer: &Layer<'_>) -> Result<bool> {
     let hidden = x.dims2()?.1;
     let Heads { query, kv, dim } = layer.heads;
     let intermediate = layer.gate.dim(0)?;
@@ -80,21 +135,21 @@ pub(crate) fn decode_layer(
         (layer.up, intermediate, hidden),
         (layer.down, hidden, intermediate),
     ];
-    let fits = |&(weight, out, width): &(&Tensor, usize, usize)| {
-        cuda::takes(weight) && weight.dims() == [out, width] && weight.dtype() == x.dtype()
-    };
     let cache = [1, kv, layer.keys.dim(2)?, dim];
-    let caches = [layer.keys, layer.values];
-    if !matrices.iter().all(fits)
-        || !cuda::takes_width(hidden)
-        || !caches
+    let is_of = |tensor: &Tensor, shape: &[usize]| {
+        takes(tensor) && tensor.dims() == shape && tensor.dtype() == x.dtype()
+    };
+    Ok(takes_width(x)
+        && matrices
             .iter()
-            .all(|held| cuda::takes(held) && held.dims() == cache && held.dtype() == x.dtype())
-        || layer.position >= cache[2]
-    {
-        return Ok(None);
-    }
-    cuda::decode_layer(x, layer, &scratch.0).map(Some)
+            .all(|&(weight, out, width)| is_of(weight, &[out, width]))
+        && [layer.keys, layer.values]
+            .iter()
+            .all(|held| is_of(held, &cache))
+        && [layer.input_norm, layer.post_norm]
+            .iter()
+            .all(|norm| is_of(norm, &[hidden]))
+        && layer.position < cache[2])
 }
 
 /// The logits in `f32` for a hidden state of shape (1, hidden), or none where it takes the chain.
@@ -104,18 +159,25 @@ pub(crate) fn decode_head(
     eps: f32,
     head: &Matrix,
 ) -> Result<Option<Tensor>> {
+    let Matrix::Dense(head) = head else {
+        return Ok(None);
+    };
     let (rows, hidden) = x.dims2()?;
-    match head {
-        Matrix::Dense(head)
-            if rows == 1
-                && cuda::takes(x)
-                && cuda::takes(head)
-                && head.dim(1)? == hidden
-                && head.dtype() == x.dtype()
-                && cuda::takes_width(hidden) =>
-        {
-            cuda::decode_head(x, norm, eps, head).map(Some)
-        }
+    let fits = rows == 1
+        && takes(x)
+        && takes(head)
+        && takes(norm)
+        && takes_width(x)
+        && head.dim(1)? == hidden
+        && head.dtype() == x.dtype();
+    if !fits {
+        return Ok(None);
+    }
+    match x.device() {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => cuda::decode_head(x, norm, eps, head).map(Some),
+        #[cfg(any(feature = "metal", target_os = "macos", target_os = "ios"))]
+        Device::Metal(_) => metal::decode_head(x, norm, eps, head).map(Some),
         _ => Ok(None),
     }
 }

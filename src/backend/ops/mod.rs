@@ -17,7 +17,12 @@ pub mod attention;
 mod batched;
 pub mod blocks;
 pub mod cross_entropy;
-#[cfg(feature = "cuda")]
+#[cfg(any(
+    feature = "cuda",
+    feature = "metal",
+    target_os = "macos",
+    target_os = "ios"
+))]
 pub(crate) mod decode;
 pub mod dropout;
 pub(crate) mod heads;

@@ -43,7 +43,12 @@ impl<'a> Adapted<'a> {
     }
 
     /// Whether no adapter acts on any token.
-    #[cfg(feature = "cuda")]
+    #[cfg(any(
+        feature = "cuda",
+        feature = "metal",
+        target_os = "macos",
+        target_os = "ios"
+    ))]
     pub(super) fn is_nothing(&self) -> bool {
         self.runs.iter().all(|run| run.layers.is_empty())
     }

@@ -18,13 +18,14 @@ impl<'a> OneToken<'a> {
         decoder: &Decoder,
         x: &Tensor,
         pass: &'a Pass,
+        caches: &[&mut KvCache],
         adapted: &Adapted<'_>,
     ) -> Result<Self> {
-        let scratch = match (&pass.segments[..], decoder.layers.first()) {
-            ([segment], Some(layer))
+        let scratch = match (&pass.segments[..], caches, decoder.layers.first()) {
+            ([segment], [cache], Some(layer))
                 if segment.batch == 1 && segment.len == 1 && adapted.is_nothing() =>
             {
-                Scratch::new(x, &layer.heads(), segment.offset + 1)?
+                Scratch::new(x, &layer.heads(), cache.len() + 1)?
             }
             _ => None,
         };

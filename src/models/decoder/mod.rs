@@ -3,7 +3,12 @@
 mod adapted;
 mod backward;
 mod dropout;
-#[cfg(feature = "cuda")]
+#[cfg(any(
+    feature = "cuda",
+    feature = "metal",
+    target_os = "macos",
+    target_os = "ios"
+))]
 mod fused;
 mod gradients;
 mod layer;
@@ -61,9 +66,6 @@ struct Segment {
     start: usize,
     batch: usize,
     len: usize,
-    /// The position of its first token.
-    #[cfg(feature = "cuda")]
-    offset: usize,
     rotation: Rotation,
     /// One plan for each distinct window, with the window.
     plans: Vec<(Option<usize>, AttentionPlan)>,
@@ -322,10 +324,20 @@ impl Decoder {
         caches: &mut [&mut KvCache],
         adapted: &Adapted<'_>,
     ) -> Result<Tensor> {
-        #[cfg(feature = "cuda")]
-        let fused = fused::OneToken::new(self, &x, pass, adapted)?;
+        #[cfg(any(
+            feature = "cuda",
+            feature = "metal",
+            target_os = "macos",
+            target_os = "ios"
+        ))]
+        let fused = fused::OneToken::new(self, &x, pass, caches, adapted)?;
         for layer in &self.layers {
-            #[cfg(feature = "cuda")]
+            #[cfg(any(
+                feature = "cuda",
+                feature = "metal",
+                target_os = "macos",
+                target_os = "ios"
+            ))]
             if let Some(output) = fused.layer(layer, &x, caches)? {
                 x = output;
                 continue;
@@ -346,7 +358,12 @@ impl Decoder {
 
     /// [`Decoder::logits`] as a part of a step of work.
     pub(crate) fn logits_here(&self, hidden: &Tensor) -> Result<Tensor> {
-        #[cfg(feature = "cuda")]
+        #[cfg(any(
+            feature = "cuda",
+            feature = "metal",
+            target_os = "macos",
+            target_os = "ios"
+        ))]
         if let Some(logits) = fused::logits(self, hidden)? {
             return Ok(logits);
         }
@@ -393,8 +410,6 @@ impl Decoder {
             start: 0,
             batch,
             len,
-            #[cfg(feature = "cuda")]
-            offset,
             rotation: self.rope.rotation(offset, len)?,
             plans,
         })

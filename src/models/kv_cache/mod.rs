@@ -217,7 +217,12 @@ impl KvCache {
 
     /// The keys and values of a layer, (1, `kv_heads`, capacity, `head_dim`), with room for one more
     /// position of one sequence; none where the cache keeps them in another form.
-    #[cfg(feature = "cuda")]
+    #[cfg(any(
+        feature = "cuda",
+        feature = "metal",
+        target_os = "macos",
+        target_os = "ios"
+    ))]
     pub(crate) fn room_for_one(&mut self, layer: usize) -> Result<Option<(&Tensor, &Tensor)>> {
         if self.cache_type != KvCacheType::Full {
             return Ok(None);

@@ -4,6 +4,7 @@
 //! message of the commit.
 
 use super::{at_steps, at_tokens, exclusive, model};
+use metal_candle::Generator;
 use objc2::software::{Counters, counters};
 use std::fmt::Write;
 use std::path::Path;
@@ -15,6 +16,19 @@ fn tokens() -> Counters {
     let prompt: Vec<u32> = (1000..1016).collect();
     let seen = at_tokens(&model(TINY_CODER), &prompt, 13, counters);
     seen[12] - seen[4]
+}
+
+/// A prompt of 64 tokens, and the logits after it, when another one has warmed up.
+fn prompt() -> Counters {
+    let model = model(TINY_CODER);
+    let read = |first: u32| {
+        let ids: Vec<u32> = (first..first + 64).collect();
+        let before = counters();
+        Generator::new(&model).next_logits(&ids).unwrap();
+        counters() - before
+    };
+    read(1000);
+    read(2000)
 }
 
 /// Two steps of two batches of a row of sixteen tokens, after one that warms up.
@@ -29,6 +43,7 @@ fn counts_are_those_of_the_file() {
     let mut found = String::new();
     let parts = [
         ("eight decoded tokens of tiny-coder", tokens()),
+        ("a prompt of 64 tokens of tiny-coder", prompt()),
         (
             "two training steps of tiny-coder, 2 batches of 16 tokens",
             steps(),

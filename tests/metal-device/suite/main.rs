@@ -5,6 +5,7 @@
 
 mod checks;
 mod counters;
+mod decode;
 mod failures;
 mod leaks;
 mod order;

@@ -3,5 +3,12 @@
 
 mod attention;
 mod cross_entropy;
+#[cfg(any(
+    feature = "cuda",
+    feature = "metal",
+    target_os = "macos",
+    target_os = "ios"
+))]
+mod decode;
 mod elementwise;
 mod linear;
