@@ -22,10 +22,9 @@ static POOL: RwLock<Option<Arc<ThreadPool>>> = RwLock::new(None);
 /// in Rust and calls this library inside a `rayon` pool of its own computes on the threads of that.
 ///
 /// Losses of training may differ in the last bits between two counts, because each thread sums a share
-/// of the rows. Products of many rows are cut into as many parts as there are physical cores, or as
-/// `RAYON_NUM_THREADS` says, so that a higher count does little for them. Not all threads can be set:
-/// those of Apple's Accelerate are the system's, and a few operations of candle have threads of their
-/// own, as many as `CANDLE_NUM_THREADS` says when the first of them runs.
+/// of the rows. Not all threads can be set: those of Apple's Accelerate are the system's, and a few
+/// operations of candle have threads of their own, as many as `CANDLE_NUM_THREADS` says when the first of
+/// them runs.
 ///
 /// # Errors
 ///

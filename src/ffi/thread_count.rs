@@ -12,9 +12,7 @@ use std::panic::catch_unwind;
 /// effect on threads of Apple's Accelerate.
 ///
 /// Losses of training may differ in the last bits between two counts, because each thread sums a
-/// share of the rows. Products of many rows are cut into as many parts as there are physical cores,
-/// or as the environment variable RAYON_NUM_THREADS says, so that a higher count does little for
-/// them.
+/// share of the rows.
 ///
 /// @param[in] count The number of threads, up to 1024; 0 for the default, which is what the
 /// environment variable RAYON_NUM_THREADS says, or one for each logical CPU.
