@@ -235,6 +235,10 @@ impl AffineWeight {
     ///
     /// When the device fails, for example for lack of memory.
     pub fn dequantize(&self, dtype: DType) -> Result<Tensor> {
+        #[cfg(any(feature = "metal", target_os = "macos", target_os = "ios"))]
+        if kernels::metal::takes_affine(self, dtype) {
+            return kernels::metal::affine_dequantize(self, dtype);
+        }
         if self.codes.device().is_cpu() {
             kernels::affine_dequantize(self)?.to_dtype(dtype)
         } else {
@@ -267,8 +271,8 @@ impl AffineWeight {
 
     /// `x Wᵀ`, of shape (n, out), for `x` of shape (n, in), in the dtype of `x`.
     ///
-    /// A few rows in `f32` on the CPU read the codes and nothing else. Otherwise the matrix exists in the
-    /// dtype of `x` for the time of the product.
+    /// A few rows in `f32` on the CPU, and in any dtype on Metal, read the codes and nothing else.
+    /// Otherwise the matrix exists in the dtype of `x` for the time of the product.
     ///
     /// # Errors
     ///
@@ -276,10 +280,13 @@ impl AffineWeight {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let few_rows = (1..=kernels::AFFINE_ROWS).contains(&x.dim(0)?);
         if few_rows && kernels::takes(x) && self.codes.device().is_cpu() {
-            kernels::affine_few_rows(x, self)
-        } else {
-            x.matmul(&self.dequantize(x.dtype())?.t()?)
+            return kernels::affine_few_rows(x, self);
         }
+        #[cfg(any(feature = "metal", target_os = "macos", target_os = "ios"))]
+        if few_rows && x.is_contiguous() && kernels::metal::takes_affine(self, x.dtype()) {
+            return kernels::metal::affine_rows(x, self);
+        }
+        x.matmul(&self.dequantize(x.dtype())?.t()?)
     }
 
     /// The gradient of [`forward`](Self::forward) with respect to `x`: `dy W`, of shape (n, in), for `dy` of

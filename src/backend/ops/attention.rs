@@ -8,6 +8,7 @@
 use super::batched::{times, times_transposed, transposed_times};
 use crate::backend::kernels;
 use candle_core::{D, DType, Device, Result, Tensor};
+use once_cell::sync::OnceCell;
 
 /// Queries in one block.
 const BLOCK: usize = 256;
@@ -22,20 +23,29 @@ const MASKED: f32 = -1e30;
 #[derive(Debug)]
 pub struct AttentionPlan {
     blocks: Vec<Block>,
+    /// Whether a query sees all keys up to its own, whatever the window.
+    sees_all: bool,
 }
 
 #[derive(Debug)]
 struct Block {
-    /// First query and number of queries.
+    /// First query, its position, and number of queries.
     start: usize,
+    first: usize,
     len: usize,
     /// First visible key and number of visible keys.
     key_start: usize,
     key_len: usize,
-    /// What is added to the scores, of shape (1, len, `key_len`); none where every query sees all.
-    mask: Option<Tensor>,
+    window: Option<usize>,
+    device: Device,
+    mask: OnceCell<Tensor>,
     #[cfg(feature = "cuda")]
     seen: kernels::cuda::Seen,
+}
+
+/// The oldest key that a position sees.
+fn oldest(position: usize, window: Option<usize>) -> usize {
+    window.map_or(0, |window| (position + 1).saturating_sub(window))
 }
 
 impl AttentionPlan {
@@ -52,34 +62,21 @@ impl AttentionPlan {
         window: Option<usize>,
         device: &Device,
     ) -> Result<Self> {
-        let oldest = |position: usize| window.map_or(0, |w| (position + 1).saturating_sub(w));
         let size = if device.is_cuda() { CUDA_BLOCK } else { BLOCK };
         let mut blocks = Vec::with_capacity(queries.div_ceil(size));
         for start in (0..queries).step_by(size) {
             let len = size.min(queries - start);
             let first = offset + start;
-            let key_start = oldest(first);
-            let key_len = first + len - key_start;
-            // There the kernel of the softmax knows what is seen.
-            let mask = if len == 1 || device.is_cuda() {
-                None
-            } else {
-                let mask: Vec<f32> = (first..first + len)
-                    .flat_map(|query| {
-                        (key_start..first + len).map(move |key| {
-                            let seen = key <= query && key >= oldest(query);
-                            if seen { 0.0 } else { MASKED }
-                        })
-                    })
-                    .collect();
-                Some(Tensor::from_vec(mask, (1, len, key_len), device)?)
-            };
+            let key_start = oldest(first, window);
             blocks.push(Block {
                 start,
+                first,
                 len,
                 key_start,
-                key_len,
-                mask,
+                key_len: first + len - key_start,
+                window,
+                device: device.clone(),
+                mask: OnceCell::new(),
                 #[cfg(feature = "cuda")]
                 seen: kernels::cuda::Seen {
                     queries: len,
@@ -88,7 +85,8 @@ impl AttentionPlan {
                 },
             });
         }
-        Ok(Self { blocks })
+        let sees_all = window.is_none_or(|window| window >= offset + queries);
+        Ok(Self { blocks, sees_all })
     }
 }
 
@@ -103,6 +101,9 @@ impl AttentionPlan {
 /// When shapes or dtypes do not fit.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, plan: &AttentionPlan) -> Result<Tensor> {
     let groups = Groups::of(q, k)?;
+    if let Some(output) = groups.at_once(q, k, v, plan)? {
+        return Ok(output);
+    }
     let mut outputs = Vec::with_capacity(plan.blocks.len());
     for block in &plan.blocks {
         let probabilities = groups.probabilities(q, k, block)?;
@@ -161,6 +162,27 @@ pub fn attention_backward(
 }
 
 impl Block {
+    /// What is added to the scores, of shape (1, len, `key_len`), made when it is first needed; none
+    /// where every query sees all.
+    fn mask(&self) -> Result<Option<&Tensor>> {
+        if self.len == 1 {
+            return Ok(None);
+        }
+        let make = || {
+            let end = self.first + self.len;
+            let mask: Vec<f32> = (self.first..end)
+                .flat_map(|query| {
+                    (self.key_start..end).map(move |key| {
+                        let seen = key <= query && key >= oldest(query, self.window);
+                        if seen { 0.0 } else { MASKED }
+                    })
+                })
+                .collect();
+            Tensor::from_vec(mask, (1, self.len, self.key_len), &self.device)
+        };
+        self.mask.get_or_try_init(make).map(Some)
+    }
+
     fn keys(&self, k: &Tensor) -> Result<Tensor> {
         k.narrow(2, self.key_start, self.key_len)
     }
@@ -204,6 +226,50 @@ impl Groups {
         })
     }
 
+    /// [`attention`] in one kernel of candle's, where the device has it: on Metal, with softmax and sums
+    /// in `f32`. It knows of no window, so that one query's is a view of the keys, and several queries
+    /// with one take the chain.
+    fn at_once(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        plan: &AttentionPlan,
+    ) -> Result<Option<Tensor>> {
+        let is_one = q.dim(2)? == 1;
+        let has_kernel = match self.head_dim {
+            32 | 64 | 96 | 128 | 256 => true,
+            // Its kernel for one query divides a head among 32 lanes.
+            72 | 80 => !is_one,
+            _ => false,
+        };
+        if !q.device().is_metal() || !has_kernel {
+            return Ok(None);
+        }
+        let (k, v) = match &plan.blocks[..] {
+            [block] if is_one => (block.keys(k)?, block.keys(v)?),
+            _ if plan.sees_all && self.stays_within(q.dim(2)?, k.dim(2)?) => (k.clone(), v.clone()),
+            _ => return Ok(None),
+        };
+        // It steps from key to key by their dimension, and to the next text of a batch by heads.
+        let laid_out = |x: &Tensor| match *x.stride() {
+            [texts, heads, keys, 1] if keys == self.head_dim && texts == heads * self.kv_heads => {
+                Ok(x.clone())
+            }
+            _ => x.force_contiguous(),
+        };
+        let (q, k, v) = (q.contiguous()?, laid_out(&k)?, laid_out(&v)?);
+        candle_nn::ops::sdpa(&q, &k, &v, None, !is_one, self.scale_f32(), 1.0).map(Some)
+    }
+
+    /// Whether candle's kernel for several queries ends with the last key. It goes on to the block of keys
+    /// that the last of its 32 queries would see, were there so many.
+    fn stays_within(&self, queries: usize, keys: usize) -> bool {
+        let block = if self.head_dim < 128 { 32 } else { 16 };
+        let seen = keys.saturating_sub(queries) + queries.next_multiple_of(32);
+        seen.div_ceil(block) <= keys.div_ceil(block)
+    }
+
     /// (batch, heads, len, d) to (batch, `kv_heads`, `per_kv` · len, d).
     fn merge(&self, x: &Tensor) -> Result<Tensor> {
         let len = x.dim(2)?;
@@ -223,7 +289,7 @@ impl Groups {
         let keys = block.keys(k)?;
         if kernels::takes(&queries) {
             let scores = times_transposed(&queries, &keys)?;
-            kernels::masked_softmax(&scores, block.mask.as_ref(), self.scale_f32())?;
+            kernels::masked_softmax(&scores, block.mask()?, self.scale_f32())?;
             return Ok(scores);
         }
         #[cfg(feature = "cuda")]
@@ -237,7 +303,7 @@ impl Groups {
         let scores = (queries * self.scale)?
             .matmul(&keys.t()?)?
             .to_dtype(DType::F32)?;
-        let scores = match &block.mask {
+        let scores = match block.mask()? {
             None => scores,
             Some(mask) => {
                 let rows = self.batch * self.kv_heads * self.per_kv;

@@ -22,7 +22,7 @@ fn check(weights: &[f32], narrow: Numbers<'_>, width: usize, count: usize) {
                 width,
                 x: &x,
             }
-            .run::<Portable>(y)
+            .run::<Portable>(y);
         },
         // SAFETY: as above.
         (_, Numbers::F16(weights)) => unsafe {
@@ -31,7 +31,7 @@ fn check(weights: &[f32], narrow: Numbers<'_>, width: usize, count: usize) {
                 width,
                 x: &x,
             }
-            .run::<Portable>(y)
+            .run::<Portable>(y);
         },
         // SAFETY: as above.
         (_, Numbers::Bf16(weights)) => unsafe {
@@ -40,7 +40,7 @@ fn check(weights: &[f32], narrow: Numbers<'_>, width: usize, count: usize) {
                 width,
                 x: &x,
             }
-            .run::<Portable>(y)
+            .run::<Portable>(y);
         },
     };
     for kind in ["best", "portable"] {

@@ -2,8 +2,10 @@
 //!
 //! They are written in Metal's language, and the system compiles them for its GPU when they are first used.
 
+mod affine;
 mod decode;
 
+pub(in crate::backend) use affine::{affine_dequantize, affine_rows, takes_affine};
 pub(in crate::backend) use decode::{Scratch, decode_head, decode_layer, takes, takes_heads};
 
 use candle_core::metal_backend::MetalStorage;
