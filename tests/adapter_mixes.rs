@@ -179,36 +179,35 @@ fn alone(model: &Model, prompt: &[u32], mix: Option<AdapterMix>) -> Vec<u32> {
 
 #[test]
 fn texts_of_a_batch_have_adapters_of_their_own() {
-    for dtype in [DTypePolicy::F32, DTypePolicy::Bf16] {
-        let model = load_as(fixture(MODEL), dtype);
-        let [a, b, c, d] = &adapters(&model);
-        let a = mix(&vec![(a, 1.0)]);
-        let two = mix(&vec![(b, 1.0), (c, 0.5)]);
-        let d = mix(&vec![(d, -1.0)]);
-        let of_row = [
-            None,
-            Some(&a),
-            Some(&two),
-            Some(&a),
-            Some(&d),
-            Some(&d),
-            None,
-        ];
-        let prompt = |row: usize| &PROMPT[..4 + row % 3];
-        let mut batch = BatchGenerator::new(&model, of_row.len()).unwrap();
-        let mut expected = vec![];
-        for (row, mix) in of_row.into_iter().enumerate() {
-            batch.set_adapters(mix.cloned()).unwrap();
-            batch.push_ids(prompt(row), &greedy()).unwrap();
-            expected.push(alone(&model, prompt(row), mix.cloned()));
-        }
-        // Rows 0, 3 and 6 have one prompt, so do 1 and 4.
-        assert_ne!(expected[0], expected[3]);
-        assert_ne!(expected[1], expected[4]);
-        assert_eq!(expected[0], expected[6]);
-        let mut found = batch.run(|_| ControlFlow::Continue(()));
-        found.sort_by_key(|(sequence, _)| *sequence);
-        let found: Vec<_> = found.into_iter().map(|(_, r)| r.unwrap().tokens).collect();
-        assert_eq!(found, expected, "{dtype:?}");
+    // In 16 bits products of few and of many rows round differently, and random weights have near ties.
+    let model = load_as(fixture(MODEL), DTypePolicy::F32);
+    let [a, b, c, d] = &adapters(&model);
+    let a = mix(&vec![(a, 1.0)]);
+    let two = mix(&vec![(b, 1.0), (c, 0.5)]);
+    let d = mix(&vec![(d, -1.0)]);
+    let of_row = [
+        None,
+        Some(&a),
+        Some(&two),
+        Some(&a),
+        Some(&d),
+        Some(&d),
+        None,
+    ];
+    let prompt = |row: usize| &PROMPT[..4 + row % 3];
+    let mut batch = BatchGenerator::new(&model, of_row.len()).unwrap();
+    let mut expected = vec![];
+    for (row, mix) in of_row.into_iter().enumerate() {
+        batch.set_adapters(mix.cloned()).unwrap();
+        batch.push_ids(prompt(row), &greedy()).unwrap();
+        expected.push(alone(&model, prompt(row), mix.cloned()));
     }
+    // Rows 0, 3 and 6 have one prompt, so do 1 and 4.
+    assert_ne!(expected[0], expected[3]);
+    assert_ne!(expected[1], expected[4]);
+    assert_eq!(expected[0], expected[6]);
+    let mut found = batch.run(|_| ControlFlow::Continue(()));
+    found.sort_by_key(|(sequence, _)| *sequence);
+    let found: Vec<_> = found.into_iter().map(|(_, r)| r.unwrap().tokens).collect();
+    assert_eq!(found, expected);
 }
