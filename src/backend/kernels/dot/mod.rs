@@ -15,7 +15,9 @@ use super::exp::{exp, sigmoid};
 use candle_core::{CpuStorage, Layout, Result, bail};
 use half::{bf16, f16};
 use std::ops::Range;
-use vector::{Portable, Vector};
+#[cfg(any(test, not(target_arch = "aarch64")))]
+use vector::Portable;
+use vector::Vector;
 
 /// Numbers of one of the dtypes that weights and caches are kept in.
 #[derive(Debug, Clone, Copy)]

@@ -23,9 +23,11 @@ pub(super) trait Vector: Copy {
 }
 
 /// What the compiler makes of it.
+#[cfg(any(test, not(target_arch = "aarch64")))]
 #[derive(Clone, Copy)]
 pub(super) struct Portable([f32; 8]);
 
+#[cfg(any(test, not(target_arch = "aarch64")))]
 impl Vector for Portable {
     const LANES: usize = 8;
 

@@ -129,6 +129,10 @@ fn multiply<'a, T: Number>(
 /// Instructions that a product can be computed with.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Instructions {
+    #[cfg_attr(
+        target_arch = "aarch64",
+        allow(dead_code, reason = "all processors of this kind have NEON")
+    )]
     Portable,
     #[cfg(target_arch = "aarch64")]
     Neon,
