@@ -6,6 +6,9 @@ pub(super) trait Lanes: Copy {
 
     fn repeat(number: f32) -> Self;
 
+    /// Four of one number, then four of the other.
+    fn halves(first: f32, second: f32) -> Self;
+
     /// The signed bytes of a word, the lowest first.
     fn codes(word: u64) -> Self;
 
@@ -28,6 +31,11 @@ impl Lanes for [f32; 8] {
     #[inline(always)]
     fn repeat(number: f32) -> Self {
         [number; 8]
+    }
+
+    #[inline(always)]
+    fn halves(first: f32, second: f32) -> Self {
+        std::array::from_fn(|lane| if lane < 4 { first } else { second })
     }
 
     #[inline(always)]
@@ -69,14 +77,15 @@ pub(super) use avx2::Avx2;
 mod avx2 {
     use super::Lanes;
     use std::arch::x86_64::{
-        __m256, _mm_cvtsi64_si128, _mm256_add_ps, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps,
-        _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_storeu_ps,
+        __m256, _mm_cvtsi64_si128, _mm_set1_ps, _mm256_add_ps, _mm256_cvtepi8_epi32,
+        _mm256_cvtepi32_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_mul_ps, _mm256_set_m128,
+        _mm256_set1_ps, _mm256_storeu_ps,
     };
 
     /// To be used only in functions for processors with `avx2` and `fma`. These inline all of it; the
     /// methods of a trait cannot ask for the features themselves.
     #[derive(Clone, Copy)]
-    pub(in super::super) struct Avx2(__m256);
+    pub(in super::super) struct Avx2(pub(in super::super) __m256);
 
     // SAFETY of all: the processor has `avx2` and `fma`; what is loaded or stored has 8 numbers.
     impl Lanes for Avx2 {
@@ -90,6 +99,12 @@ mod avx2 {
         fn repeat(number: f32) -> Self {
             // SAFETY: as above.
             Self(unsafe { _mm256_set1_ps(number) })
+        }
+
+        #[inline(always)]
+        fn halves(first: f32, second: f32) -> Self {
+            // SAFETY: as above.
+            Self(unsafe { _mm256_set_m128(_mm_set1_ps(second), _mm_set1_ps(first)) })
         }
 
         #[inline(always)]

@@ -81,14 +81,27 @@ pub(super) struct Q2K;
 impl Decode<84, 32, 16, 16> for Q2K {
     #[inline(always)]
     fn block(bytes: &[u8; 84]) -> Block<32, 16, 16> {
-        let (parts, low) = split::<16, 68>(bytes);
-        let (low, [d0, d1, m0, m1]) = split::<64, 4>(low);
-        let (scale, bias) = (f16_to_f32([*d0, *d1]), f16_to_f32([*m0, *m1]));
+        let (_, low) = split::<16, 64>(bytes);
+        let (scales, biases) = Self::scales_and_biases(bytes);
         Block {
             codes: words(quarters(low)),
-            scales: parts.map(|part| scale * f32::from(part & 15)),
-            biases: parts.map(|part| -(bias * f32::from(part >> 4))),
+            scales,
+            biases,
         }
+    }
+}
+
+impl Q2K {
+    /// The 16 scales and biases of four bits each, times those of the block.
+    #[inline(always)]
+    pub(super) fn scales_and_biases(bytes: &[u8; 84]) -> ([f32; 16], [f32; 16]) {
+        let (parts, rest) = split::<16, 68>(bytes);
+        let (_, [d0, d1, m0, m1]) = split::<64, 4>(rest);
+        let (scale, bias) = (f16_to_f32([*d0, *d1]), f16_to_f32([*m0, *m1]));
+        (
+            parts.map(|part| scale * f32::from(part & 15)),
+            parts.map(|part| -(bias * f32::from(part >> 4))),
+        )
     }
 }
 
@@ -97,27 +110,34 @@ pub(super) struct Q3K;
 impl Decode<110, 32, 16, 0> for Q3K {
     #[inline(always)]
     fn block(bytes: &[u8; 110]) -> Block<32, 16, 0> {
-        let (high, low) = split::<32, 78>(bytes);
-        let (low, parts) = split::<64, 14>(low);
-        let (parts, d) = split::<12, 2>(parts);
+        let (high, low) = split::<32, 64>(bytes);
         let mut codes = quarters(low);
         for (bit, codes) in codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
             for (code, high) in codes.iter_mut().zip(high) {
                 *code = code.wrapping_sub((!high >> bit & 1) << 2);
             }
         }
+        Block {
+            codes: words(codes),
+            scales: Self::scales(bytes),
+            biases: [],
+        }
+    }
+}
+
+impl Q3K {
+    /// The 16 scales of six bits each, times that of the block.
+    #[inline(always)]
+    pub(super) fn scales(bytes: &[u8; 110]) -> [f32; 16] {
+        let (_, parts) = split::<96, 14>(bytes);
+        let (parts, d) = split::<12, 2>(parts);
         let d = f16_to_f32(*d);
         // Of a scale's six bits, four are in one of the first 8 bytes, and two in one of the last 4.
-        let scales = std::array::from_fn(|group| {
+        std::array::from_fn(|group| {
             let low = parts[group % 8] >> (group / 8 * 4) & 15;
             let high = parts[8 + group % 4] >> (group / 4 * 2) & 3;
             d * (f32::from(low | high << 4) - 32.0)
-        });
-        Block {
-            codes: words(codes),
-            scales,
-            biases: [],
-        }
+        })
     }
 }
 
@@ -170,9 +190,7 @@ pub(super) struct Q6K;
 impl Decode<210, 32, 16, 0> for Q6K {
     #[inline(always)]
     fn block(bytes: &[u8; 210]) -> Block<32, 16, 0> {
-        let (low, rest) = split::<128, 82>(bytes);
-        let (high, parts) = split::<64, 18>(rest);
-        let (parts, d) = split::<16, 2>(parts);
+        let (low, high) = split::<128, 64>(bytes);
         let mut codes = [0; 256];
         for (codes, low) in codes.as_chunks_mut().0.iter_mut().zip(low.as_chunks().0) {
             *codes = low_and_high::<64, 128>(low);
@@ -180,16 +198,26 @@ impl Decode<210, 32, 16, 0> for Q6K {
         for (code, high) in codes.iter_mut().zip(quarters(high)) {
             *code = (*code | high << 4).wrapping_sub(32);
         }
-        let d = f16_to_f32(*d);
         Block {
             codes: words(codes),
-            scales: parts.map(|part| d * f32::from(part.cast_signed())),
+            scales: Self::scales(bytes),
             biases: [],
         }
     }
 }
 
-/// The two parts of an array, of lengths that add up to its own.
+impl Q6K {
+    /// The 16 scales of eight bits each, times that of the block.
+    #[inline(always)]
+    pub(super) fn scales(bytes: &[u8; 210]) -> [f32; 16] {
+        let (_, parts) = split::<192, 18>(bytes);
+        let (parts, d) = split::<16, 2>(parts);
+        let d = f16_to_f32(*d);
+        parts.map(|part| d * f32::from(part.cast_signed()))
+    }
+}
+
+/// The first two parts of an array.
 #[inline(always)]
 fn split<const A: usize, const B: usize>(bytes: &[u8]) -> (&[u8; A], &[u8; B]) {
     let parts = bytes.split_first_chunk::<A>();
@@ -266,18 +294,18 @@ fn less(codes: u64, offset: u64) -> u64 {
 
 /// The eight scales and biases of six bits each, times those of the block.
 #[inline(always)]
-fn scales_and_biases(head: &[u8; 16]) -> ([f32; 8], [f32; 8]) {
+pub(super) fn scales_and_biases(head: &[u8; 16]) -> ([f32; 8], [f32; 8]) {
     let [d0, d1, m0, m1, parts @ ..] = head;
     let (scale, bias) = (f16_to_f32([*d0, *d1]), f16_to_f32([*m0, *m1]));
-    let (mut scales, mut biases) = ([0u8; 8], [0u8; 8]);
-    for group in 0..4 {
-        // The first four are whole, with the upper two bits of the last four above them.
-        let (first, second, rest) = (parts[group], parts[group + 4], parts[group + 8]);
-        scales[group] = first & 63;
-        biases[group] = second & 63;
-        scales[group + 4] = rest & 15 | first >> 6 << 4;
-        biases[group + 4] = rest >> 4 | second >> 6 << 4;
-    }
+    // Four bytes at once. The first four parts are whole, with the upper two bits of the last four above them.
+    let [first, second, rest] = {
+        let (words, _) = parts.as_chunks();
+        std::array::from_fn(|word| words.get(word).map_or(0, |word| u32::from_le_bytes(*word)))
+    };
+    let (low, four, two) = (0x3f3f_3f3f, 0x0f0f_0f0f, 0x3030_3030);
+    let eight = |first: u32, last: u32| (u64::from(first) | u64::from(last) << 32).to_le_bytes();
+    let scales = eight(first & low, rest & four | first >> 2 & two);
+    let biases = eight(second & low, rest >> 4 & four | second >> 2 & two);
     (
         scales.map(|part| scale * f32::from(part)),
         biases.map(|part| -(bias * f32::from(part))),
@@ -287,7 +315,7 @@ fn scales_and_biases(head: &[u8; 16]) -> ([f32; 8], [f32; 8]) {
 /// An `f16`. The usual conversion asks for each number what the processor can do; and the smallest ones are
 /// common here, so they must not become `f32` that are slow.
 #[inline(always)]
-fn f16_to_f32(bytes: [u8; 2]) -> f32 {
+pub(super) fn f16_to_f32(bytes: [u8; 2]) -> f32 {
     let bits = u16::from_le_bytes(bytes);
     let sign = u32::from(bits & 0x8000) << 16;
     let rest = u32::from(bits & 0x7fff) << 13;
