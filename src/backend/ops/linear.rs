@@ -186,14 +186,14 @@ pub fn low_rank_backward(
     })
 }
 
-/// [`low_rank_backward`] of a branch whose map has `dx` for the gradient of its input: the gradient of both
-/// with respect to `x`, which takes the memory of `dx`.
+/// [`low_rank_backward`] of a branch whose map has what `dx` gives for the gradient of its input: the gradient
+/// of both with respect to `x`, which takes the memory of that.
 ///
 /// # Errors
 ///
 /// When shapes do not fit.
 pub(crate) fn branch_backward(
-    dx: Tensor,
+    dx: impl FnOnce() -> Result<Tensor>,
     x: &Tensor,
     branch: LowRank<'_>,
     dy: &Tensor,
@@ -202,6 +202,7 @@ pub(crate) fn branch_backward(
     if let Some((a, b)) = branch.for_cuda(x) {
         use kernels::cuda::{add_product, product};
         let (scale, dtype) = (branch.scaling_f32(), x.dtype());
+        let dx = dx()?;
         let down = product(x, &a.t()?, scale, dtype)?;
         let through_b = product(dy, b, scale, dtype)?;
         add_product(&dx, &through_b, a, 1.0)?;
@@ -211,9 +212,10 @@ pub(crate) fn branch_backward(
             b: product(&dy.t()?, &down, 1.0, DType::F32)?,
         });
     }
+    // First what waits for nothing that is added up.
     let found = low_rank_backward(x, branch.a, branch.b, branch.scaling, dy)?;
     Ok(LowRankGradients {
-        x: add_into(dx, &found.x)?,
+        x: add_into(dx()?, &found.x)?,
         ..found
     })
 }

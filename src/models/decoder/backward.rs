@@ -350,14 +350,14 @@ impl Backward<'_> {
             }
             _ => dy,
         };
-        let dx = weight.backward_onto(dx, dy)?;
+        let dx = || weight.backward_onto(dx, dy);
         let found = match mask {
             None => branch_backward(dx, x, factors, dy)?,
             Some(mask) => {
                 let LowRank { a, b, scaling, .. } = factors;
                 let found = low_rank_backward(&dropped, a, b, scaling, dy)?;
                 LowRankGradients {
-                    x: add_into(dx, &(found.x * mask)?)?,
+                    x: add_into(dx()?, &(found.x * mask)?)?,
                     ..found
                 }
             }
