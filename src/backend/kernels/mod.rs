@@ -53,6 +53,11 @@ pub(super) fn takes_weights(weight: &Tensor) -> bool {
         && weight.is_contiguous()
 }
 
+/// The oldest position that one sees, of which a window leaves so many.
+pub(crate) fn oldest_seen(position: usize, window: Option<usize>) -> usize {
+    window.map_or(0, |window| (position + 1).saturating_sub(window))
+}
+
 /// Numbers read or written below which one thread is faster than several.
 const PARALLEL_ELEMENTS: usize = 1 << 16;
 

@@ -7,6 +7,7 @@
 
 use super::batched::{times, times_transposed, transposed_times};
 use crate::backend::kernels;
+pub(crate) use crate::backend::kernels::oldest_seen;
 use candle_core::{D, DType, Device, Result, Tensor};
 use once_cell::sync::OnceCell;
 
@@ -43,11 +44,6 @@ struct Block {
     seen: kernels::cuda::Seen,
 }
 
-/// The oldest key that a position sees.
-fn oldest(position: usize, window: Option<usize>) -> usize {
-    window.map_or(0, |window| (position + 1).saturating_sub(window))
-}
-
 impl AttentionPlan {
     /// Queries at positions `offset .. offset + queries` over the keys from position 0 on.
     ///
@@ -67,7 +63,7 @@ impl AttentionPlan {
         for start in (0..queries).step_by(size) {
             let len = size.min(queries - start);
             let first = offset + start;
-            let key_start = oldest(first, window);
+            let key_start = oldest_seen(first, window);
             blocks.push(Block {
                 start,
                 first,
@@ -173,7 +169,7 @@ impl Block {
             let mask: Vec<f32> = (self.first..end)
                 .flat_map(|query| {
                     (self.key_start..end).map(move |key| {
-                        let seen = key <= query && key >= oldest(query, self.window);
+                        let seen = key <= query && key >= oldest_seen(query, self.window);
                         if seen { 0.0 } else { MASKED }
                     })
                 })

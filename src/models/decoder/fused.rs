@@ -3,6 +3,7 @@
 use super::adapted::Adapted;
 use super::layer::DecoderLayer;
 use super::{Decoder, KvCache, Pass};
+use crate::backend::ops::attention::oldest_seen;
 use crate::backend::ops::decode::{self, Heads, Layer, Scratch, plain};
 use crate::models::Projection;
 use candle_core::{Result, Tensor};
@@ -18,10 +19,10 @@ impl<'a> OneToken<'a> {
         decoder: &Decoder,
         x: &Tensor,
         pass: &'a Pass,
-        caches: &[&mut KvCache],
+        caches: &mut [&mut KvCache],
         adapted: &Adapted<'_>,
     ) -> Result<Self> {
-        let scratch = match (&pass.segments[..], caches, decoder.layers.first()) {
+        let mut scratch = match (&pass.segments[..], &*caches, decoder.layers.first()) {
             ([segment], [cache], Some(layer))
                 if segment.batch == 1 && segment.len == 1 && adapted.is_nothing() =>
             {
@@ -29,6 +30,11 @@ impl<'a> OneToken<'a> {
             }
             _ => None,
         };
+        if let (Some(_), [cache]) = (&scratch, caches)
+            && !cache.make_room(1)?
+        {
+            scratch = None;
+        }
         Ok(Self { pass, scratch })
     }
 
@@ -37,14 +43,14 @@ impl<'a> OneToken<'a> {
         &self,
         layer: &DecoderLayer,
         x: &Tensor,
-        caches: &mut [&mut KvCache],
+        caches: &[&mut KvCache],
     ) -> Result<Option<Tensor>> {
         let ([segment], [cache], Some(scratch)) = (&self.pass.segments[..], caches, &self.scratch)
         else {
             return Ok(None);
         };
         let position = cache.len();
-        let Some((keys, values)) = cache.room_for_one(layer.index)? else {
+        let Some((keys, values)) = cache.plain(layer.index) else {
             return Ok(None);
         };
         let dense = |projection: Projection| {
@@ -88,9 +94,7 @@ impl<'a> OneToken<'a> {
             keys,
             values,
             position,
-            oldest: layer
-                .window
-                .map_or(0, |window| (position + 1).saturating_sub(window)),
+            oldest: oldest_seen(position, layer.window),
         };
         decode::decode_layer(x, &layer, scratch)
     }

@@ -215,22 +215,6 @@ impl KvCache {
             .ok_or_else(|| candle_core::Error::Msg("the cache has no buffer".to_owned()))
     }
 
-    /// The keys and values of a layer, (1, `kv_heads`, capacity, `head_dim`), with room for one more
-    /// position of one sequence; none where the cache keeps them in another form.
-    #[cfg(any(
-        feature = "cuda",
-        feature = "metal",
-        target_os = "macos",
-        target_os = "ios"
-    ))]
-    pub(crate) fn room_for_one(&mut self, layer: usize) -> Result<Option<(&Tensor, &Tensor)>> {
-        if self.cache_type != KvCacheType::Full {
-            return Ok(None);
-        }
-        let held = self.room(layer, 1, 1)?;
-        Ok(held.keys.first().zip(held.values.first()))
-    }
-
     /// Makes room in all layers for more positions of one sequence; not where the cache keeps numbers in
     /// another form than that of the model.
     pub(crate) fn make_room(&mut self, positions: usize) -> Result<bool> {

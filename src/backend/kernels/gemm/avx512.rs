@@ -139,24 +139,6 @@ impl Simd for Avx512 {
         // SAFETY: as above.
         unsafe { _mm512_castsi512_ps(high(_mm256_loadu_si256(from.cast()))) }
     }
-
-    #[inline(always)]
-    unsafe fn pairs_f32(first: *const f32, _: *const f32) -> __m512 {
-        // SAFETY: as above.
-        unsafe { Self::words_f32(first) }
-    }
-
-    #[inline(always)]
-    unsafe fn pairs_f16(first: *const f16, _: *const f16) -> __m512 {
-        // SAFETY: as above.
-        unsafe { Self::words_f16(first) }
-    }
-
-    #[inline(always)]
-    unsafe fn pairs_bf16(first: *const bf16, _: *const bf16) -> __m512 {
-        // SAFETY: as above.
-        unsafe { Self::words_bf16(first) }
-    }
 }
 
 impl Simd for Avx512Bf16 {

@@ -34,28 +34,19 @@ pub(in crate::backend) use tensors::{
     dense_backward, dense_outer, dense_product, takes_product, takes_products,
 };
 
-use half::{bf16, f16};
+use super::dot::Numbers;
 use pack::View;
 use simd::Number;
-use std::ops::Range;
-
-/// A matrix, row by row.
-#[derive(Clone, Copy)]
-pub(super) enum Weights<'a> {
-    F32(&'a [f32]),
-    F16(&'a [f16]),
-    Bf16(&'a [bf16]),
-}
 
 /// `x Wᵀ` into `y`, (m, n), for `x` of shape (m, k) and `w` of shape (n, k).
 #[allow(clippy::many_single_char_names, reason = "the names of the formula")]
-pub(super) fn product(x: &[f32], m: usize, k: usize, w: Weights<'_>, n: usize, y: &mut [f32]) {
+pub(super) fn product(x: &[f32], m: usize, k: usize, w: Numbers<'_>, n: usize, y: &mut [f32]) {
     w.multiply(x, true, [m, n, k], y, false);
 }
 
 /// `dy W` into `dx`, (m, k), for `dy` of shape (m, n) and `w` of shape (n, k): the gradient of `x` in
 /// [`product`].
-pub(super) fn backward(dy: &[f32], m: usize, n: usize, w: Weights<'_>, k: usize, dx: &mut [f32]) {
+pub(super) fn backward(dy: &[f32], m: usize, n: usize, w: Numbers<'_>, k: usize, dx: &mut [f32]) {
     w.multiply(dy, false, [m, k, n], dx, false);
 }
 
@@ -81,16 +72,7 @@ pub(super) fn outer(dy: &[f32], m: usize, n: usize, x: &[f32], k: usize, dw: &mu
     product.either_way(Instructions::best(), dw);
 }
 
-impl Weights<'_> {
-    /// A part, which lies in the matrix.
-    fn part(self, range: Range<usize>) -> Self {
-        match self {
-            Self::F32(w) => Self::F32(&w[range]),
-            Self::F16(w) => Self::F16(&w[range]),
-            Self::Bf16(w) => Self::Bf16(&w[range]),
-        }
-    }
-
+impl Numbers<'_> {
     /// `along` says whether the weights' rows lie along the depth.
     fn multiply(self, x: &[f32], along: bool, sizes: [usize; 3], y: &mut [f32], add: bool) {
         match self {

@@ -92,24 +92,6 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    unsafe fn pairs_f32(first: *const f32, _: *const f32) -> Self::Vector {
-        // SAFETY: as above.
-        unsafe { Self::words_f32(first) }
-    }
-
-    #[inline(always)]
-    unsafe fn pairs_f16(first: *const f16, _: *const f16) -> Self::Vector {
-        // SAFETY: as above.
-        unsafe { Self::words_f16(first) }
-    }
-
-    #[inline(always)]
-    unsafe fn pairs_bf16(first: *const bf16, _: *const bf16) -> Self::Vector {
-        // SAFETY: as above.
-        unsafe { Self::words_bf16(first) }
-    }
-
-    #[inline(always)]
     unsafe fn tile(height: usize, operands: Operands) {
         // SAFETY: as above.
         unsafe {

@@ -45,11 +45,23 @@ pub(super) trait Simd: Copy {
     unsafe fn words_f32(from: *const f32) -> Self::Vector;
     unsafe fn words_f16(from: *const f16) -> Self::Vector;
     unsafe fn words_bf16(from: *const bf16) -> Self::Vector;
-    /// `LANES` words, of which each has a number of either row; the second row counts only where there are
-    /// two numbers in a word.
-    unsafe fn pairs_f32(first: *const f32, second: *const f32) -> Self::Vector;
-    unsafe fn pairs_f16(first: *const f16, second: *const f16) -> Self::Vector;
-    unsafe fn pairs_bf16(first: *const bf16, second: *const bf16) -> Self::Vector;
+    /// `LANES` words, of which each has a number of either row; where there is one number in a word, as here,
+    /// the second row does not count.
+    #[inline(always)]
+    unsafe fn pairs_f32(first: *const f32, _second: *const f32) -> Self::Vector {
+        // SAFETY: the caller's.
+        unsafe { Self::words_f32(first) }
+    }
+    #[inline(always)]
+    unsafe fn pairs_f16(first: *const f16, _second: *const f16) -> Self::Vector {
+        // SAFETY: the caller's.
+        unsafe { Self::words_f16(first) }
+    }
+    #[inline(always)]
+    unsafe fn pairs_bf16(first: *const bf16, _second: *const bf16) -> Self::Vector {
+        // SAFETY: the caller's.
+        unsafe { Self::words_bf16(first) }
+    }
 
     /// The heights that tiles have, the largest first.
     const HEIGHTS: &'static [usize];

@@ -1,6 +1,7 @@
 //! The products for tensors, of one matrix or of as many as dimensions before the last two make.
 
-use super::{Weights, backward, outer, product};
+use super::{backward, outer, product};
+use crate::backend::kernels::dot::Numbers;
 use crate::backend::kernels::numbers;
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -79,7 +80,7 @@ impl CustomOp2 for Dense {
             )));
         }
         let left = numbers(left, left_layout)?;
-        let weights = weights(right, right_layout)?;
+        let weights = Numbers::of(right, right_layout)?;
         let count: usize = batch.iter().product();
         let mut result = vec![0f32; count * m * n];
         let compute = |index: usize, result: &mut [f32]| {
@@ -88,11 +89,11 @@ impl CustomOp2 for Dense {
             match (self, weights.part(index * size..(index + 1) * size)) {
                 (Self::Product, weights) => product(left, rows, inner, weights, n, result),
                 (Self::Backward, weights) => backward(left, rows, inner, weights, n, result),
-                (Self::Outer, Weights::F32(x)) => outer(left, rows, inner, x, n, result),
+                (Self::Outer, Numbers::F32(x)) => outer(left, rows, inner, x, n, result),
                 (Self::Outer, _) => {}
             }
         };
-        if matches!(self, Self::Outer) && !matches!(weights, Weights::F32(_)) {
+        if matches!(self, Self::Outer) && !matches!(weights, Numbers::F32(_)) {
             return Err(candle_core::Error::Msg(
                 "an outer product takes f32 only".to_owned(),
             ));
@@ -116,17 +117,4 @@ fn matrices(layout: &Layout) -> Result<(&[usize], usize, usize)> {
         [batch @ .., rows, columns] => Ok((batch, *rows, *columns)),
         _ => Err(candle_core::Error::Msg("not a matrix".to_owned())),
     }
-}
-
-fn weights<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<Weights<'a>> {
-    let range = layout.contiguous_offsets().map(|(start, end)| start..end);
-    let found = range.and_then(|range| match storage {
-        CpuStorage::F32(numbers) => numbers.get(range).map(Weights::F32),
-        CpuStorage::F16(numbers) => numbers.get(range).map(Weights::F16),
-        CpuStorage::BF16(numbers) => numbers.get(range).map(Weights::Bf16),
-        _ => None,
-    });
-    found.ok_or_else(|| {
-        candle_core::Error::Msg("the product takes contiguous floats only".to_owned())
-    })
 }

@@ -1,6 +1,7 @@
 //! Every kind of instructions that this processor has, held against sums in `f64`.
 
 use super::*;
+use half::{bf16, f16};
 use std::any::TypeId;
 
 const ALL: &[Instructions] = &[

@@ -8,6 +8,7 @@ use super::input::{Input, rms_norm};
 use super::shared::Shared;
 use super::{Layer, Sequence, Sizes, Step};
 use crate::backend::kernels::dot::{Numbers, add_weighted, dots, exp_all};
+use crate::backend::kernels::oldest_seen;
 use std::ops::Range;
 
 /// Keys of one split.
@@ -20,6 +21,8 @@ const MASKED: f32 = -1e30;
 pub(super) struct Attention<'a> {
     sizes: Sizes,
     sequences: &'a [Sequence<'a>],
+    /// Of all sequences.
+    tokens: usize,
     /// The most splits of a sequence.
     splits: usize,
     /// 1 / sqrt(`head_dim`)
@@ -47,6 +50,7 @@ impl<'a> Attention<'a> {
         Self {
             sizes: step.sizes,
             sequences: &step.sequences,
+            tokens: step.sequences.iter().map(|s| s.tokens.len()).sum(),
             splits: step.sequences.iter().map(splits).max().unwrap_or(1),
             scale: 1.0 / (step.sizes.head_dim as f32).sqrt(),
         }
@@ -55,14 +59,32 @@ impl<'a> Attention<'a> {
     /// The numbers that splits leave: for each token, head and split the largest score, the sum of the
     /// exponentials, and the sum of the values.
     pub fn parts(&self) -> usize {
-        let tokens: usize = self.sequences.iter().map(|s| s.tokens.len()).sum();
-        tokens * self.sizes.heads * self.splits * (self.sizes.head_dim + 2)
+        self.tokens * self.sizes.heads * self.splits * (self.sizes.head_dim + 2)
     }
 
     fn part(&self, token: usize, head: usize, split: usize) -> Range<usize> {
         let size = self.sizes.head_dim + 2;
         let start = ((token * self.sizes.heads + head) * self.splits + split) * size;
         start..start + size
+    }
+
+    /// Query heads that share a key head.
+    fn group(&self) -> usize {
+        self.sizes.heads / self.sizes.kv_heads
+    }
+
+    /// A head of a token, of its queries, keys and values one after the other.
+    fn head<'p>(&self, projected: &'p [f32], token: usize, head: usize) -> &'p [f32] {
+        let size = self.sizes.head_dim;
+        &projected[token * self.sizes.projected() + head * size..][..size]
+    }
+
+    /// The value of a token for a key head.
+    fn value<'p>(&self, projected: &'p [f32], token: usize, kv_head: usize) -> &'p [f32] {
+        let Sizes {
+            heads, kv_heads, ..
+        } = self.sizes;
+        self.head(projected, token, heads + kv_heads + kv_head)
     }
 
     /// Chunks of the work: a split of the heads that share a key head.
@@ -92,10 +114,7 @@ impl<'a> Attention<'a> {
                 }
                 let size = self.sizes.head_dim;
                 let at = |position: usize| (head * cache.capacity + position) * size;
-                let oldest = |token: usize| {
-                    let position = sequence.held + token;
-                    layer.window.map_or(0, |w| (position + 1).saturating_sub(w))
-                };
+                let oldest = |token: usize| oldest_seen(sequence.held + token, layer.window);
                 let first = (split * SPLIT).max(oldest(0)).min(sequence.held);
                 let end = ((split + 1) * SPLIT).min(sequence.held).max(first);
                 let keys = cache.keys.part(at(first)..at(end));
@@ -124,13 +143,7 @@ impl<'a> Attention<'a> {
         projected: &[f32],
         scratch: &mut Scratch,
     ) {
-        let Sizes {
-            heads,
-            kv_heads,
-            head_dim: size,
-            ..
-        } = self.sizes;
-        let (group, width) = (heads / kv_heads, (heads + 2 * kv_heads) * size);
+        let (group, size) = (self.group(), self.sizes.head_dim);
         let norms = layer.head_norms;
         scratch
             .queries
@@ -141,7 +154,6 @@ impl<'a> Attention<'a> {
         for ((index, token), (queries, key)) in
             sequence.tokens.clone().enumerate().zip(queries.zip(keys))
         {
-            let row = &projected[token * width..][..width];
             let angles = index * size / 2..(index + 1) * size / 2;
             let (cos, sin) = (&sequence.cos[angles.clone()], &sequence.sin[angles]);
             let rotate = |x: &[f32], norm: Option<&[f32]>, scale: f32, y: &mut [f32]| {
@@ -156,14 +168,11 @@ impl<'a> Attention<'a> {
                     *high = (b * cos + a * sin) * scale;
                 }
             };
-            let of_group = &row[kv_head * group * size..][..group * size];
-            for (x, y) in of_group
-                .chunks_exact(size)
-                .zip(queries.chunks_exact_mut(size))
-            {
+            for (index, y) in queries.chunks_exact_mut(size).enumerate() {
+                let x = self.head(projected, token, kv_head * group + index);
                 rotate(x, norms.map(|norms| norms.0), self.scale, y);
             }
-            let x = &row[(heads + kv_head) * size..][..size];
+            let x = self.head(projected, token, self.sizes.heads + kv_head);
             rotate(x, norms.map(|norms| norms.1), 1.0, key);
         }
     }
@@ -177,18 +186,11 @@ impl<'a> Attention<'a> {
         (new, start): (&Shared<'_>, usize),
         scratch: &Scratch,
     ) {
-        let Sizes {
-            heads,
-            kv_heads,
-            head_dim: size,
-            ..
-        } = self.sizes;
-        let width = (heads + 2 * kv_heads) * size;
-        let tokens: usize = self.sequences.iter().map(|s| s.tokens.len()).sum();
+        let (kv_heads, size) = (self.sizes.kv_heads, self.sizes.head_dim);
         for (token, key) in sequence.tokens.clone().zip(scratch.keys.chunks_exact(size)) {
-            let value = &projected[token * width..][(heads + kv_heads + kv_head) * size..][..size];
+            let value = self.value(projected, token, kv_head);
             for (what, numbers) in [key, value].into_iter().enumerate() {
-                let at = start + ((what * tokens + token) * kv_heads + kv_head) * size;
+                let at = start + ((what * self.tokens + token) * kv_heads + kv_head) * size;
                 // SAFETY: only the first split of this sequence's key head writes here, and nobody reads
                 // before all is over.
                 unsafe { new.write(at..at + size) }.copy_from_slice(numbers);
@@ -208,13 +210,7 @@ impl<'a> Attention<'a> {
         projected: &[f32],
         scratch: &mut Scratch,
     ) {
-        let Sizes {
-            heads,
-            kv_heads,
-            head_dim: size,
-            ..
-        } = self.sizes;
-        let (group, width) = (heads / kv_heads, (heads + 2 * kv_heads) * size);
+        let (group, size) = (self.group(), self.sizes.head_dim);
         let new = if seen.is_last {
             sequence.tokens.len()
         } else {
@@ -280,7 +276,7 @@ impl<'a> Attention<'a> {
         let (held_scores, new_scores) = scores.split_at(seen.held * count);
         add_weighted(values, size, held_scores, count, found);
         for (token, weights) in sequence.tokens.clone().zip(new_scores.chunks_exact(count)) {
-            let value = &projected[token * width..][(heads + kv_heads + kv_head) * size..][..size];
+            let value = self.value(projected, token, kv_head);
             add_weighted(Numbers::F32(value), size, weights, count, found);
         }
     }
@@ -293,13 +289,7 @@ impl<'a> Attention<'a> {
         parts: &Shared<'_>,
         scratch: &Scratch,
     ) {
-        let Sizes {
-            heads,
-            kv_heads,
-            head_dim: size,
-            ..
-        } = self.sizes;
-        let group = heads / kv_heads;
+        let (group, size) = (self.group(), self.sizes.head_dim);
         let found = scratch.values.chunks_exact(size);
         let of = scratch.best.iter().zip(&scratch.sums).zip(found);
         for (index, ((best, sum), values)) in of.enumerate() {
@@ -322,8 +312,7 @@ impl<'a> Attention<'a> {
             head_dim: size,
             ..
         } = self.sizes;
-        let tokens: usize = self.sequences.iter().map(|s| s.tokens.len()).sum();
-        context.set(tokens, heads * size, |context| {
+        context.set(self.tokens, heads * size, |context| {
             for sequence in self.sequences {
                 for token in sequence.tokens.clone() {
                     for head in 0..heads {

@@ -35,6 +35,13 @@ pub(crate) struct Sizes {
     pub head_dim: usize,
 }
 
+impl Sizes {
+    /// The numbers of a token's queries, keys and values.
+    fn projected(&self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.head_dim
+    }
+}
+
 /// What a layer computes with.
 pub(in crate::backend) struct Layer<'a> {
     pub eps: f32,
@@ -120,16 +127,16 @@ impl Step<'_> {
         let Sizes {
             hidden,
             intermediate,
-            heads,
             kv_heads,
             head_dim,
+            ..
         } = self.sizes;
         let count = x.len() / hidden;
         let attention = Attention::new(self);
         let mut new = vec![0f32; self.layers.len() * 2 * count * kv_heads * head_dim];
         let lengths = [
             count * hidden,
-            count * (heads + 2 * kv_heads) * head_dim,
+            count * self.sizes.projected(),
             attention.parts(),
             count * intermediate,
             self.ranks(),
@@ -218,16 +225,16 @@ impl Program<'_> {
         let Sizes {
             hidden,
             intermediate,
-            heads,
             kv_heads,
             head_dim,
+            ..
         } = self.sizes;
         let Scratch {
             input,
             outputs,
             attention,
         } = scratch;
-        let width = (heads + 2 * kv_heads) * head_dim;
+        let width = self.sizes.projected();
 
         // SAFETY: as above.
         let prepare =
