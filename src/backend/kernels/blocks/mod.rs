@@ -15,6 +15,8 @@ mod lanes;
 mod product;
 mod types;
 mod unpack;
+#[cfg(target_arch = "x86_64")]
+mod wide;
 
 pub(in crate::backend) use decode::{decode_all, decode_rows};
 pub(in crate::backend) use few_rows::block_few_rows;
