@@ -91,6 +91,19 @@ impl Matrix {
         }
     }
 
+    /// [`forward`](Self::forward) where nothing is trained: of blocks on the CPU activations may be rounded, as
+    /// [`BlockWeight::infer`] does it.
+    ///
+    /// # Errors
+    ///
+    /// When shapes, dtypes or devices do not fit.
+    pub fn infer(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Blocks(weight) => weight.infer(x),
+            _ => self.forward(x),
+        }
+    }
+
     /// The gradient of [`forward`](Self::forward) with respect to `x`: `dy W`, of shape (n, in), for
     /// `dy` of shape (n, out), in its dtype.
     ///

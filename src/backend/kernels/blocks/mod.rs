@@ -20,4 +20,4 @@ mod wide;
 
 pub(in crate::backend) use decode::{decode_all, decode_rows};
 pub(in crate::backend) use few_rows::block_few_rows;
-pub(in crate::backend) use product::block_product;
+pub(in crate::backend) use product::{block_product, takes_block_product};

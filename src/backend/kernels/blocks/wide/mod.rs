@@ -22,10 +22,15 @@ macro_rules! by_type {
     }};
 }
 
+mod columns;
 mod dot;
+mod rows;
+mod tile;
 mod unpack;
 
 pub(super) use dot::product;
+pub(super) use rows::{ROWS, Rows, quantize};
+pub(super) use tile::{COLUMNS, columns};
 
 /// Whether this processor has what all of this needs.
 pub(super) fn is_there() -> bool {
