@@ -17,6 +17,7 @@ pub(super) mod dot;
 mod exp;
 mod gemm;
 mod int8;
+mod large_pages;
 mod linear;
 #[cfg(any(feature = "metal", target_os = "macos", target_os = "ios"))]
 pub(super) mod metal;
@@ -35,6 +36,7 @@ pub(super) use blocks::{
 pub(super) use cross_entropy::softmax_cross_entropy;
 pub(super) use gemm::{dense_backward, dense_outer, dense_product, takes_product, takes_products};
 pub(super) use int8::{dequantize, takes_codes};
+pub(super) use large_pages::use_large_pages;
 pub(super) use linear::{FEW_ROWS, linear_few_rows};
 pub(super) use rms_norm::rms_norm_backward;
 pub(super) use softmax::{masked_softmax, softmax_backward};

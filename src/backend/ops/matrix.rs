@@ -65,6 +65,17 @@ impl Matrix {
         }
     }
 
+    /// The matrix, with its tensors moved by `place` where they are on the CPU.
+    pub(crate) fn moved(self, place: &mut dyn FnMut(Tensor) -> Result<Tensor>) -> Result<Self> {
+        Ok(match self {
+            Self::Dense(weight) => Self::Dense(place(weight)?),
+            Self::Affine(weight) => {
+                Self::Affine(Arc::new(Arc::unwrap_or_clone(weight).moved(place)?))
+            }
+            Self::Blocks(weight) => Self::Blocks(weight.moved(place)?),
+        })
+    }
+
     /// All numbers in one tensor of `dtype`, which is made where there is none.
     ///
     /// # Errors
@@ -91,8 +102,8 @@ impl Matrix {
         }
     }
 
-    /// [`forward`](Self::forward) where nothing is trained: of blocks on the CPU activations may be rounded, as
-    /// [`BlockWeight::infer`] does it.
+    /// [`forward`](Self::forward) as inference has it: with the blocks of a GGUF file, activations may be
+    /// rounded to eight bits ([`BlockWeight::infer`]).
     ///
     /// # Errors
     ///

@@ -2,13 +2,22 @@
 
 use super::input::Input;
 use super::shared::Shared;
+use crate::backend::kernels::blocks::dot_rows;
 use crate::backend::kernels::dot::{Numbers, dots};
+use crate::backend::ops::blocks::BlockType;
 use std::ops::Range;
+
+/// A matrix (out, in), as it is kept.
+#[derive(Clone, Copy)]
+pub(in crate::backend) enum Weights<'a> {
+    Numbers(Numbers<'a>),
+    /// Those of a GGUF file.
+    Blocks(BlockType, &'a [u8]),
+}
 
 /// A linear map.
 pub(in crate::backend) struct Map<'a> {
-    /// (out, in)
-    pub weights: Numbers<'a>,
+    pub weights: Weights<'a>,
     pub output: usize,
     pub bias: Option<&'a [f32]>,
     pub branches: Vec<Branch<'a>>,
@@ -42,28 +51,39 @@ impl Map<'_> {
         self.branches.iter().map(Branch::ranks).sum()
     }
 
-    /// The outputs `rows` of all tokens, as (rows, tokens). `down` is what [`Maps::down`] made for this map.
+    /// The outputs `rows` of all tokens, as (tokens, rows). `down` is what [`Maps::down`] made for this map.
     pub(super) fn rows(&self, rows: Range<usize>, input: &Input, down: &[f32], y: &mut [f32]) {
-        let width = input.width;
-        let count = input.numbers.len() / width;
-        let weights = self.weights.part(rows.start * width..rows.end * width);
-        dots(weights, width, &input.numbers, y);
+        let (width, len) = (input.width, rows.len());
+        match self.weights {
+            Weights::Numbers(weights) => {
+                let weights = weights.part(rows.start * width..rows.end * width);
+                dots(weights, width, &input.numbers, y, len);
+            }
+            Weights::Blocks(kind, blocks) if y.len() == len => {
+                dot_rows(kind, blocks, rows.clone(), &input.codes, &mut [&mut *y]);
+            }
+            Weights::Blocks(kind, blocks) => {
+                let mut tokens: Vec<_> = y.chunks_exact_mut(len).collect();
+                dot_rows(kind, blocks, rows.clone(), &input.codes, &mut tokens);
+            }
+        }
         let mut down = down;
         for branch in &self.branches {
             let (mine, others) = down.split_at(branch.ranks());
             down = others;
-            let downs = || branch.tokens.clone().zip(mine.chunks_exact(branch.rank));
-            for (row, y) in rows.clone().zip(y.chunks_exact_mut(count)) {
-                let b = &branch.b[row * branch.rank..][..branch.rank];
-                let scale = branch.row_scale.map_or(1.0, |scale| scale[row]);
-                for (token, down) in downs() {
-                    y[token] = y[token] * scale + short_dot(b, down);
+            let tokens = branch.tokens.start * len..branch.tokens.end * len;
+            let tokens = y[tokens].chunks_exact_mut(len);
+            for (y, down) in tokens.zip(mine.chunks_exact(branch.rank)) {
+                for (row, y) in rows.clone().zip(y) {
+                    let b = &branch.b[row * branch.rank..][..branch.rank];
+                    let scale = branch.row_scale.map_or(1.0, |scale| scale[row]);
+                    *y = *y * scale + short_dot(b, down);
                 }
             }
         }
         if let Some(bias) = self.bias {
-            for (bias, y) in bias[rows].iter().zip(y.chunks_exact_mut(count)) {
-                for y in y {
+            for y in y.chunks_exact_mut(len) {
+                for (y, bias) in y.iter_mut().zip(&bias[rows.clone()]) {
                     *y += bias;
                 }
             }
@@ -88,6 +108,14 @@ fn short_dot(a: &[f32], b: &[f32]) -> f32 {
 pub(super) struct Maps<'a>(pub &'a [Map<'a>]);
 
 impl Maps<'_> {
+    /// Makes what else than numbers the maps take of an input.
+    pub fn prepare(&self, input: &mut Input) {
+        let is_in_blocks = |map: &Map| matches!(map.weights, Weights::Blocks(..));
+        if self.0.iter().any(is_in_blocks) {
+            input.codes.quantize(&input.numbers, input.width);
+        }
+    }
+
     /// Chunks of the way through all A.
     pub fn down_chunks(&self) -> usize {
         let branches = self.0.iter().flat_map(|map| &map.branches);
@@ -106,12 +134,12 @@ impl Maps<'_> {
                 let x = &input.numbers[branch.tokens.start * width..branch.tokens.end * width];
                 let tokens = branch.tokens.len();
                 y.resize(ranks.len() * tokens, 0.0);
-                dots(a, width, x, y);
-                for token in 0..tokens {
+                dots(a, width, x, y, ranks.len());
+                for (token, y) in y.chunks_exact(ranks.len()).enumerate() {
                     let start = place + token * branch.rank;
                     // SAFETY: each chunk writes its own ranks, and nobody reads before the phase is over.
                     let down = unsafe { down.write(start + ranks.start..start + ranks.end) };
-                    for (down, y) in down.iter_mut().zip(y.iter().skip(token).step_by(tokens)) {
+                    for (down, y) in down.iter_mut().zip(y) {
                         *down = branch.scaling * y;
                     }
                 }
@@ -132,7 +160,7 @@ impl Maps<'_> {
         self.0.iter().map(|map| map.output.div_ceil(size)).sum()
     }
 
-    /// The outputs of a chunk, as (rows, tokens) in `y`; gives the place of the first among those of all
+    /// The outputs of a chunk, as (tokens, rows) in `y`; gives the place of the first among those of all
     /// maps.
     pub fn rows(
         &self,

@@ -14,7 +14,7 @@ mod shared;
 mod team;
 
 pub(in crate::backend) use keep::keep;
-pub(in crate::backend) use map::{Branch, Map};
+pub(in crate::backend) use map::{Branch, Map, Weights};
 
 use super::dot::{Numbers, swiglu_all};
 use attention::Attention;
@@ -81,6 +81,9 @@ pub(in crate::backend) struct Step<'a> {
     pub layers: Vec<Layer<'a>>,
     pub sequences: Vec<Sequence<'a>>,
 }
+
+/// The most tokens that are one step: more are faster as matrix products.
+pub(in crate::backend) const MOST_TOKENS: usize = 16;
 
 /// Phases of a layer.
 const PHASES: usize = 9;
@@ -316,6 +319,7 @@ impl Program<'_> {
         self.phase(phase + 1, maps.chunks(size), |chunk| {
             if !std::mem::replace(&mut is_ready, true) {
                 prepare(input);
+                maps.prepare(input);
             }
             // SAFETY: the phase before, which wrote it, is over.
             let down = unsafe { self.buffers.down.read() };
@@ -337,6 +341,7 @@ impl Program<'_> {
         self.phase(phase, maps.down_chunks(), |chunk| {
             if !std::mem::replace(&mut is_ready, true) {
                 prepare(input);
+                maps.prepare(input);
             }
             maps.down(chunk, input, &self.buffers.down, outputs);
         });
@@ -352,11 +357,13 @@ impl Program<'_> {
         write: impl Fn(usize, &mut [f32]),
     ) {
         let maps @ [gate, up] = &self.layer.gate_up;
-        let mut is_ready = self.downs(5, &Maps(maps), &prepare, input, outputs);
+        let both = Maps(maps);
+        let mut is_ready = self.downs(5, &both, &prepare, input, outputs);
         let size = Self::chunk_size(gate.output);
         self.phase(6, gate.output.div_ceil(size), |chunk| {
             if !std::mem::replace(&mut is_ready, true) {
                 prepare(input);
+                both.prepare(input);
             }
             // SAFETY: the phase before, which wrote it, is over.
             let down = unsafe { self.buffers.down.read() };
@@ -371,27 +378,22 @@ impl Program<'_> {
         });
     }
 
-    /// Writes some outputs of all tokens, (rows, tokens), to their place in `to`, (tokens, width).
+    /// Writes some outputs of all tokens, (tokens, rows), to their place in `to`, (tokens, width).
     fn write(&self, to: &Shared<'_>, width: usize, place: usize, outputs: &[f32]) {
         let rows = outputs.len() / self.count;
-        for token in 0..self.count {
+        for (token, outputs) in outputs.chunks_exact(rows.max(1)).enumerate() {
             let start = token * width + place;
             // SAFETY: nobody else writes these rows, and nobody reads them before the phase is over.
-            let to = unsafe { to.write(start..start + rows) };
-            for (to, output) in to
-                .iter_mut()
-                .zip(outputs.iter().skip(token).step_by(self.count))
-            {
-                *to = *output;
-            }
+            unsafe { to.write(start..start + rows) }.copy_from_slice(outputs);
         }
     }
 
-    /// Adds the numbers of `x`, (tokens, hidden), to some outputs, (rows, tokens).
+    /// Adds the numbers of `x`, (tokens, hidden), to some outputs, (tokens, rows).
     fn add(&self, outputs: &mut [f32], place: usize, x: &[f32]) {
-        for (row, outputs) in outputs.chunks_exact_mut(self.count).enumerate() {
-            let x = x.iter().skip(place + row).step_by(self.sizes.hidden);
-            for (output, x) in outputs.iter_mut().zip(x) {
+        let rows = (outputs.len() / self.count).max(1);
+        let x = x.chunks_exact(self.sizes.hidden);
+        for (outputs, x) in outputs.chunks_exact_mut(rows).zip(x) {
+            for (output, x) in outputs.iter_mut().zip(&x[place..]) {
                 *output += x;
             }
         }
