@@ -30,7 +30,9 @@ pub(super) use adam::adam;
 pub(super) use add::add_assign;
 pub(super) use affine::affine_dequantize;
 pub(super) use affine_few_rows::{AFFINE_ROWS, affine_few_rows};
-pub(super) use blocks::{block_few_rows, block_product, decode_all, decode_rows};
+pub(super) use blocks::{
+    block_few_rows, block_product, decode_all, decode_rows, takes_block_product,
+};
 pub(super) use cross_entropy::softmax_cross_entropy;
 pub(super) use gemm::{dense_backward, dense_outer, dense_product, takes_product, takes_products};
 pub(super) use int8::{dequantize, takes_codes};

@@ -5,7 +5,7 @@ mod block_type;
 pub use block_type::BlockType;
 
 use super::held::Held;
-use super::linear::add_into;
+use super::linear::{add_into, linear, linear_backward};
 use crate::backend::kernels;
 use candle_core::quantized::{QStorage, QTensor};
 use candle_core::{DType, Device, Result, Tensor, bail};
@@ -243,14 +243,10 @@ impl BlockWeight {
                     .to_dtype(x.dtype())
             }
             Blocks::Host(_) => {
-                // Transposed, because candle's product is slower where its right side is the longer one.
-                let turned = x.to_dtype(DType::F32)?.t()?;
-                let product = |(first, len)| self.part(first, len)?.matmul(&turned);
+                let wide = x.to_dtype(DType::F32)?;
+                let product = |(first, len)| linear(&wide, &self.part(first, len)?, None);
                 let parts = self.parts().map(product).collect::<Result<Vec<_>>>()?;
-                Tensor::cat(&parts, 0)?
-                    .t()?
-                    .contiguous()?
-                    .to_dtype(x.dtype())
+                Tensor::cat(&parts, 1)?.to_dtype(x.dtype())
             }
             Blocks::Device { .. } => {
                 let product = |(first, len)| {
@@ -265,16 +261,21 @@ impl BlockWeight {
 
     /// [`forward`](Self::forward) as inference has it, faster where the processor multiplies small whole numbers.
     ///
-    /// On the CPU activations are rounded to eight bits, with a scale for each 32 of a row, as llama.cpp does
-    /// it: each is off by at most 1/254 of the largest of its 32. Elsewhere it is `forward`. Steps have no
-    /// gradient, so training does without them.
+    /// On such a CPU activations are rounded to eight bits, with a scale for each 32 of a row, as llama.cpp does
+    /// it: each is off by at most 1/254 of the largest of its 32. That is one with AVX-512 and VNNI, and for
+    /// fewer than eight rows one with AVX2. Elsewhere it is `forward`. Steps have no gradient, so training does
+    /// without them.
     ///
     /// # Errors
     ///
     /// When shapes or devices do not fit.
     pub fn infer(&self, x: &Tensor) -> Result<Tensor> {
         match &self.blocks {
-            Blocks::Host(blocks) if x.device().is_cpu() && x.dims2()?.1 == self.input => {
+            Blocks::Host(blocks)
+                if x.device().is_cpu()
+                    && x.dims2()?.1 == self.input
+                    && kernels::takes_block_product(x.dim(0)?) =>
+            {
                 let wide = x.to_dtype(DType::F32)?.contiguous()?;
                 let blocks = Held::of(blocks);
                 kernels::block_product(&wide, self.kind, blocks.bytes()?)?.to_dtype(x.dtype())
@@ -306,7 +307,7 @@ impl BlockWeight {
         let mut dx = None;
         for (first, len) in self.parts() {
             let part = self.part(first, len)?.to_dtype(computed)?;
-            let part = wide.narrow(1, first, len)?.contiguous()?.matmul(&part)?;
+            let part = linear_backward(&wide.narrow(1, first, len)?.contiguous()?, &part)?;
             dx = Some(match dx {
                 None => part,
                 Some(dx) => add_into(

@@ -1,7 +1,7 @@
 //! Which adapters act on which tokens of a forward.
 
 use super::dropout::Dropout;
-use super::linear::Linear;
+use super::linear::{Linear, Purpose};
 use crate::backend::ops::linear::{LowRank, add_bias, add_branch};
 use crate::models::Projection;
 use crate::models::adapter::{Branch, LayerAdapter};
@@ -14,6 +14,7 @@ pub(super) struct Adapted<'a> {
     runs: Vec<Run<'a>>,
     /// Of the inputs of the branches.
     dropout: Option<&'a Dropout>,
+    purpose: Purpose,
 }
 
 /// Consecutive tokens with the same adapter, which is empty where there is none.
@@ -24,9 +25,21 @@ struct Run<'a> {
 
 impl<'a> Adapted<'a> {
     /// One adapter for all tokens.
-    pub(super) fn whole(layers: &'a [LayerAdapter], dropout: Option<&'a Dropout>) -> Self {
-        let runs = vec![Run { len: 0, layers }];
-        Self { runs, dropout }
+    pub(super) fn whole(layers: &'a [LayerAdapter]) -> Self {
+        Self {
+            runs: vec![Run { len: 0, layers }],
+            dropout: None,
+            purpose: Purpose::Inference,
+        }
+    }
+
+    /// One adapter for all tokens, in training.
+    pub(super) fn trained(layers: &'a [LayerAdapter], dropout: Option<&'a Dropout>) -> Self {
+        Self {
+            dropout,
+            purpose: Purpose::Training,
+            ..Self::whole(layers)
+        }
     }
 
     /// The adapter of each of several sequences, with the number of its tokens.
@@ -38,8 +51,10 @@ impl<'a> Adapted<'a> {
                 _ => runs.push(Run { len, layers }),
             }
         }
-        let dropout = None;
-        Self { runs, dropout }
+        Self {
+            runs,
+            ..Self::whole(&[])
+        }
     }
 
     /// Whether no adapter acts on any token.
@@ -91,16 +106,16 @@ impl<'a> Adapted<'a> {
         };
         if let [run] = &self.runs[..] {
             return match (branch(run), self.dropout) {
-                (None, _) => map.forward(x),
-                (Some(branch), None) => map.with_branch(x, branch.low_rank(), None),
+                (None, _) => map.forward(x, self.purpose),
+                (Some(branch), None) => map.with_branch(x, self.purpose, branch.low_rank(), None),
                 (Some(branch), Some(dropout)) => {
                     let dropped = dropout.apply(layer, projection, x)?;
-                    map.with_branch(x, branch.low_rank(), Some(&dropped))
+                    map.with_branch(x, self.purpose, branch.low_rank(), Some(&dropped))
                 }
             };
         }
         // The weights are read once for all tokens, whatever their adapters.
-        let y = map.weight.forward(x)?;
+        let y = map.product(x, self.purpose)?;
         let mut start = 0;
         let mut parts = Vec::with_capacity(self.runs.len());
         for run in &self.runs {

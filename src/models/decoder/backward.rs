@@ -84,7 +84,7 @@ impl Decoder {
         options: &StepOptions<'_>,
     ) -> Result<Tensor> {
         let pass = self.pass(batch)?;
-        let branches = Adapted::whole(adapter, None);
+        let branches = Adapted::trained(adapter, None);
         let mut x = self.embed(&batch.tokens)?;
         for layer in &self.layers {
             options.check_cancelled()?;
@@ -111,7 +111,7 @@ impl Decoder {
     ) -> Result<(Tensor, Tensor)> {
         let pass = self.pass(batch)?;
         let adapter = trained.branches();
-        let branches = Adapted::whole(adapter, options.dropout.as_ref());
+        let branches = Adapted::trained(adapter, options.dropout.as_ref());
         let first = trained.first_layer();
         let mut x = self.embed(&batch.tokens)?;
         let mut kept = Vec::with_capacity(self.layers.len());

@@ -11,21 +11,38 @@ pub(super) struct Linear {
     pub bias: Option<Tensor>,
 }
 
+/// What an output is computed for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Purpose {
+    /// Activations may be rounded where that is faster.
+    Inference,
+    Training,
+}
+
 impl Linear {
     /// The map of `x`, (tokens, in).
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        add_bias(self.weight.forward(x)?, self.bias.as_ref())
+    pub(super) fn forward(&self, x: &Tensor, purpose: Purpose) -> Result<Tensor> {
+        add_bias(self.product(x, purpose)?, self.bias.as_ref())
     }
 
     /// The map with a branch beside it, whose input may be another one, such as `x` after dropout.
     pub(super) fn with_branch(
         &self,
         x: &Tensor,
+        purpose: Purpose,
         branch: LowRank<'_>,
         branch_input: Option<&Tensor>,
     ) -> Result<Tensor> {
-        let y = self.weight.forward(x)?;
+        let y = self.product(x, purpose)?;
         let y = add_branch(y, branch_input.unwrap_or(x), branch)?;
         add_bias(y, self.bias.as_ref())
+    }
+
+    /// The map without its bias.
+    pub(super) fn product(&self, x: &Tensor, purpose: Purpose) -> Result<Tensor> {
+        match purpose {
+            Purpose::Inference => self.weight.infer(x),
+            Purpose::Training => self.weight.forward(x),
+        }
     }
 }

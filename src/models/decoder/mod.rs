@@ -284,7 +284,7 @@ impl Decoder {
         let offset = cache.as_ref().map_or(0, |cache| cache.len());
         let pass = Pass::of([self.segment(batch, len, offset)?]);
         let mut caches: Vec<_> = cache.into_iter().collect();
-        let branches = Adapted::whole(adapter.map_or(&[], LoRAAdapter::layers), None);
+        let branches = Adapted::whole(adapter.map_or(&[], LoRAAdapter::layers));
         let x = self.layers(self.embed(tokens)?, &pass, &mut caches, &branches)?;
         Ok(x.reshape((batch, len, self.config.hidden_size))?)
     }

@@ -103,7 +103,7 @@ impl Bytes for [u8; 32] {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{Avx512Vnni, AvxVnni, Maddubs, Ymm};
+pub(super) use x86::{AvxVnni, Maddubs, Ymm};
 
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code, reason = "features that only some processors have")]
@@ -113,11 +113,10 @@ mod x86 {
     use std::arch::x86_64::{
         __m256i, _mm_cvtph_ps, _mm_cvtsi32_si128, _mm_cvtss_f32, _mm_loadu_si128, _mm_srli_epi16,
         _mm256_abs_epi8, _mm256_and_si256, _mm256_cmpeq_epi8, _mm256_cvtepi32_ps, _mm256_cvtph_ps,
-        _mm256_dpbusd_avx_epi32, _mm256_dpbusd_epi32, _mm256_loadu_si256, _mm256_madd_epi16,
-        _mm256_maddubs_epi16, _mm256_or_si256, _mm256_set_epi64x, _mm256_set_m128i,
-        _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_epi64x,
-        _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_sign_epi8, _mm256_sll_epi16,
-        _mm256_srl_epi16, _mm256_storeu_ps,
+        _mm256_dpbusd_avx_epi32, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16,
+        _mm256_or_si256, _mm256_set_epi64x, _mm256_set_m128i, _mm256_set1_epi8, _mm256_set1_epi16,
+        _mm256_set1_epi32, _mm256_set1_epi64x, _mm256_setzero_si256, _mm256_shuffle_epi8,
+        _mm256_sign_epi8, _mm256_sll_epi16, _mm256_srl_epi16, _mm256_storeu_ps,
     };
     use std::marker::PhantomData;
 
@@ -153,18 +152,6 @@ mod x86 {
         unsafe fn dot(unsigned: __m256i, signed: __m256i) -> __m256i {
             // SAFETY: the processor has `avxvnni`.
             unsafe { _mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), unsigned, signed) }
-        }
-    }
-
-    /// Needs `avx512vnni` and `avx512vl`.
-    #[derive(Clone, Copy)]
-    pub(in super::super) struct Avx512Vnni;
-
-    impl Dot for Avx512Vnni {
-        #[inline(always)]
-        unsafe fn dot(unsigned: __m256i, signed: __m256i) -> __m256i {
-            // SAFETY: the processor has both features.
-            unsafe { _mm256_dpbusd_epi32(_mm256_setzero_si256(), unsigned, signed) }
         }
     }
 

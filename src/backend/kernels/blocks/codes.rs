@@ -3,6 +3,9 @@
 /// Numbers that share a scale.
 pub(in crate::backend) const UNIT: usize = 32;
 
+/// Below this all is as good as zero, and its inverse may be too large for an `f32`.
+pub(super) const SMALLEST: f32 = 1e-30;
+
 /// Rows of activations as codes of eight bits, with a scale for each 32 numbers.
 ///
 /// A number is code · scale, and off by at most half a scale, which is 1/254 of the largest of its 32.
@@ -16,6 +19,8 @@ pub(in crate::backend) struct Codes {
     /// that count from elsewhere than zero.
     pub(super) sums: Vec<f32>,
     pub(super) half_sums: Vec<[f32; 2]>,
+    /// The sums of four neighbouring codes each, less than zero instead of more.
+    pub(super) fours: Vec<[i32; 8]>,
 }
 
 impl Codes {
@@ -32,6 +37,7 @@ impl Codes {
         self.scales.reserve(count.saturating_sub(self.scales.len()));
         self.sums.reserve(count.saturating_sub(self.sums.len()));
         (self.half_sums).reserve(count.saturating_sub(self.half_sums.len()));
+        self.fours.reserve(count.saturating_sub(self.fours.len()));
     }
 
     /// Replaces what is there by rows of `width` numbers, a multiple of 32; what is left of `x` after the last
@@ -46,6 +52,7 @@ impl Codes {
         self.scales.clear();
         self.sums.clear();
         self.half_sums.clear();
+        self.fours.clear();
         self.reserve(rows, width);
         #[cfg(target_arch = "x86_64")]
         {
@@ -68,23 +75,25 @@ impl Codes {
     fn extend(&mut self, x: &[f32]) {
         for unit in x.as_chunks::<UNIT>().0 {
             let (codes, scale) = quantize_unit(unit);
+            let mut fours = [0i16; 8];
+            for (four, codes) in fours.iter_mut().zip(codes.as_chunks::<4>().0) {
+                *four = codes.iter().map(|code| i16::from(*code)).sum();
+            }
             let mut halves = [0f32; 2];
-            for (sum, codes) in halves.iter_mut().zip(codes.as_chunks::<16>().0) {
-                let whole: i16 = codes.iter().map(|code| i16::from(*code)).sum();
-                *sum = f32::from(whole) * scale;
+            for (half, fours) in halves.iter_mut().zip(fours.as_chunks::<4>().0) {
+                *half = f32::from(fours.iter().sum::<i16>()) * scale;
             }
             self.bytes.push(codes);
             self.scales.push(scale);
             self.sums.push(halves[0] + halves[1]);
             self.half_sums.push(halves);
+            self.fours.push(fours.map(|four| -i32::from(four)));
         }
     }
 }
 
 #[inline(always)]
-fn quantize_unit(x: &[f32; UNIT]) -> ([i8; UNIT], f32) {
-    /// Below this all is as good as zero, and its inverse may be too large for an `f32`.
-    const SMALLEST: f32 = 1e-30;
+pub(super) fn quantize_unit(x: &[f32; UNIT]) -> ([i8; UNIT], f32) {
     /// Adding it leaves the nearest whole number in the lowest bits.
     const MAGIC: f32 = 12_582_912.0;
     // As whole numbers, of which those of infinities and of what is no number are the largest.

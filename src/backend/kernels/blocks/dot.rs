@@ -5,11 +5,13 @@
 
 use super::bytes::Bytes;
 #[cfg(target_arch = "x86_64")]
-use super::bytes::{Avx512Vnni, AvxVnni, Maddubs, Ymm};
+use super::bytes::{AvxVnni, Maddubs, Ymm};
 use super::codes::{Codes, UNIT};
 use super::lanes::Lanes;
 use super::types;
 use super::unpack::{Bias, Small, Span, Super};
+#[cfg(target_arch = "x86_64")]
+use super::wide;
 use crate::backend::ops::blocks::BlockType;
 use std::ops::Range;
 
@@ -47,11 +49,12 @@ pub(in crate::backend) fn dot_rows(
 
 /// A row of activations.
 #[derive(Clone, Copy, Default)]
-struct Row<'a> {
+pub(super) struct Row<'a> {
     codes: &'a [[i8; UNIT]],
     scales: &'a [f32],
     sums: &'a [f32],
     half_sums: &'a [[f32; 2]],
+    fours: &'a [[i32; 8]],
 }
 
 impl Codes {
@@ -66,6 +69,7 @@ impl Codes {
             scales: part(&self.scales, row, self.units),
             sums: part(&self.sums, row, self.units),
             half_sums: part(&self.half_sums, row, self.units),
+            fours: part(&self.fours, row, self.units),
         }
     }
 }
@@ -87,13 +91,11 @@ impl Part<'_> {
                 && is_x86_feature_detected!("fma")
                 && is_x86_feature_detected!("f16c")
             {
-                let is_wide =
-                    is_x86_feature_detected!("avx512vl") && is_x86_feature_detected!("avx512bw");
                 #[allow(unsafe_code, reason = "features that only some processors have")]
                 // SAFETY: this processor has the features of each function.
                 return unsafe {
-                    if is_wide && is_x86_feature_detected!("avx512vnni") {
-                        self.product_avx512_vnni(kind, y);
+                    if wide::is_there() {
+                        wide::product(kind, self.weight, self.bytes, &self.rows, y);
                     } else if is_x86_feature_detected!("avxvnni") {
                         self.product_avx_vnni(kind, y);
                     } else {
@@ -103,12 +105,6 @@ impl Part<'_> {
             }
         }
         self.product_of_type::<[u8; 32]>(kind, y);
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma,f16c,avx512vl,avx512bw,avx512vnni")]
-    fn product_avx512_vnni(&self, kind: BlockType, y: &mut [&mut [f32]]) {
-        self.product_of_type::<Ymm<Avx512Vnni>>(kind, y);
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -222,7 +218,7 @@ impl Part<'_> {
 }
 
 #[inline(always)]
-fn write<const ROWS: usize>(y: &mut [&mut [f32]], output: usize, sums: [f32; ROWS]) {
+pub(super) fn write<const ROWS: usize>(y: &mut [&mut [f32]], output: usize, sums: [f32; ROWS]) {
     for (y, sum) in y.iter_mut().zip(sums) {
         if let Some(y) = y.get_mut(output) {
             *y = sum;
@@ -232,11 +228,12 @@ fn write<const ROWS: usize>(y: &mut [&mut [f32]], output: usize, sums: [f32; ROW
 
 /// Some units of a row of activations.
 #[derive(Clone, Copy)]
-struct Units<'a, const UNITS: usize> {
-    codes: &'a [[i8; UNIT]; UNITS],
-    scales: &'a [f32; UNITS],
-    sums: &'a [f32; UNITS],
-    half_sums: &'a [[f32; 2]; UNITS],
+pub(super) struct Units<'a, const UNITS: usize> {
+    pub codes: &'a [[i8; UNIT]; UNITS],
+    pub scales: &'a [f32; UNITS],
+    pub sums: &'a [f32; UNITS],
+    pub half_sums: &'a [[f32; 2]; UNITS],
+    pub fours: &'a [[i32; 8]; UNITS],
 }
 
 impl<'a, const UNITS: usize> Units<'a, UNITS> {
@@ -254,12 +251,13 @@ impl<'a, const UNITS: usize> Units<'a, UNITS> {
 
 impl<'a> Row<'a> {
     #[inline(always)]
-    fn units<const UNITS: usize>(&self, start: usize) -> Option<Units<'a, UNITS>> {
+    pub(super) fn units<const UNITS: usize>(&self, start: usize) -> Option<Units<'a, UNITS>> {
         Some(Units {
             codes: self.codes.get(start..)?.first_chunk()?,
             scales: self.scales.get(start..)?.first_chunk()?,
             sums: self.sums.get(start..)?.first_chunk()?,
             half_sums: self.half_sums.get(start..)?.first_chunk()?,
+            fours: self.fours.get(start..)?.first_chunk()?,
         })
     }
 }
@@ -367,7 +365,8 @@ mod tests {
     fn products_are_within_what_codes_are_off_by() {
         for kind in BlockType::ALL {
             // Of one block, of some beside eights, and of more.
-            for (output, input) in [(1, kind.block_len()), (5, 768), (3, 1792)] {
+            let len = kind.block_len();
+            for (output, input) in [(1, len), (2, 7 * len), (5, 768), (3, 1792)] {
                 let weight = blocks(kind, output, input);
                 let dense = decode_all(kind, &weight, input);
                 for rows in [1, 2, 3, 4, 7] {

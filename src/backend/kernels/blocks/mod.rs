@@ -15,9 +15,11 @@ mod lanes;
 mod product;
 mod types;
 mod unpack;
+#[cfg(target_arch = "x86_64")]
+mod wide;
 
 pub(super) use codes::Codes;
 pub(in crate::backend) use decode::{decode_all, decode_rows};
 pub(super) use dot::dot_rows;
 pub(in crate::backend) use few_rows::block_few_rows;
-pub(in crate::backend) use product::block_product;
+pub(in crate::backend) use product::{block_product, takes_block_product};

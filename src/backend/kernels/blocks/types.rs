@@ -129,15 +129,26 @@ impl Q3K {
     /// The 16 scales of six bits each, times that of the block.
     #[inline(always)]
     pub(super) fn scales(bytes: &[u8; 110]) -> [f32; 16] {
-        let (_, parts) = split::<96, 14>(bytes);
-        let (parts, d) = split::<12, 2>(parts);
-        let d = f16_to_f32(*d);
-        // Of a scale's six bits, four are in one of the first 8 bytes, and two in one of the last 4.
-        std::array::from_fn(|group| {
-            let low = parts[group % 8] >> (group / 8 * 4) & 15;
-            let high = parts[8 + group % 4] >> (group / 4 * 2) & 3;
-            d * (f32::from(low | high << 4) - 32.0)
-        })
+        let (_, [d0, d1]) = split::<108, 2>(bytes);
+        let d = f16_to_f32([*d0, *d1]);
+        let parts = Self::parts(bytes).map(u64::to_le_bytes);
+        let scales = parts.as_flattened().iter();
+        let mut scales = scales.map(|part| d * (f32::from(*part) - 32.0));
+        std::array::from_fn(|_| scales.next().unwrap_or(0.0))
+    }
+
+    /// The 16 scales of six bits each, of which four are in one of 8 bytes, and two in one of 4 more.
+    #[inline(always)]
+    pub(super) fn parts(bytes: &[u8; 110]) -> [u64; 2] {
+        let (_, parts) = split::<96, 12>(bytes);
+        let (low, high) = split::<8, 4>(parts);
+        let (low, high) = (u64::from_le_bytes(*low), u32::from_le_bytes(*high));
+        let (four, two) = (0x0f0f_0f0f_0f0f_0f0f, 0x3030_3030);
+        let two = |a: u32, b: u32| u64::from(a & two) | u64::from(b & two) << 32;
+        [
+            low & four | two(high << 4, high << 2),
+            low >> 4 & four | two(high, high >> 2),
+        ]
     }
 }
 
@@ -295,20 +306,29 @@ fn less(codes: u64, offset: u64) -> u64 {
 /// The eight scales and biases of six bits each, times those of the block.
 #[inline(always)]
 pub(super) fn scales_and_biases(head: &[u8; 16]) -> ([f32; 8], [f32; 8]) {
-    let [d0, d1, m0, m1, parts @ ..] = head;
+    let [d0, d1, m0, m1, ..] = head;
     let (scale, bias) = (f16_to_f32([*d0, *d1]), f16_to_f32([*m0, *m1]));
+    let (scales, biases) = scale_and_bias_parts(head);
+    (
+        scales.to_le_bytes().map(|part| scale * f32::from(part)),
+        (biases.to_le_bytes()).map(|part| -(bias * f32::from(part))),
+    )
+}
+
+/// The eight scales and biases of six bits each, a byte each.
+#[inline(always)]
+pub(super) fn scale_and_bias_parts(head: &[u8; 16]) -> (u64, u64) {
+    let (_, parts) = split::<4, 12>(head);
     // Four bytes at once. The first four parts are whole, with the upper two bits of the last four above them.
     let [first, second, rest] = {
         let (words, _) = parts.as_chunks();
         std::array::from_fn(|word| words.get(word).map_or(0, |word| u32::from_le_bytes(*word)))
     };
     let (low, four, two) = (0x3f3f_3f3f, 0x0f0f_0f0f, 0x3030_3030);
-    let eight = |first: u32, last: u32| (u64::from(first) | u64::from(last) << 32).to_le_bytes();
-    let scales = eight(first & low, rest & four | first >> 2 & two);
-    let biases = eight(second & low, rest >> 4 & four | second >> 2 & two);
+    let eight = |first: u32, last: u32| u64::from(first) | u64::from(last) << 32;
     (
-        scales.map(|part| scale * f32::from(part)),
-        biases.map(|part| -(bias * f32::from(part))),
+        eight(first & low, rest & four | first >> 2 & two),
+        eight(second & low, rest >> 4 & four | second >> 2 & two),
     )
 }
 

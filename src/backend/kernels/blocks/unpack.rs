@@ -59,7 +59,7 @@ pub(super) trait Super<const BYTES: usize, const GROUPS: usize> {
 
 /// Part of a block. Lengths are constants, so that what is left is the address.
 #[inline(always)]
-fn part<const LEN: usize>(block: &[u8], start: usize) -> &[u8; LEN] {
+pub(super) fn part<const LEN: usize>(block: &[u8], start: usize) -> &[u8; LEN] {
     let part = block.get(start..).and_then(|rest| rest.first_chunk());
     part.unwrap_or(&[0; LEN])
 }

@@ -233,9 +233,14 @@ unsafe fn pairs(first: __m256i, second: __m256i) -> __m512 {
     unsafe { _mm512_castsi512_ps(_mm512_or_si512(_mm512_cvtepu16_epi32(first), high(second))) }
 }
 
+/// Lane i of vector j becomes lane j of vector i.
+///
+/// # Safety
+///
+/// As above; always to be inlined where the processor has AVX-512.
 #[inline(always)]
 #[allow(clippy::many_single_char_names, reason = "rows of a square")]
-unsafe fn transpose(rows: &mut [__m512; 16]) {
+pub(in crate::backend::kernels) unsafe fn transpose(rows: &mut [__m512; 16]) {
     // SAFETY: as above.
     unsafe {
         // Of each four rows: columns 0, 4, 8 and 12, then those after them, ...

@@ -29,6 +29,8 @@ mod tensors;
 mod tests;
 mod tile;
 
+#[cfg(target_arch = "x86_64")]
+pub(super) use avx512::transpose;
 use blocked::Product;
 pub(in crate::backend) use tensors::{
     dense_backward, dense_outer, dense_product, takes_product, takes_products,
