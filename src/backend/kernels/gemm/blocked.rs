@@ -7,9 +7,9 @@
 
 use super::few_rows::{self, Dots};
 use super::pack::View;
-use super::simd::{Number, Simd, Work};
+use super::shared::{Buffer, Kept, LINE, PARALLEL, Shared, each, threads};
+use super::simd::{Number, Simd, Work, height};
 use super::tile::Operands;
-use rayon::prelude::*;
 use std::cell::Cell;
 use std::ops::Range;
 
@@ -25,8 +25,10 @@ const LEFT_WORDS: usize = 4 << 20;
 /// Products of so few rows go without packing the weights.
 pub(super) const FEW_ROWS: usize = 16;
 
-/// Multiplications below which one thread is faster than several.
-const PARALLEL: usize = 1 << 18;
+thread_local! {
+    static LEFT: Kept = const { Cell::new(Vec::new()) };
+    static RIGHT: Kept = const { Cell::new(Vec::new()) };
+}
 
 /// A product of matrices, of shape (rows, depth) and (depth, columns).
 pub(super) struct Product<'a, T> {
@@ -162,14 +164,6 @@ impl<T: Number> Product<'_, T> {
     }
 }
 
-fn threads(multiplications: usize) -> usize {
-    if multiplications < PARALLEL {
-        1
-    } else {
-        rayon::current_num_threads()
-    }
-}
-
 struct PackLeft<'a, T> {
     product: &'a Product<'a, T>,
     rows: Range<usize>,
@@ -193,18 +187,6 @@ impl<T: Number> Work for PackLeft<'_, T> {
             }
         }
     }
-}
-
-/// The height of the lowest tile that so many rows fit in.
-#[inline(always)]
-fn height<S: Simd>(rows: usize) -> usize {
-    let mut height = S::ROWS;
-    for &lower in S::HEIGHTS {
-        if lower >= rows {
-            height = lower;
-        }
-    }
-    height
 }
 
 /// Some rows and columns of the result.
@@ -318,77 +300,5 @@ impl<T: Number> Work for FewRows<'_, T> {
                 S::few(&dots, self.columns.clone());
             }
         }
-    }
-}
-
-/// Does tasks on the threads of the pool, which take the next as they are free.
-fn each(threads: usize, tasks: usize, work: impl Fn(usize) + Send + Sync) {
-    if threads == 1 || tasks == 1 {
-        (0..tasks).for_each(work);
-    } else {
-        (0..tasks).into_par_iter().with_max_len(1).for_each(work);
-    }
-}
-
-/// Numbers of which each task writes its own.
-#[derive(Clone, Copy)]
-struct Shared(*mut f32);
-
-// SAFETY: tasks write disjoint parts, and only read what was written before they began.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    /// # Safety
-    ///
-    /// The offset lies within the numbers.
-    #[inline(always)]
-    unsafe fn at(self, offset: usize) -> Self {
-        // SAFETY: the caller's.
-        Self(unsafe { self.0.add(offset) })
-    }
-}
-
-/// Words in a line of the cache, to which buffers are aligned.
-const LINE: usize = 16;
-
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Line(#[expect(dead_code, reason = "it is read through pointers")] [u32; LINE]);
-
-type Kept = std::thread::LocalKey<Cell<Vec<Line>>>;
-
-thread_local! {
-    static LEFT: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
-    static RIGHT: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
-}
-
-/// Memory of a thread that is kept from product to product. Who takes it while it is taken, because a
-/// thread that waits took up other work, gets some of its own.
-struct Buffer {
-    lines: Vec<Line>,
-    from: &'static Kept,
-}
-
-impl Buffer {
-    fn take(from: &'static Kept, words: usize) -> Self {
-        let mut lines = from.take();
-        let count = words.div_ceil(LINE);
-        if lines.len() < count {
-            lines.clear();
-            lines.resize(count, Line([0; LINE]));
-        }
-        Self { lines, from }
-    }
-
-    fn words(&mut self) -> *mut u32 {
-        self.lines.as_mut_ptr().cast()
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        self.from.set(std::mem::take(&mut self.lines));
     }
 }

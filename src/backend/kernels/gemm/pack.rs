@@ -4,7 +4,7 @@ use super::simd::{MAX_LANES, Number, Simd};
 
 /// A matrix with one line for each row or column of the result, and the depth of the product along it.
 #[derive(Clone, Copy)]
-pub(super) struct View<'a, T> {
+pub(in crate::backend::kernels) struct View<'a, T> {
     pub numbers: &'a [T],
     /// From one line to the next, or from one step of the depth to the next.
     pub stride: usize,
@@ -14,7 +14,7 @@ pub(super) struct View<'a, T> {
 
 impl<T: Number> View<'_, T> {
     /// Whether there are so many lines, each so long.
-    pub(super) fn has(&self, lines: usize, depth: usize) -> bool {
+    pub(in crate::backend::kernels) fn has(&self, lines: usize, depth: usize) -> bool {
         let (rows, row) = if self.along {
             (lines, depth)
         } else {
@@ -31,7 +31,7 @@ impl<T: Number> View<'_, T> {
     /// As for [`Simd`]; `to` has room for `width` words for each word of the depth, and `LANES` more. The
     /// lines and the depth lie in the matrix.
     #[inline(always)]
-    pub(super) unsafe fn pack<S: Simd>(
+    pub(in crate::backend::kernels) unsafe fn pack<S: Simd>(
         &self,
         lines: std::ops::Range<usize>,
         depth: std::ops::Range<usize>,
@@ -138,7 +138,10 @@ impl<T: Number> View<'_, T> {
 ///
 /// As for [`Simd`].
 #[inline(always)]
-pub(super) unsafe fn partial<S: Simd, T: Number>(from: *const T, count: usize) -> S::Vector {
+pub(in crate::backend::kernels) unsafe fn partial<S: Simd, T: Number>(
+    from: *const T,
+    count: usize,
+) -> S::Vector {
     let mut numbers = [T::ZERO; 2 * MAX_LANES];
     // SAFETY: the caller's; a vector has at most twice as many numbers as lanes.
     unsafe {
