@@ -3,6 +3,7 @@
 //! This layer knows no model. Everything above it holds [`candle_core::Tensor`]s and calls
 //! [`ops`]; nothing above it asks which device it runs on.
 
+pub(crate) mod arena;
 pub mod device;
 pub mod dtype;
 mod kernels;

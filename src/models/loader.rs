@@ -4,6 +4,7 @@ use super::decoder::Place;
 use super::format::{self, ModelFormat, StoredModel};
 use super::weight_source::WeightSource;
 use super::{Decoder, Model, ModelConfig, ModelInfo, Quantization, Tokenizer};
+use crate::backend::arena::Arena;
 use crate::backend::dtype::activations;
 use crate::backend::{DTypePolicy, DeviceKind, device, room};
 use crate::error::{Error, Result};
@@ -287,7 +288,7 @@ impl ModelLoader {
         let stored = weights.stored(&Place::Embedding.name());
         let stored = stored.map_or(DType::F32, |tensor| tensor.dtype);
         let dtype = self.dtype.resolve(stored);
-        self.check_memory(&config, dtype, &device, &*weights)?;
+        let needed = self.check_memory(&config, dtype, &device, &*weights)?;
         let size = |name: &str| {
             weights
                 .stored(name)
@@ -305,6 +306,7 @@ impl ModelLoader {
             &device,
             self.quantization,
             &*weights,
+            Arena::new(needed),
             &mut |place| {
                 self.report(&progress)?;
                 progress.loaded_tensors += 1;
@@ -316,14 +318,14 @@ impl ModelLoader {
         Ok(Model::new(path, decoder, text, config_json))
     }
 
-    /// Whether the weights are within the budget, and within what the system gives.
+    /// The bytes that the weights take, which are within the budget, and within what the system gives.
     fn check_memory(
         &self,
         config: &ModelConfig,
         dtype: DType,
         device: &Device,
         weights: &dyn WeightSource,
-    ) -> Result<()> {
+    ) -> Result<usize> {
         const WHAT: &str = "the weights of the model";
         let dtypes = (dtype, activations(dtype, device));
         let needed = weights_size(config, dtypes, self.quantization, weights);
@@ -334,7 +336,10 @@ impl ModelLoader {
                 budget,
                 hint: "a dtype of 16 bits, a quantization of 4 or 8 bits or a smaller model takes less",
             }),
-            _ => Ok(room::check(device, needed, 1, WHAT)?),
+            _ => {
+                room::check(device, needed, 1, WHAT)?;
+                Ok(needed)
+            }
         }
     }
 

@@ -8,6 +8,7 @@ pub use training::rows;
 
 use candle_core::{DType, Device, Tensor};
 use metal_candle::backend::{DTypePolicy, DeviceKind};
+use metal_candle::models::KvCacheType;
 use metal_candle::{LoRAAdapter, LoRAConfig, LoRAScale, Model, ModelLoader};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -82,6 +83,37 @@ pub fn to_f64(tensor: &Tensor) -> Vec<f64> {
         .to_dtype(DType::F64)
         .unwrap();
     tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// The perplexity of a text that is read `chunk` tokens at a time, and the bytes of the cache that holds it.
+pub fn perplexity(
+    model: &Model,
+    ids: &[u32],
+    chunk: usize,
+    cache_type: KvCacheType,
+) -> (f64, usize) {
+    let decoder = model.decoder();
+    let mut cache = decoder.new_cache_of(cache_type);
+    let mut nll = 0.0;
+    for (start, part) in (0..).step_by(chunk).zip(ids.chunks(chunk)) {
+        let tokens = Tensor::new(part, model.device()).unwrap();
+        let tokens = tokens.unsqueeze(0).unwrap();
+        let hidden = decoder.forward(&tokens, Some(&mut cache), None).unwrap();
+        let logits = decoder.logits(&hidden.squeeze(0).unwrap()).unwrap();
+        let logits = logits.to_device(&Device::Cpu).unwrap();
+        let logits = logits.to_dtype(DType::F64).unwrap();
+        let log_softmax = candle_nn::ops::log_softmax(&logits, 1).unwrap();
+        let rows = log_softmax.to_vec2::<f64>().unwrap();
+        let targets = ids.iter().skip(start + 1);
+        nll -= rows
+            .iter()
+            .zip(targets)
+            .map(|(row, &target)| row[target as usize])
+            .sum::<f64>();
+    }
+    assert_eq!(cache.len(), ids.len());
+    let scored = u32::try_from(ids.len() - 1).unwrap();
+    ((nll / f64::from(scored)).exp(), cache.size_in_bytes())
 }
 
 /// Asserts that numbers agree within `tolerance` of the largest of them.

@@ -19,6 +19,7 @@ mod exp;
 mod gemm;
 mod heads;
 mod int8;
+mod large_pages;
 mod linear;
 #[cfg(any(feature = "metal", target_os = "macos", target_os = "ios"))]
 pub(super) mod metal;
@@ -41,6 +42,7 @@ pub(super) use gemm::{
 };
 pub(super) use heads::takes_heads;
 pub(super) use int8::{dequantize, takes_codes};
+pub(super) use large_pages::use_large_pages;
 pub(super) use linear::{FEW_ROWS, linear_few_rows};
 pub(super) use rms_norm::{rms_norm, rms_norm_backward};
 pub(super) use rotate::rotate;

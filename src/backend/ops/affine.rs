@@ -108,6 +108,16 @@ impl AffineWeight {
         })
     }
 
+    /// The matrix, with its tensors moved by `place`.
+    pub(super) fn moved(self, place: &mut dyn FnMut(Tensor) -> Result<Tensor>) -> Result<Self> {
+        Ok(Self {
+            codes: place(self.codes)?,
+            scales: place(self.scales)?,
+            biases: place(self.biases)?,
+            ..self
+        })
+    }
+
     /// The matrix of given parts, as a file has them.
     ///
     /// `codes` are bytes (`u8`) of shape (out, in · bits / 8), or MLX's words (`u32`) of shape

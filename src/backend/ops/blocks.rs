@@ -4,8 +4,9 @@ mod block_type;
 
 pub use block_type::BlockType;
 
+use super::held::Held;
+use super::linear::add_into;
 use crate::backend::kernels;
-use crate::backend::ops::linear::add_into;
 use candle_core::quantized::{QStorage, QTensor};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use std::borrow::Cow;
@@ -71,7 +72,8 @@ pub struct BlockWeight {
 /// Where the blocks are.
 #[derive(Clone)]
 enum Blocks {
-    Host(Arc<[u8]>),
+    /// In bytes, (n) of dtype `u8`.
+    Host(Tensor),
     Device {
         /// With rows of zeros below, so that a kernel reads none beyond the last.
         blocks: Arc<QTensor>,
@@ -109,7 +111,7 @@ impl BlockWeight {
             bail!("{found} bytes of {name} for {output} x {input} weights; expected {expected}");
         }
         let blocks = match device {
-            Device::Cpu => Blocks::Host(bytes),
+            Device::Cpu => Blocks::Host(Tensor::from_slice(&bytes, bytes.len(), device)?),
             device => on_device(&bytes, kind, output, input, device)?,
         };
         Ok(Self {
@@ -146,6 +148,25 @@ impl BlockWeight {
         Self::from_bytes(&*bytes, kind, output, input, weight.device())
     }
 
+    /// The matrix, with its bytes moved by `place` where they are on the host.
+    pub(super) fn moved(self, place: &mut dyn FnMut(Tensor) -> Result<Tensor>) -> Result<Self> {
+        Ok(Self {
+            blocks: match self.blocks {
+                Blocks::Host(blocks) => Blocks::Host(place(blocks)?),
+                device @ Blocks::Device { .. } => device,
+            },
+            ..self
+        })
+    }
+
+    /// The blocks where they are on the host, (n) of dtype `u8`.
+    pub(super) fn on_host(&self) -> Option<&Tensor> {
+        match &self.blocks {
+            Blocks::Host(blocks) => Some(blocks),
+            Blocks::Device { .. } => None,
+        }
+    }
+
     /// The numbers of features: (out, in).
     #[must_use]
     pub fn dims(&self) -> (usize, usize) {
@@ -180,7 +201,7 @@ impl BlockWeight {
     /// When they cannot be read back from the device.
     pub fn bytes(&self) -> Result<Cow<'_, [u8]>> {
         match &self.blocks {
-            Blocks::Host(bytes) => Ok(Cow::Borrowed(bytes)),
+            Blocks::Host(blocks) => Ok(Cow::Owned(blocks.to_vec1()?)),
             Blocks::Device { blocks, .. } => {
                 let mut bytes = blocks.data()?.into_owned();
                 bytes.truncate(self.size_in_bytes());
@@ -203,9 +224,10 @@ impl BlockWeight {
             bail!("linear of {input} inputs with weights for {}", self.input);
         }
         match &self.blocks {
-            Blocks::Host(bytes) if (1..=FEW_ROWS).contains(&count) && x.device().is_cpu() => {
+            Blocks::Host(blocks) if (1..=FEW_ROWS).contains(&count) && x.device().is_cpu() => {
                 let wide = x.to_dtype(DType::F32)?.contiguous()?;
-                kernels::block_few_rows(&wide, self.kind, bytes)?.to_dtype(x.dtype())
+                let blocks = Held::of(blocks);
+                kernels::block_few_rows(&wide, self.kind, blocks.bytes()?)?.to_dtype(x.dtype())
             }
             // The kernel of candle's for a row takes `f32` from the start of a buffer. The one of `Q2_K` gets
             // twice the groups that it needs, and writes as many numbers beyond the row.
@@ -252,9 +274,10 @@ impl BlockWeight {
     /// When shapes or devices do not fit.
     pub fn infer(&self, x: &Tensor) -> Result<Tensor> {
         match &self.blocks {
-            Blocks::Host(bytes) if x.device().is_cpu() && x.dims2()?.1 == self.input => {
+            Blocks::Host(blocks) if x.device().is_cpu() && x.dims2()?.1 == self.input => {
                 let wide = x.to_dtype(DType::F32)?.contiguous()?;
-                kernels::block_product(&wide, self.kind, bytes)?.to_dtype(x.dtype())
+                let blocks = Held::of(blocks);
+                kernels::block_product(&wide, self.kind, blocks.bytes()?)?.to_dtype(x.dtype())
             }
             _ => self.forward(x),
         }
@@ -322,12 +345,13 @@ impl BlockWeight {
             bail!("rows of ids of {:?}; expected U32", ids.dtype());
         }
         match &self.blocks {
-            Blocks::Host(bytes) => {
+            Blocks::Host(blocks) => {
                 let ids = ids.to_vec1::<u32>()?;
                 if let Some(id) = ids.iter().find(|id| **id as usize >= self.output) {
                     bail!("row {id} of a matrix of {} rows", self.output);
                 }
-                let numbers = kernels::decode_rows(self.kind, bytes, self.input, &ids);
+                let blocks = Held::of(blocks);
+                let numbers = kernels::decode_rows(self.kind, blocks.bytes()?, self.input, &ids);
                 Tensor::from_vec(numbers, (count, self.input), &Device::Cpu)
             }
             Blocks::Device { blocks, ids: all } => {
@@ -351,9 +375,10 @@ impl BlockWeight {
     /// The numbers of `len` rows from the `first`, in `f32`.
     fn part(&self, first: usize, len: usize) -> Result<Tensor> {
         match &self.blocks {
-            Blocks::Host(bytes) => {
+            Blocks::Host(blocks) => {
                 let row = self.kind.row_bytes(self.input);
-                let bytes = &bytes[first * row..(first + len) * row];
+                let blocks = Held::of(blocks);
+                let bytes = &blocks.bytes()?[first * row..(first + len) * row];
                 let numbers = kernels::decode_all(self.kind, bytes, self.input);
                 Tensor::from_vec(numbers, (len, self.input), &Device::Cpu)
             }

@@ -64,6 +64,17 @@ impl Matrix {
         }
     }
 
+    /// The matrix, with its tensors moved by `place` where they are on the CPU.
+    pub(crate) fn moved(self, place: &mut dyn FnMut(Tensor) -> Result<Tensor>) -> Result<Self> {
+        Ok(match self {
+            Self::Dense(weight) => Self::Dense(place(weight)?),
+            Self::Affine(weight) => {
+                Self::Affine(Arc::new(Arc::unwrap_or_clone(weight).moved(place)?))
+            }
+            Self::Blocks(weight) => Self::Blocks(weight.moved(place)?),
+        })
+    }
+
     /// All numbers in one tensor of `dtype`, which is made where there is none.
     ///
     /// # Errors
@@ -87,6 +98,19 @@ impl Matrix {
             Self::Dense(weight) => linear(x, weight, None),
             Self::Affine(weight) => weight.forward(x),
             Self::Blocks(weight) => weight.forward(x),
+        }
+    }
+
+    /// [`forward`](Self::forward) as inference has it: with the blocks of a GGUF file, activations may be
+    /// rounded to eight bits ([`BlockWeight::infer`]).
+    ///
+    /// # Errors
+    ///
+    /// When shapes, dtypes or devices do not fit.
+    pub fn infer(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Blocks(weight) => weight.infer(x),
+            _ => self.forward(x),
         }
     }
 

@@ -26,6 +26,7 @@ pub mod cross_entropy;
 pub(crate) mod decode;
 pub mod dropout;
 pub(crate) mod heads;
+mod held;
 pub mod int8;
 pub mod linear;
 pub mod matrix;

@@ -1,17 +1,16 @@
 //! A few tokens through all layers of a decoder at once, on the CPU.
 
+use super::held::Held;
 use super::linear::LowRank;
 use super::matrix::Matrix;
 use crate::backend::kernels::step;
 use crate::backend::kernels::{self, dot::Numbers};
-use candle_core::{Layout, Result, Storage, Tensor, bail};
-use parking_lot::RwLockReadGuard;
+use candle_core::{Result, Tensor, bail};
 use std::ops::Range;
 
 pub(crate) use crate::backend::kernels::step::Sizes;
 
-/// The most tokens that are one step: more are faster as matrix products.
-pub(crate) const MOST_TOKENS: usize = 16;
+pub(crate) const MOST_TOKENS: usize = step::MOST_TOKENS;
 
 /// A linear map, and what adapters add for some of the tokens.
 pub(crate) struct Map<'a> {
@@ -57,7 +56,8 @@ pub(crate) struct Step<'a> {
 pub(crate) fn takes(weight: &Matrix) -> bool {
     match weight {
         Matrix::Dense(weight) => kernels::takes_weights(weight),
-        _ => false,
+        Matrix::Blocks(weight) => weight.on_host().is_some(),
+        Matrix::Affine(_) => false,
     }
 }
 
@@ -100,12 +100,11 @@ impl<'a> Step<'a> {
         let mut x = x.flatten_all()?.to_vec1::<f32>()?;
         let mut held = Vec::new();
         self.visit(&mut |tensor| {
-            let (storage, layout) = tensor.storage_and_layout();
-            held.push(Held { storage, layout });
+            held.push(Held::of(tensor));
         });
         let mut held = held.iter();
         let mut next = || match held.next() {
-            Some(held) => held.numbers(),
+            Some(held) => Ok(held),
             None => bail!("a tensor of the step is missing"),
         };
         let layers = self.layers.iter().map(|layer| layer.slices(&mut next));
@@ -234,8 +233,10 @@ impl<'a> Layer<'a> {
             see(key);
         }
         for map in self.maps() {
-            if let Matrix::Dense(weight) = map.weight {
-                see(weight);
+            match map.weight {
+                Matrix::Dense(weight) => see(weight),
+                Matrix::Blocks(weight) => weight.on_host().into_iter().for_each(&mut *see),
+                Matrix::Affine(_) => {}
             }
             map.bias.into_iter().for_each(&mut *see);
             for (_, branch) in &map.branches {
@@ -251,7 +252,7 @@ impl<'a> Layer<'a> {
     /// The layer by its numbers; `next` gives those of the tensors that [`Self::visit`] visits.
     fn slices<'n>(
         &self,
-        next: &mut impl FnMut() -> Result<Numbers<'n>>,
+        next: &mut impl FnMut() -> Result<&'n Held<'n>>,
     ) -> Result<step::Layer<'n>> {
         let (input_norm, post_norm) = (wide(next()?)?, wide(next()?)?);
         let head_norms = match self.head_norms {
@@ -270,8 +271,8 @@ impl<'a> Layer<'a> {
             caches.push(match cache {
                 Some((keys, _)) => step::Cache {
                     capacity: keys.dim(2)?,
-                    keys: next()?,
-                    values: next()?,
+                    keys: next()?.numbers()?,
+                    values: next()?.numbers()?,
                 },
                 None => step::Cache {
                     capacity: 0,
@@ -296,9 +297,13 @@ impl<'a> Layer<'a> {
 }
 
 impl Map<'_> {
-    fn slices<'n>(&self, next: &mut impl FnMut() -> Result<Numbers<'n>>) -> Result<step::Map<'n>> {
+    fn slices<'n>(&self, next: &mut impl FnMut() -> Result<&'n Held<'n>>) -> Result<step::Map<'n>> {
         let (output, input) = self.weight.dims()?;
-        let weights = next()?;
+        let held = next()?;
+        let weights = match self.weight {
+            Matrix::Blocks(weight) => step::Weights::Blocks(weight.kind(), held.bytes()?),
+            _ => step::Weights::Numbers(held.numbers()?),
+        };
         let bias = match self.bias {
             Some(_) => Some(wide(next()?)?),
             None => None,
@@ -332,24 +337,9 @@ impl Map<'_> {
     }
 }
 
-/// A tensor that is read.
-struct Held<'a> {
-    storage: RwLockReadGuard<'a, Storage>,
-    layout: &'a Layout,
-}
-
-impl Held<'_> {
-    fn numbers(&self) -> Result<Numbers<'_>> {
-        match &*self.storage {
-            Storage::Cpu(storage) => Numbers::of(storage, self.layout),
-            _ => bail!("a step is one of the CPU"),
-        }
-    }
-}
-
 /// Numbers that must be `f32`.
-fn wide(numbers: Numbers<'_>) -> Result<&[f32]> {
-    match numbers {
+fn wide<'a>(held: &'a Held<'_>) -> Result<&'a [f32]> {
+    match held.numbers()? {
         Numbers::F32(numbers) => Ok(numbers),
         _ => bail!("norms, biases, rotations and adapters of a step are f32"),
     }

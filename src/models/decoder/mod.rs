@@ -25,6 +25,7 @@ use super::adapter::{LayerAdapter, LoRAAdapter};
 use super::{
     AdapterMix, KvCache, KvCacheType, ModelConfig, Projection, Quantization, WeightSource, rope,
 };
+use crate::backend::arena::Arena;
 use crate::backend::device::completed;
 use crate::backend::dtype::activations;
 use crate::backend::ops::attention::AttentionPlan;
@@ -120,13 +121,15 @@ impl Decoder {
     /// Builds the decoder from its weights, of which one is read at a time; `before` is called first
     /// and may end the work.
     ///
-    /// Linear maps that are not stored in fewer bits are quantised where that is asked for.
+    /// Linear maps that are not stored in fewer bits are quantised where that is asked for. On the CPU
+    /// matrices lie in the arena.
     pub(crate) fn new(
         config: ModelConfig,
         dtype: DType,
         device: &Device,
         quantization: Option<Quantization>,
         weights: &dyn WeightSource,
+        arena: Arena,
         before: &mut dyn FnMut(Place) -> Result<()>,
     ) -> Result<Self> {
         let mut read = Reader {
@@ -134,8 +137,10 @@ impl Decoder {
             before,
             dtype,
             device,
+            arena,
         };
         let embedding = read.matrix(Place::Embedding)?;
+        let embedding = read.place(embedding)?;
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         for index in 0..config.num_hidden_layers {
             let input_norm = read.vector(Place::InputNorm(index))?;
@@ -159,6 +164,7 @@ impl Decoder {
                     .has_bias(&config)
                     .then(|| read.vector(Place::Bias(index, projection)))
                     .transpose()?;
+                let weight = read.place(weight)?;
                 linears.push(Linear { weight, bias });
             }
             layers.push(DecoderLayer {
@@ -178,7 +184,8 @@ impl Decoder {
         let head = if config.tie_word_embeddings {
             embedding.clone()
         } else {
-            read.matrix(Place::Head)?
+            let head = read.matrix(Place::Head)?;
+            read.place(head)?
         };
         Ok(Self {
             embedding,
@@ -368,7 +375,7 @@ impl Decoder {
             return Ok(logits);
         }
         let normed = self.normed(hidden)?;
-        Ok(self.head.forward(&normed)?.to_dtype(DType::F32)?)
+        Ok(self.head.infer(&normed)?.to_dtype(DType::F32)?)
     }
 
     /// Hidden states of shape (n, hidden) after the final norm.
@@ -422,6 +429,7 @@ struct Reader<'a> {
     before: &'a mut dyn FnMut(Place) -> Result<()>,
     dtype: DType,
     device: &'a Device,
+    arena: Arena,
 }
 
 impl Reader<'_> {
@@ -437,6 +445,11 @@ impl Reader<'_> {
         (self.before)(place)?;
         self.weights
             .load_matrix(&place.name(), self.dtype, self.device)
+    }
+
+    /// A matrix as it stays.
+    fn place(&mut self, matrix: Matrix) -> Result<Matrix> {
+        Ok(matrix.moved(&mut |tensor| self.arena.place(tensor))?)
     }
 }
 

@@ -16,6 +16,8 @@ mod product;
 mod types;
 mod unpack;
 
+pub(super) use codes::Codes;
 pub(in crate::backend) use decode::{decode_all, decode_rows};
+pub(super) use dot::dot_rows;
 pub(in crate::backend) use few_rows::block_few_rows;
 pub(in crate::backend) use product::block_product;

@@ -1,10 +1,14 @@
 //! What products of a phase take: the same numbers for all its rows.
 
+use crate::backend::kernels::blocks::Codes;
+
 /// Vectors of one width, (tokens, width), which each thread has for itself.
 #[derive(Default)]
 pub(super) struct Input {
     pub width: usize,
     pub numbers: Vec<f32>,
+    /// The same in eight bits, where products take that.
+    pub codes: Codes,
 }
 
 impl Input {

@@ -1,14 +1,24 @@
 //! The linear maps of a layer, with adapters beside them.
 
+use super::MOST_TOKENS;
 use super::input::Input;
 use super::shared::Shared;
+use crate::backend::kernels::blocks::{Codes, dot_rows};
 use crate::backend::kernels::dot::{Numbers, dots};
+use crate::backend::ops::blocks::BlockType;
 use std::ops::Range;
+
+/// A matrix (out, in), as it is kept.
+#[derive(Clone, Copy)]
+pub(in crate::backend) enum Weights<'a> {
+    Numbers(Numbers<'a>),
+    /// Those of a GGUF file.
+    Blocks(BlockType, &'a [u8]),
+}
 
 /// A linear map.
 pub(in crate::backend) struct Map<'a> {
-    /// (out, in)
-    pub weights: Numbers<'a>,
+    pub weights: Weights<'a>,
     pub output: usize,
     pub bias: Option<&'a [f32]>,
     pub branches: Vec<Branch<'a>>,
@@ -46,8 +56,15 @@ impl Map<'_> {
     pub(super) fn rows(&self, rows: Range<usize>, input: &Input, down: &[f32], y: &mut [f32]) {
         let width = input.width;
         let count = input.numbers.len() / width;
-        let weights = self.weights.part(rows.start * width..rows.end * width);
-        dots(weights, width, &input.numbers, y);
+        match self.weights {
+            Weights::Numbers(weights) => {
+                let weights = weights.part(rows.start * width..rows.end * width);
+                dots(weights, width, &input.numbers, y);
+            }
+            Weights::Blocks(kind, blocks) => {
+                block_dots(kind, blocks, rows.clone(), &input.codes, count, y);
+            }
+        }
         let mut down = down;
         for branch in &self.branches {
             let (mine, others) = down.split_at(branch.ranks());
@@ -71,6 +88,35 @@ impl Map<'_> {
     }
 }
 
+/// The outputs `rows` of all tokens, as (rows, tokens), of a matrix in blocks.
+fn block_dots(
+    kind: BlockType,
+    blocks: &[u8],
+    rows: Range<usize>,
+    x: &Codes,
+    count: usize,
+    y: &mut [f32],
+) {
+    /// Outputs that are turned at once.
+    const ROWS: usize = 32;
+    if count == 1 {
+        return dot_rows(kind, blocks, rows, x, &mut [y]);
+    }
+    let mut turned = [[0f32; ROWS]; MOST_TOKENS];
+    for (part, y) in y.chunks_mut(ROWS * count).enumerate() {
+        let start = rows.start + part * ROWS;
+        let len = y.len() / count;
+        let mut places = turned.each_mut().map(|row| &mut row[..len]);
+        let places = &mut places[..count];
+        dot_rows(kind, blocks, start..start + len, x, places);
+        for (row, y) in y.chunks_exact_mut(count).enumerate() {
+            for (y, place) in y.iter_mut().zip(&*places) {
+                *y = place[row];
+            }
+        }
+    }
+}
+
 /// The inner product of vectors so short that a call would take most of the time.
 fn short_dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0f32; 8];
@@ -88,6 +134,14 @@ fn short_dot(a: &[f32], b: &[f32]) -> f32 {
 pub(super) struct Maps<'a>(pub &'a [Map<'a>]);
 
 impl Maps<'_> {
+    /// Makes what else than numbers the maps take of an input.
+    pub fn prepare(&self, input: &mut Input) {
+        let is_in_blocks = |map: &Map| matches!(map.weights, Weights::Blocks(..));
+        if self.0.iter().any(is_in_blocks) {
+            input.codes.quantize(&input.numbers, input.width);
+        }
+    }
+
     /// Chunks of the way through all A.
     pub fn down_chunks(&self) -> usize {
         let branches = self.0.iter().flat_map(|map| &map.branches);

@@ -14,7 +14,7 @@ mod shared;
 mod team;
 
 pub(in crate::backend) use keep::keep;
-pub(in crate::backend) use map::{Branch, Map};
+pub(in crate::backend) use map::{Branch, Map, Weights};
 
 use super::dot::{Numbers, swiglu_all};
 use attention::Attention;
@@ -81,6 +81,9 @@ pub(in crate::backend) struct Step<'a> {
     pub layers: Vec<Layer<'a>>,
     pub sequences: Vec<Sequence<'a>>,
 }
+
+/// The most tokens that are one step: more are faster as matrix products.
+pub(in crate::backend) const MOST_TOKENS: usize = 16;
 
 /// Phases of a layer.
 const PHASES: usize = 9;
@@ -316,6 +319,7 @@ impl Program<'_> {
         self.phase(phase + 1, maps.chunks(size), |chunk| {
             if !std::mem::replace(&mut is_ready, true) {
                 prepare(input);
+                maps.prepare(input);
             }
             // SAFETY: the phase before, which wrote it, is over.
             let down = unsafe { self.buffers.down.read() };
@@ -337,6 +341,7 @@ impl Program<'_> {
         self.phase(phase, maps.down_chunks(), |chunk| {
             if !std::mem::replace(&mut is_ready, true) {
                 prepare(input);
+                maps.prepare(input);
             }
             maps.down(chunk, input, &self.buffers.down, outputs);
         });
@@ -352,11 +357,13 @@ impl Program<'_> {
         write: impl Fn(usize, &mut [f32]),
     ) {
         let maps @ [gate, up] = &self.layer.gate_up;
-        let mut is_ready = self.downs(5, &Maps(maps), &prepare, input, outputs);
+        let both = Maps(maps);
+        let mut is_ready = self.downs(5, &both, &prepare, input, outputs);
         let size = Self::chunk_size(gate.output);
         self.phase(6, gate.output.div_ceil(size), |chunk| {
             if !std::mem::replace(&mut is_ready, true) {
                 prepare(input);
+                both.prepare(input);
             }
             // SAFETY: the phase before, which wrote it, is over.
             let down = unsafe { self.buffers.down.read() };

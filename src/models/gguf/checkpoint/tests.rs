@@ -2,6 +2,7 @@ use candle_core::quantized::{GgmlDType, QTensor};
 
 use super::super::testing::{Writer, fixture};
 use super::*;
+use crate::backend::arena::Arena;
 use crate::backend::{DTypePolicy, DeviceKind};
 use crate::models::{Decoder, SafetensorsCheckpoint, StoredTensor, WeightSource, testing};
 
@@ -66,7 +67,15 @@ fn logits_are_those_of_the_original() {
         let config = checkpoint.config().clone();
         let (dtype, device) = (DType::F32, &Device::Cpu);
         let weights = Dense(checkpoint);
-        let decoder = Decoder::new(config, dtype, device, None, &weights, &mut |_| Ok(()));
+        let decoder = Decoder::new(
+            config,
+            dtype,
+            device,
+            None,
+            &weights,
+            Arena::new(0),
+            &mut |_| Ok(()),
+        );
         let model = testing::model(name, DeviceKind::Cpu, DTypePolicy::F32);
         let tokens = Tensor::new(&[[3u32, 1, 4, 1, 5, 9, 2, 6]], &Device::Cpu).unwrap();
         let logits = |decoder: &Decoder| {
