@@ -48,14 +48,19 @@ impl CustomOp2 for FewRows {
                 input,
                 x,
                 part,
+                outputs.len(),
             );
         });
         let mut result = columns;
         if count > 1 {
             let columns = result;
-            result = (0..count * output)
-                .map(|i| columns[i % output * count + i / output])
-                .collect();
+            result = Vec::with_capacity(count * output);
+            for row in 0..count {
+                for (task, part) in columns.chunks_exact(OUTPUTS * count).enumerate() {
+                    let outputs = OUTPUTS.min(output - task * OUTPUTS);
+                    result.extend_from_slice(&part[row * outputs..(row + 1) * outputs]);
+                }
+            }
         }
         result.truncate(count * output);
         Ok((CpuStorage::F32(result), Shape::from((count, output))))

@@ -92,34 +92,68 @@ stored!(f32, load, |x| x);
 stored!(f16, load_f16, f16::to_f32);
 stored!(bf16, load_bf16, bf16::to_f32);
 
-/// `y[row][i] = <weights[row], x[i]>` for all vectors of `width` numbers in `weights` and `x`.
+/// `y[i · stride + row] = <weights[row], x[i]>` for all vectors of `width` numbers in `weights` and `x`.
 ///
 /// # Panics
 ///
-/// When `y` is not of that size; numbers of `weights` and `x` that are no whole vector are not read.
-pub(in crate::backend) fn dots(weights: Numbers<'_>, width: usize, x: &[f32], y: &mut [f32]) {
+/// When `y` is too short or `stride` is less than the rows; numbers of `weights` and `x` that are no whole
+/// vector are not read.
+pub(in crate::backend) fn dots(
+    weights: Numbers<'_>,
+    width: usize,
+    x: &[f32],
+    y: &mut [f32],
+    stride: usize,
+) {
+    let (rows, count) = (
+        weights.len().checked_div(width).unwrap_or(0),
+        x.len().checked_div(width).unwrap_or(0),
+    );
+    if rows == 0 || count == 0 {
+        return;
+    }
+    assert!(rows <= stride && (count - 1) * stride + rows <= y.len());
+    macro_rules! run {
+        ($weights:expr) => {
+            on_this_processor(
+                Dots {
+                    weights: $weights,
+                    width,
+                    x,
+                    stride,
+                },
+                y,
+            )
+        };
+    }
     match weights {
-        Numbers::F32(weights) => on_this_processor(Dots { weights, width, x }, y),
-        Numbers::F16(weights) => on_this_processor(Dots { weights, width, x }, y),
-        Numbers::Bf16(weights) => on_this_processor(Dots { weights, width, x }, y),
+        Numbers::F32(weights) => run!(weights),
+        Numbers::F16(weights) => run!(weights),
+        Numbers::Bf16(weights) => run!(weights),
     }
 }
 
-/// `y[i] += Σ weights[row][i] · rows[row]`, where `weights` has a factor for each row and each of the
-/// `count` vectors of `y`, and rows have `width` numbers.
+/// `y[i] += Σ weights[i · stride + row] · rows[row]`, for all vectors of `width` numbers in `y` and `rows`.
 ///
 /// # Panics
 ///
-/// When the sizes do not fit.
+/// When there are too few weights.
 pub(in crate::backend) fn add_weighted(
     rows: Numbers<'_>,
     width: usize,
     weights: &[f32],
-    count: usize,
+    stride: usize,
     y: &mut [f32],
 ) {
-    assert!(weights.len() == rows.len() / width * count && y.len() == width * count);
-    let sum = (width, weights, count);
+    let (count, held) = (
+        y.len().checked_div(width).unwrap_or(0),
+        rows.len().checked_div(width).unwrap_or(0),
+    );
+    if count == 0 || held == 0 {
+        return;
+    }
+    assert!(held <= stride && (count - 1) * stride + held <= weights.len());
+    let sum = (width, weights, stride);
     match rows {
         Numbers::F32(rows) => on_this_processor(Weighted { rows, sum }, y),
         Numbers::F16(rows) => on_this_processor(Weighted { rows, sum }, y),
@@ -127,9 +161,19 @@ pub(in crate::backend) fn add_weighted(
     }
 }
 
-/// Replaces each number by its exponential.
-pub(super) fn exp_all(x: &mut [f32]) {
-    on_this_processor(Exp, x);
+/// The score of a key that is not seen.
+pub(super) const MASKED: f32 = -1e30;
+
+/// Replaces scores by their exponentials, less the largest of them; those of keys that are not seen by 0.
+/// Gives the largest and the sum.
+pub(super) fn exponentials(scores: &mut [f32]) -> (f32, f32) {
+    let (mut best, mut sum) = (MASKED, 0.0);
+    let work = Exponentials {
+        best: &mut best,
+        sum: &mut sum,
+    };
+    on_this_processor(work, scores);
+    (best, sum)
 }
 
 /// Replaces each number of `gate` by `silu(gate) · up`.
@@ -137,14 +181,35 @@ pub(super) fn swiglu_all(up: &[f32], gate: &mut [f32]) {
     on_this_processor(Swiglu { up }, gate);
 }
 
-struct Exp;
+struct Exponentials<'a> {
+    best: &'a mut f32,
+    sum: &'a mut f32,
+}
 
-impl Work for Exp {
+impl Work for Exponentials<'_> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self, y: &mut [f32]) {
-        for y in y {
-            *y = exp(*y);
+        let (chunks, rest) = y.as_chunks_mut::<16>();
+        let mut best = [*self.best; 16];
+        for chunk in &*chunks {
+            for (best, y) in best.iter_mut().zip(chunk) {
+                *best = if *y > *best { *y } else { *best };
+            }
         }
+        let best = rest.iter().chain(&best).fold(*self.best, |a, b| a.max(*b));
+        let one = |y: &mut f32| {
+            *y = if *y > MASKED { exp(*y - best) } else { 0.0 };
+        };
+        let mut sums = [0f32; 16];
+        for chunk in chunks {
+            chunk.iter_mut().for_each(one);
+            for (sum, y) in sums.iter_mut().zip(chunk) {
+                *sum += *y;
+            }
+        }
+        rest.iter_mut().for_each(one);
+        *self.best = best;
+        *self.sum = sums.iter().chain(&*rest).sum();
     }
 }
 
@@ -208,123 +273,168 @@ struct Dots<'a, T> {
     weights: &'a [T],
     width: usize,
     x: &'a [f32],
+    stride: usize,
 }
 
 impl<T: Stored> Work for Dots<'_, T> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self, y: &mut [f32]) {
-        let Self { weights, width, x } = self;
-        if width == 0 || y.is_empty() {
-            return y.fill(0.0);
+        /// Numbers of `x` that stay in a processor's nearest cache beside the rows.
+        const NEAR: usize = 6 << 10;
+        let Self {
+            weights,
+            width,
+            x,
+            stride,
+        } = self;
+        if width == 0 {
+            return;
         }
-        let (rows, count) = (weights.len() / width, x.len() / width);
-        assert_eq!(y.len(), rows * count);
-        // SAFETY: as for this function.
-        unsafe {
-            let mut done = 0;
-            while done + 4 <= count {
-                columns::<V, T, 4>(weights, width, &x[done * width..], count, &mut y[done..]);
-                done += 4;
-            }
-            if let Some(y) = y.get_mut(done..) {
-                let x = &x[done * width..];
-                match count - done {
-                    3 => columns::<V, T, 3>(weights, width, x, count, y),
-                    2 => columns::<V, T, 2>(weights, width, x, count, y),
-                    1 => columns::<V, T, 1>(weights, width, x, count, y),
-                    _ => {}
+        let has_many = V::REGISTERS >= 32;
+        let (mut x, mut y) = (x, y);
+        while x.len() >= width && !y.is_empty() {
+            let columns = match x.len() / width {
+                8.. if has_many && 8 * width <= NEAR => 8,
+                left => left.min(4),
+            };
+            // SAFETY: as for this function.
+            unsafe {
+                match (columns, has_many) {
+                    (8, _) => self::columns::<V, T, 2, 8>(weights, width, x, y, stride),
+                    (4, true) => self::columns::<V, T, 4, 4>(weights, width, x, y, stride),
+                    (3, true) => self::columns::<V, T, 4, 3>(weights, width, x, y, stride),
+                    (4, false) => self::columns::<V, T, 2, 4>(weights, width, x, y, stride),
+                    (3, false) => self::columns::<V, T, 2, 3>(weights, width, x, y, stride),
+                    (2, _) => self::columns::<V, T, 4, 2>(weights, width, x, y, stride),
+                    _ => self::columns::<V, T, 1, 1>(weights, width, x, y, stride),
                 }
             }
+            x = &x[columns * width..];
+            y = y.get_mut(columns * stride..).unwrap_or_default();
         }
     }
 }
 
-/// The products of all rows with the first `COUNT` vectors of `x`; those of a row lie `stride` behind those of
-/// the row before.
+/// The products of all rows with the first `COUNT` vectors of `x`.
 ///
-/// One row after the other: processors read ahead badly in several at once, which took 1.4 times as long.
+/// With one vector it is one row after the other: memory decides then, and processors read ahead badly in
+/// several rows at once. With more it is several, so that what is loaded is used several times.
 ///
 /// # Safety
 ///
 /// The processor has the instructions of `V`.
 #[inline(always)]
-unsafe fn columns<V: Vector, T: Stored, const COUNT: usize>(
+unsafe fn columns<V: Vector, T: Stored, const ROWS: usize, const COUNT: usize>(
     weights: &[T],
     width: usize,
     x: &[f32],
-    stride: usize,
     y: &mut [f32],
+    stride: usize,
 ) {
     let x: [&[f32]; COUNT] = std::array::from_fn(|i| &x[i * width..][..width]);
-    for (weights, y) in weights.chunks_exact(width).zip(y.chunks_mut(stride)) {
+    let (mut rows, mut place) = (weights.chunks_exact(ROWS * width), 0);
+    for rows in &mut rows {
+        let rows: [&[T]; ROWS] = std::array::from_fn(|row| &rows[row * width..][..width]);
         // SAFETY: as for this function; all have `width` numbers.
-        let products = unsafe { products::<V, T, COUNT>(weights, x) };
-        y[..COUNT].copy_from_slice(&products);
+        let products = unsafe { products::<V, T, ROWS, COUNT>(rows, x) };
+        for (row, products) in products.iter().enumerate() {
+            for (i, product) in products.iter().enumerate() {
+                y[i * stride + place + row] = *product;
+            }
+        }
+        place += ROWS;
+    }
+    for row in rows.remainder().chunks_exact(width) {
+        // SAFETY: as above.
+        let [products] = unsafe { products::<V, T, 1, COUNT>([row], x) };
+        for (i, product) in products.iter().enumerate() {
+            y[i * stride + place] = *product;
+        }
+        place += 1;
     }
 }
 
 /// # Safety
 ///
-/// The processor has the instructions of `V`; all `x` are as long as `weights`.
+/// The processor has the instructions of `V`; all rows and all `x` have one length.
 #[inline(always)]
-unsafe fn products<V: Vector, T: Stored, const COUNT: usize>(
-    weights: &[T],
+#[allow(
+    clippy::needless_range_loop,
+    reason = "iterators of arrays within arrays stay in memory"
+)]
+unsafe fn products<V: Vector, T: Stored, const ROWS: usize, const COUNT: usize>(
+    rows: [&[T]; ROWS],
     x: [&[f32]; COUNT],
-) -> [f32; COUNT] {
-    // SAFETY: indices are below the lengths that the caller vouches for.
+) -> [[f32; COUNT]; ROWS] {
+    let width = x.first().map_or(0, |x| x.len());
+    let whole = width - width % V::LANES;
+    let mut results = [[0f32; COUNT]; ROWS];
+    // SAFETY: indices are below the length that the caller vouches for.
     unsafe {
-        let mut sums = [V::zero(); COUNT];
-        let whole = weights.len() - weights.len() % V::LANES;
+        let mut sums = [[V::zero(); COUNT]; ROWS];
         let mut at = 0;
         while at < whole {
-            let weights = T::load::<V>(weights.as_ptr().add(at));
-            for (sum, x) in sums.iter_mut().zip(x) {
-                *sum = weights.times_plus(V::load(x.as_ptr().add(at)), *sum);
+            let mut weights = [V::zero(); ROWS];
+            for row in 0..ROWS {
+                weights[row] = T::load::<V>(rows[row].as_ptr().add(at));
+            }
+            for i in 0..COUNT {
+                let x = V::load(x[i].as_ptr().add(at));
+                for row in 0..ROWS {
+                    sums[row][i] = weights[row].times_plus(x, sums[row][i]);
+                }
             }
             at += V::LANES;
         }
-        let mut results = [0f32; COUNT];
-        for ((result, sum), x) in results.iter_mut().zip(sums).zip(x) {
-            *result = sum.sum();
-            for at in whole..weights.len() {
-                *result += weights.get_unchecked(at).widen() * x.get_unchecked(at);
+        let (fours, rest) = sums.as_flattened().as_chunks::<4>();
+        let (of_fours, of_rest) = results.as_flattened_mut().as_chunks_mut::<4>();
+        for four in 0..fours.len() {
+            of_fours[four] = V::sums(fours[four]);
+        }
+        for i in 0..rest.len() {
+            of_rest[i] = rest[i].sum();
+        }
+        for row in 0..ROWS {
+            for i in 0..COUNT {
+                for at in whole..width {
+                    results[row][i] += rows[row].get_unchecked(at).widen() * x[i].get_unchecked(at);
+                }
             }
         }
-        results
     }
+    results
 }
 
 struct Weighted<'a, T> {
     rows: &'a [T],
-    /// Width, factors, and vectors of the result.
+    /// Width, factors, and how far those of a vector lie behind those of the vector before.
     sum: (usize, &'a [f32], usize),
 }
 
 impl<T: Stored> Work for Weighted<'_, T> {
     #[inline(always)]
     unsafe fn run<V: Vector>(self, y: &mut [f32]) {
-        let (width, weights, count) = self.sum;
+        let (width, weights, stride) = self.sum;
         let rows = self.rows;
-        if rows.is_empty() {
-            return;
-        }
-        for (index, y) in y.chunks_exact_mut(width.max(1)).enumerate() {
+        let vectors = y.chunks_exact_mut(width).zip(weights.chunks(stride));
+        for (y, weights) in vectors {
+            let weights = &weights[..rows.len() / width];
             let mut at = 0;
-            // SAFETY: as for this function; the caller checked that `rows` has a row of `width` numbers for
-            // each `count` weights, and `y` has `width`.
+            // SAFETY: as for this function; there is a row for each weight, and all rows and `y` have `width`
+            // numbers.
             unsafe {
                 while at + 4 * V::LANES <= width {
-                    weighted::<V, T, 4>(rows, width, at, &weights[index..], count, y);
+                    weighted::<V, T, 4>(rows, width, at, weights, y);
                     at += 4 * V::LANES;
                 }
                 while at + V::LANES <= width {
-                    weighted::<V, T, 1>(rows, width, at, &weights[index..], count, y);
+                    weighted::<V, T, 1>(rows, width, at, weights, y);
                     at += V::LANES;
                 }
             }
-            for (row, weights) in rows.chunks_exact(width).zip(weights.chunks_exact(count)) {
+            for (row, weight) in rows.chunks_exact(width).zip(weights) {
                 for (y, number) in y[at..].iter_mut().zip(&row[at..]) {
-                    *y += weights[index] * number.widen();
+                    *y += weight * number.widen();
                 }
             }
         }
@@ -335,28 +445,52 @@ impl<T: Stored> Work for Weighted<'_, T> {
 ///
 /// # Safety
 ///
-/// The processor has the instructions of `V`; every row, and `y`, has so many numbers from `at` on.
+/// The processor has the instructions of `V`; there is a row for each weight, and every row, and `y`, has so
+/// many numbers from `at` on.
 #[inline(always)]
+#[allow(
+    clippy::needless_range_loop,
+    reason = "closures are not compiled for the processor of their function"
+)]
 unsafe fn weighted<V: Vector, T: Stored, const PARTS: usize>(
     rows: &[T],
     width: usize,
     at: usize,
     weights: &[f32],
-    count: usize,
     y: &mut [f32],
 ) {
     // SAFETY: as for this function.
     unsafe {
         let place = y.as_mut_ptr().add(at);
-        let mut sums: [V; PARTS] = std::array::from_fn(|i| V::load(place.add(i * V::LANES)));
-        for (row, weight) in rows.chunks_exact(width).zip(weights.iter().step_by(count)) {
-            let weight = V::repeat(*weight);
-            for (i, sum) in sums.iter_mut().enumerate() {
-                *sum = T::load::<V>(row.as_ptr().add(at + i * V::LANES)).times_plus(weight, *sum);
+        // Two sums of each, so that one needs not wait for the other.
+        let mut sums = [V::zero(); PARTS];
+        let mut more = sums;
+        for i in 0..PARTS {
+            sums[i] = V::load(place.add(i * V::LANES));
+        }
+        let (pairs, last) = weights.as_chunks::<2>();
+        for (pair, weights) in pairs.iter().enumerate() {
+            let row = rows.as_ptr().add(2 * pair * width + at);
+            let (even, odd) = (V::repeat(weights[0]), V::repeat(weights[1]));
+            for i in 0..PARTS {
+                let x = T::load::<V>(row.add(i * V::LANES));
+                sums[i] = x.times_plus(even, sums[i]);
+                let x = T::load::<V>(row.add(width + i * V::LANES));
+                more[i] = x.times_plus(odd, more[i]);
             }
         }
-        for (i, sum) in sums.into_iter().enumerate() {
-            sum.store(place.add(i * V::LANES));
+        if let [weight] = last {
+            let row = rows.as_ptr().add((weights.len() - 1) * width + at);
+            for i in 0..PARTS {
+                let x = T::load::<V>(row.add(i * V::LANES));
+                sums[i] = x.times_plus(V::repeat(*weight), sums[i]);
+            }
+        }
+        let one = V::repeat(1.0);
+        for i in 0..PARTS {
+            more[i]
+                .times_plus(one, sums[i])
+                .store(place.add(i * V::LANES));
         }
     }
 }

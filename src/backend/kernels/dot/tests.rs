@@ -14,13 +14,14 @@ fn check(weights: &[f32], narrow: Numbers<'_>, width: usize, count: usize) {
     let x = numbers(width * count, 7);
     let rows = weights.len() / width;
     let run = |kind: &str, y: &mut [f32]| match (kind, narrow) {
-        ("best", _) => dots(narrow, width, &x, y),
+        ("best", _) => dots(narrow, width, &x, y, rows),
         // SAFETY: it takes no special instructions.
         (_, Numbers::F32(weights)) => unsafe {
             Dots {
                 weights,
                 width,
                 x: &x,
+                stride: rows,
             }
             .run::<Portable>(y);
         },
@@ -30,6 +31,7 @@ fn check(weights: &[f32], narrow: Numbers<'_>, width: usize, count: usize) {
                 weights,
                 width,
                 x: &x,
+                stride: rows,
             }
             .run::<Portable>(y);
         },
@@ -39,6 +41,7 @@ fn check(weights: &[f32], narrow: Numbers<'_>, width: usize, count: usize) {
                 weights,
                 width,
                 x: &x,
+                stride: rows,
             }
             .run::<Portable>(y);
         },
@@ -52,7 +55,7 @@ fn check(weights: &[f32], narrow: Numbers<'_>, width: usize, count: usize) {
                 let products = pairs.map(|(w, x)| f64::from(*w) * f64::from(*x));
                 let (sum, all) =
                     products.fold((0.0, 0.0), |(sum, all), x| (sum + x, all + x.abs()));
-                let found = f64::from(y[row * count + i]);
+                let found = f64::from(y[i * rows + row]);
                 assert!(
                     (found - sum).abs() <= 8.0 * all * 2f64.powi(-24),
                     "{kind} {width} {row} {i}"
@@ -90,12 +93,12 @@ fn a_row_is_the_same_alone_and_among_others() {
     let narrow: Vec<bf16> = weights.iter().map(|x| bf16::from_f32(*x)).collect();
     let x = numbers(width * 8, 2);
     let mut all = vec![0.0; 23 * 8];
-    dots(Numbers::Bf16(&narrow), width, &x, &mut all);
+    dots(Numbers::Bf16(&narrow), width, &x, &mut all, 23);
     for (i, x) in x.chunks_exact(width).enumerate() {
         let mut alone = vec![0.0; 23];
-        dots(Numbers::Bf16(&narrow), width, x, &mut alone);
+        dots(Numbers::Bf16(&narrow), width, x, &mut alone, 23);
         for (row, alone) in alone.iter().enumerate() {
-            assert_eq!(alone.to_bits(), all[row * 8 + i].to_bits());
+            assert_eq!(alone.to_bits(), all[i * 23 + row].to_bits());
         }
     }
 }
@@ -107,12 +110,12 @@ fn weighted_sums_are_those_of_f64() {
         let narrow: Vec<f16> = values.iter().map(|x| f16::from_f32(*x)).collect();
         let start = numbers(width * count, 3);
         let mut y = start.clone();
-        add_weighted(Numbers::F16(&narrow), width, &weights, count, &mut y);
+        add_weighted(Numbers::F16(&narrow), width, &weights, rows, &mut y);
         for i in 0..count {
             for at in 0..width {
                 let first = f64::from(start[i * width + at]);
                 let terms = (0..rows).map(|row| {
-                    f64::from(weights[row * count + i])
+                    f64::from(weights[i * rows + row])
                         * f64::from(narrow[row * width + at].to_f32())
                 });
                 let (sum, all) = terms.fold((first, first.abs()), |(s, a), x| (s + x, a + x.abs()));

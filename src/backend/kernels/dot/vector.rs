@@ -10,6 +10,8 @@ use half::{bf16, f16};
 /// numbers.
 pub(super) trait Vector: Copy {
     const LANES: usize;
+    /// How many of them a processor holds at once.
+    const REGISTERS: usize = 16;
 
     unsafe fn zero() -> Self;
     unsafe fn repeat(number: f32) -> Self;
@@ -20,6 +22,12 @@ pub(super) trait Vector: Copy {
     /// `self · other + more`, rounded once where there is an instruction for that.
     unsafe fn times_plus(self, other: Self, more: Self) -> Self;
     unsafe fn sum(self) -> f32;
+    /// The sums of four, each as [`sum`](Self::sum) has it.
+    #[inline(always)]
+    unsafe fn sums(four: [Self; 4]) -> [f32; 4] {
+        // SAFETY: as for all methods.
+        four.map(|vector| unsafe { vector.sum() })
+    }
 }
 
 /// What the compiler makes of it.
@@ -86,13 +94,49 @@ mod x86 {
     use super::Vector;
     use half::{bf16, f16};
     use std::arch::x86_64::{
-        __m256, __m512, _mm_loadu_si128, _mm256_castsi256_ps, _mm256_cvtepu16_epi32,
-        _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_set1_ps,
-        _mm256_setzero_ps, _mm256_slli_epi32, _mm256_storeu_ps, _mm512_castsi512_ps,
-        _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
-        _mm512_reduce_add_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32,
-        _mm512_storeu_ps,
+        __m128, __m256, __m512, _mm_add_ps, _mm_cvtss_f32, _mm_loadu_si128, _mm_movehl_ps,
+        _mm_movelh_ps, _mm_shuffle_ps, _mm_storeu_ps, _mm256_add_ps, _mm256_castps256_ps128,
+        _mm256_castsi256_ps, _mm256_cvtepu16_epi32, _mm256_cvtph_ps, _mm256_extractf128_ps,
+        _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_set1_ps, _mm256_setzero_ps,
+        _mm256_slli_epi32, _mm256_storeu_ps, _mm512_castpd_ps, _mm512_castpd256_pd512,
+        _mm512_castps_pd, _mm512_castps512_ps256, _mm512_castsi512_ps, _mm512_cvtepu16_epi32,
+        _mm512_cvtph_ps, _mm512_extractf64x4_pd, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps,
+        _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps,
     };
+
+    /// The two halves, added up.
+    #[inline(always)]
+    unsafe fn halves(x: __m512) -> __m256 {
+        // SAFETY: as for all methods of the trait.
+        unsafe {
+            let high = _mm512_castpd_ps(_mm512_castpd256_pd512(_mm512_extractf64x4_pd::<1>(
+                _mm512_castps_pd(x),
+            )));
+            _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_castps512_ps256(high))
+        }
+    }
+
+    /// The two halves of a half, added up.
+    #[inline(always)]
+    unsafe fn quarters(x: __m256) -> __m128 {
+        // SAFETY: as for all methods of the trait.
+        unsafe { _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x)) }
+    }
+
+    /// The sums of four vectors: of each its halves, and their halves, and so on, are added up.
+    #[inline(always)]
+    unsafe fn sums([a, b, c, d]: [__m256; 4]) -> __m128 {
+        // SAFETY: as for all methods of the trait.
+        unsafe {
+            let (a, b, c, d) = (quarters(a), quarters(b), quarters(c), quarters(d));
+            let ab = _mm_add_ps(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a));
+            let cd = _mm_add_ps(_mm_movelh_ps(c, d), _mm_movehl_ps(d, c));
+            _mm_add_ps(
+                _mm_shuffle_ps::<0b10_00_10_00>(ab, cd),
+                _mm_shuffle_ps::<0b11_01_11_01>(ab, cd),
+            )
+        }
+    }
 
     /// For processors with `avx512f`.
     #[derive(Clone, Copy)]
@@ -101,6 +145,7 @@ mod x86 {
     // SAFETY of all: as for all methods of the trait.
     impl Vector for Avx512 {
         const LANES: usize = 16;
+        const REGISTERS: usize = 32;
 
         #[inline(always)]
         unsafe fn zero() -> Self {
@@ -150,7 +195,18 @@ mod x86 {
         #[inline(always)]
         unsafe fn sum(self) -> f32 {
             // SAFETY: as above.
-            unsafe { _mm512_reduce_add_ps(self.0) }
+            unsafe { _mm_cvtss_f32(sums([halves(self.0); 4])) }
+        }
+
+        #[inline(always)]
+        unsafe fn sums([a, b, c, d]: [Self; 4]) -> [f32; 4] {
+            let mut found = [0f32; 4];
+            // SAFETY: as above; there is room for four numbers.
+            unsafe {
+                let four = sums([halves(a.0), halves(b.0), halves(c.0), halves(d.0)]);
+                _mm_storeu_ps(found.as_mut_ptr(), four);
+            }
+            found
         }
     }
 
@@ -209,12 +265,17 @@ mod x86 {
 
         #[inline(always)]
         unsafe fn sum(self) -> f32 {
-            let mut lanes = [0f32; 8];
             // SAFETY: as above.
-            unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), self.0) };
-            let (low, high) = lanes.split_at(4);
-            let pairs = low.iter().zip(high).map(|(a, b)| a + b);
-            pairs.sum()
+            unsafe { _mm_cvtss_f32(sums([self.0; 4])) }
+        }
+
+        #[inline(always)]
+        unsafe fn sums(four: [Self; 4]) -> [f32; 4] {
+            let [a, b, c, d] = four;
+            let mut found = [0f32; 4];
+            // SAFETY: as above; there is room for four numbers.
+            unsafe { _mm_storeu_ps(found.as_mut_ptr(), sums([a.0, b.0, c.0, d.0])) };
+            found
         }
     }
 }

@@ -7,15 +7,12 @@
 use super::input::{Input, rms_norm};
 use super::shared::Shared;
 use super::{Layer, Sequence, Sizes, Step};
-use crate::backend::kernels::dot::{Numbers, add_weighted, dots, exp_all};
+use crate::backend::kernels::dot::{MASKED, Numbers, add_weighted, dots, exponentials};
 use crate::backend::kernels::oldest_seen;
 use std::ops::Range;
 
 /// Keys of one split.
 const SPLIT: usize = 128;
-
-/// The score of a key that is not seen.
-const MASKED: f32 = -1e30;
 
 /// How the work of attention is cut.
 pub(super) struct Attention<'a> {
@@ -225,59 +222,42 @@ impl<'a> Attention<'a> {
             sums,
             values: found,
         } = scratch;
-        scores.resize((seen.held + new) * count, 0.0);
-        let (held_scores, new_scores) = scores.split_at_mut(seen.held * count);
-        dots(keys, size, queries, held_scores);
-        dots(
-            Numbers::F32(&new_keys[..new * size]),
-            size,
-            queries,
-            new_scores,
-        );
-
-        for (index, scores) in scores.chunks_exact_mut(count).enumerate() {
-            for (token, scores) in scores.chunks_exact_mut(group).enumerate() {
-                let is_seen = match index.checked_sub(seen.held) {
-                    None => seen.first + index >= (seen.oldest)(token),
-                    Some(new) => new <= token && sequence.held + new >= (seen.oldest)(token),
-                };
-                if !is_seen {
-                    scores.fill(MASKED);
-                }
-            }
+        let keys_seen = seen.held + new;
+        scores.resize(count * keys_seen, 0.0);
+        dots(keys, size, queries, scores, keys_seen);
+        if let Some(scores) = scores.get_mut(seen.held..) {
+            let new_keys = Numbers::F32(&new_keys[..new * size]);
+            dots(new_keys, size, queries, scores, keys_seen);
         }
         best.clear();
-        best.resize(count, MASKED);
-        for scores in scores.chunks_exact(count) {
-            for (best, score) in best.iter_mut().zip(scores) {
-                *best = best.max(*score);
-            }
-        }
-        for scores in scores.chunks_exact_mut(count) {
-            for (score, best) in scores.iter_mut().zip(&*best) {
-                // Of a query that sees none of these keys all exponentials are 0, not 1.
-                *score = if *score <= MASKED {
-                    MASKED
-                } else {
-                    *score - best
-                };
-            }
-        }
-        exp_all(scores);
         sums.clear();
-        sums.resize(count, 0.0);
-        for scores in scores.chunks_exact(count) {
-            for (sum, score) in sums.iter_mut().zip(scores) {
-                *sum += score;
+        if keys_seen > 0 {
+            for (index, scores) in scores.chunks_exact_mut(keys_seen).enumerate() {
+                let token = index / group;
+                let oldest = (seen.oldest)(token);
+                let (of_held, of_new) = scores.split_at_mut(seen.held);
+                let hidden = oldest.saturating_sub(seen.first).min(seen.held);
+                of_held[..hidden].fill(MASKED);
+                if new > 0 {
+                    let hidden = oldest.saturating_sub(sequence.held).min(new);
+                    of_new[..hidden].fill(MASKED);
+                    of_new[token + 1..].fill(MASKED);
+                }
+                let (largest, sum) = exponentials(scores);
+                best.push(largest);
+                sums.push(sum);
             }
+        } else {
+            best.resize(count, MASKED);
+            sums.resize(count, 0.0);
         }
         found.clear();
         found.resize(count * size, 0.0);
-        let (held_scores, new_scores) = scores.split_at(seen.held * count);
-        add_weighted(values, size, held_scores, count, found);
-        for (token, weights) in sequence.tokens.clone().zip(new_scores.chunks_exact(count)) {
-            let value = self.value(projected, token, kv_head);
-            add_weighted(Numbers::F32(value), size, weights, count, found);
+        add_weighted(values, size, scores, keys_seen, found);
+        let new_tokens = sequence.tokens.clone().take(new).enumerate();
+        for (index, token) in new_tokens {
+            let value = Numbers::F32(self.value(projected, token, kv_head));
+            add_weighted(value, size, &scores[seen.held + index..], keys_seen, found);
         }
     }
 

@@ -1,9 +1,8 @@
 //! The linear maps of a layer, with adapters beside them.
 
-use super::MOST_TOKENS;
 use super::input::Input;
 use super::shared::Shared;
-use crate::backend::kernels::blocks::{Codes, dot_rows};
+use crate::backend::kernels::blocks::dot_rows;
 use crate::backend::kernels::dot::{Numbers, dots};
 use crate::backend::ops::blocks::BlockType;
 use std::ops::Range;
@@ -52,66 +51,41 @@ impl Map<'_> {
         self.branches.iter().map(Branch::ranks).sum()
     }
 
-    /// The outputs `rows` of all tokens, as (rows, tokens). `down` is what [`Maps::down`] made for this map.
+    /// The outputs `rows` of all tokens, as (tokens, rows). `down` is what [`Maps::down`] made for this map.
     pub(super) fn rows(&self, rows: Range<usize>, input: &Input, down: &[f32], y: &mut [f32]) {
-        let width = input.width;
-        let count = input.numbers.len() / width;
+        let (width, len) = (input.width, rows.len());
         match self.weights {
             Weights::Numbers(weights) => {
                 let weights = weights.part(rows.start * width..rows.end * width);
-                dots(weights, width, &input.numbers, y);
+                dots(weights, width, &input.numbers, y, len);
+            }
+            Weights::Blocks(kind, blocks) if y.len() == len => {
+                dot_rows(kind, blocks, rows.clone(), &input.codes, &mut [&mut *y]);
             }
             Weights::Blocks(kind, blocks) => {
-                block_dots(kind, blocks, rows.clone(), &input.codes, count, y);
+                let mut tokens: Vec<_> = y.chunks_exact_mut(len).collect();
+                dot_rows(kind, blocks, rows.clone(), &input.codes, &mut tokens);
             }
         }
         let mut down = down;
         for branch in &self.branches {
             let (mine, others) = down.split_at(branch.ranks());
             down = others;
-            let downs = || branch.tokens.clone().zip(mine.chunks_exact(branch.rank));
-            for (row, y) in rows.clone().zip(y.chunks_exact_mut(count)) {
-                let b = &branch.b[row * branch.rank..][..branch.rank];
-                let scale = branch.row_scale.map_or(1.0, |scale| scale[row]);
-                for (token, down) in downs() {
-                    y[token] = y[token] * scale + short_dot(b, down);
+            let tokens = branch.tokens.start * len..branch.tokens.end * len;
+            let tokens = y[tokens].chunks_exact_mut(len);
+            for (y, down) in tokens.zip(mine.chunks_exact(branch.rank)) {
+                for (row, y) in rows.clone().zip(y) {
+                    let b = &branch.b[row * branch.rank..][..branch.rank];
+                    let scale = branch.row_scale.map_or(1.0, |scale| scale[row]);
+                    *y = *y * scale + short_dot(b, down);
                 }
             }
         }
         if let Some(bias) = self.bias {
-            for (bias, y) in bias[rows].iter().zip(y.chunks_exact_mut(count)) {
-                for y in y {
+            for y in y.chunks_exact_mut(len) {
+                for (y, bias) in y.iter_mut().zip(&bias[rows.clone()]) {
                     *y += bias;
                 }
-            }
-        }
-    }
-}
-
-/// The outputs `rows` of all tokens, as (rows, tokens), of a matrix in blocks.
-fn block_dots(
-    kind: BlockType,
-    blocks: &[u8],
-    rows: Range<usize>,
-    x: &Codes,
-    count: usize,
-    y: &mut [f32],
-) {
-    /// Outputs that are turned at once.
-    const ROWS: usize = 32;
-    if count == 1 {
-        return dot_rows(kind, blocks, rows, x, &mut [y]);
-    }
-    let mut turned = [[0f32; ROWS]; MOST_TOKENS];
-    for (part, y) in y.chunks_mut(ROWS * count).enumerate() {
-        let start = rows.start + part * ROWS;
-        let len = y.len() / count;
-        let mut places = turned.each_mut().map(|row| &mut row[..len]);
-        let places = &mut places[..count];
-        dot_rows(kind, blocks, start..start + len, x, places);
-        for (row, y) in y.chunks_exact_mut(count).enumerate() {
-            for (y, place) in y.iter_mut().zip(&*places) {
-                *y = place[row];
             }
         }
     }
@@ -160,12 +134,12 @@ impl Maps<'_> {
                 let x = &input.numbers[branch.tokens.start * width..branch.tokens.end * width];
                 let tokens = branch.tokens.len();
                 y.resize(ranks.len() * tokens, 0.0);
-                dots(a, width, x, y);
-                for token in 0..tokens {
+                dots(a, width, x, y, ranks.len());
+                for (token, y) in y.chunks_exact(ranks.len()).enumerate() {
                     let start = place + token * branch.rank;
                     // SAFETY: each chunk writes its own ranks, and nobody reads before the phase is over.
                     let down = unsafe { down.write(start + ranks.start..start + ranks.end) };
-                    for (down, y) in down.iter_mut().zip(y.iter().skip(token).step_by(tokens)) {
+                    for (down, y) in down.iter_mut().zip(y) {
                         *down = branch.scaling * y;
                     }
                 }
@@ -186,7 +160,7 @@ impl Maps<'_> {
         self.0.iter().map(|map| map.output.div_ceil(size)).sum()
     }
 
-    /// The outputs of a chunk, as (rows, tokens) in `y`; gives the place of the first among those of all
+    /// The outputs of a chunk, as (tokens, rows) in `y`; gives the place of the first among those of all
     /// maps.
     pub fn rows(
         &self,

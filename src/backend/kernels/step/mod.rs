@@ -378,27 +378,22 @@ impl Program<'_> {
         });
     }
 
-    /// Writes some outputs of all tokens, (rows, tokens), to their place in `to`, (tokens, width).
+    /// Writes some outputs of all tokens, (tokens, rows), to their place in `to`, (tokens, width).
     fn write(&self, to: &Shared<'_>, width: usize, place: usize, outputs: &[f32]) {
         let rows = outputs.len() / self.count;
-        for token in 0..self.count {
+        for (token, outputs) in outputs.chunks_exact(rows.max(1)).enumerate() {
             let start = token * width + place;
             // SAFETY: nobody else writes these rows, and nobody reads them before the phase is over.
-            let to = unsafe { to.write(start..start + rows) };
-            for (to, output) in to
-                .iter_mut()
-                .zip(outputs.iter().skip(token).step_by(self.count))
-            {
-                *to = *output;
-            }
+            unsafe { to.write(start..start + rows) }.copy_from_slice(outputs);
         }
     }
 
-    /// Adds the numbers of `x`, (tokens, hidden), to some outputs, (rows, tokens).
+    /// Adds the numbers of `x`, (tokens, hidden), to some outputs, (tokens, rows).
     fn add(&self, outputs: &mut [f32], place: usize, x: &[f32]) {
-        for (row, outputs) in outputs.chunks_exact_mut(self.count).enumerate() {
-            let x = x.iter().skip(place + row).step_by(self.sizes.hidden);
-            for (output, x) in outputs.iter_mut().zip(x) {
+        let rows = (outputs.len() / self.count).max(1);
+        let x = x.chunks_exact(self.sizes.hidden);
+        for (outputs, x) in outputs.chunks_exact_mut(rows).zip(x) {
+            for (output, x) in outputs.iter_mut().zip(&x[place..]) {
                 *output += x;
             }
         }
