@@ -19,6 +19,16 @@ const DEPTH: usize = 512;
 /// The most columns of a task.
 const COLUMNS: usize = 256;
 
+/// Words of the depth above which the left operand does not stay in a cache.
+const LONG: usize = 8 * DEPTH;
+
+/// The most columns of a task then; its blocks are less deep by as much.
+const LONG_COLUMNS: usize = 768;
+
+/// Rows of the weights that are packed at once where a panel takes a part of each, so that each is read as
+/// it lies.
+const STRIP: usize = 16;
+
 /// Words of the left operand that are packed at once: 16 MB.
 const LEFT_WORDS: usize = 4 << 20;
 
@@ -92,11 +102,14 @@ impl<T: Number> Product<'_, T> {
                 });
             }
         });
-        let width = self
-            .columns
-            .div_ceil(4 * threads)
-            .next_multiple_of(S::COLUMNS);
-        let width = width.min(COLUMNS);
+        // Each task reads all of the left operand, so that where this is long they should be few.
+        let (tasks, most) = if words > LONG {
+            (threads, LONG_COLUMNS)
+        } else {
+            (4 * threads, COLUMNS)
+        };
+        let width = self.columns.div_ceil(tasks).next_multiple_of(S::COLUMNS);
+        let width = width.min(most);
         let blocks = self.columns.div_ceil(width);
         // Where there are few columns, rows are shared out too.
         let groups = match threads {
@@ -211,8 +224,9 @@ impl<T: Number> Work for Block<'_, T> {
             ..
         } = *self.product;
         let words = depth.div_ceil(S::PER_WORD);
-        let step = words.div_ceil(words.div_ceil(DEPTH));
         let width = self.columns.len().next_multiple_of(S::COLUMNS);
+        let step = DEPTH.min(DEPTH * COLUMNS / width);
+        let step = words.div_ceil(words.div_ceil(step));
         let room = step * width + S::LANES;
         let buffer = &mut Buffer::take(&RIGHT, room);
         let packed: *mut u32 = buffer.words();
@@ -220,12 +234,17 @@ impl<T: Number> Work for Block<'_, T> {
             let last = words.min(first + step);
             let numbers = first * S::PER_WORD..depth.min(last * S::PER_WORD);
             let panel = (last - first) * S::COLUMNS;
-            for (index, start) in self.columns.clone().step_by(S::COLUMNS).enumerate() {
-                let end = self.columns.end.min(start + S::COLUMNS);
-                // SAFETY: the buffer has room for all panels, and the columns are in the matrix.
-                unsafe {
-                    let to = packed.add(index * panel);
-                    right.pack::<S>(start..end, numbers.clone(), S::COLUMNS, to);
+            let strip = if right.along { numbers.len() } else { STRIP };
+            for at in numbers.clone().step_by(strip) {
+                let strip = at..numbers.end.min(at + strip);
+                let word = (at - numbers.start) / S::PER_WORD;
+                for (index, start) in self.columns.clone().step_by(S::COLUMNS).enumerate() {
+                    let end = self.columns.end.min(start + S::COLUMNS);
+                    // SAFETY: the buffer has room for all panels, and the columns are in the matrix.
+                    unsafe {
+                        let to = packed.add(index * panel + word * S::COLUMNS);
+                        right.pack::<S>(start..end, strip.clone(), S::COLUMNS, to);
+                    }
                 }
             }
             for row_panel in self.panels.clone() {
