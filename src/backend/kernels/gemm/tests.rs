@@ -161,7 +161,7 @@ fn outer_products_are_within_the_bound() {
     for [rows, columns, depth] in SIZES {
         let (dy, x) = (numbers(depth * rows, 1), numbers(depth * columns, 2));
         let mut found = vec![0.0; rows * columns];
-        outer(&dy, depth, rows, &x, columns, &mut found);
+        outer([rows, columns, depth], &dy, &x, &mut found);
         for row in 0..rows {
             for column in 0..columns {
                 let terms = (0..depth)
