@@ -27,7 +27,7 @@ use tempfile::TempDir;
 const IDS: [u32; 9] = [5, 17, 100, 42, 7, 60, 180, 3, 9];
 /// What rounding activations to eight bits, where weights are in blocks, changes of logits, as a part of the
 /// largest of them.
-const EIGHT_BITS: f64 = 0.02;
+const EIGHT_BITS: f64 = 0.04;
 const PROMPT: &str = "SELECT name FROM";
 
 /// A GGUF file of a model, and the folder that it is in.
@@ -118,7 +118,7 @@ fn text_is_the_same_and_numbers_are_near() {
     let (expected, text) = (logits(&original, None), greedy(&original));
     for (kind, encoding, bound) in [
         (GgufType::F16, "F16", 1e-3),
-        (GgufType::Q8_0, "Q8_0", 0.02),
+        (GgufType::Q8_0, "Q8_0", 0.05),
         (GgufType::Q4K, "Q4_K", 0.3),
     ] {
         let (_folder, path) = saved(&original, kind);

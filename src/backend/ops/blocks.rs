@@ -36,8 +36,8 @@ const ROWS_AT_ONCE: usize = 8;
 /// training an adapter beside them needs (QLoRA, Dettmers et al., 2023,
 /// <https://arxiv.org/abs/2305.14314>).
 ///
-/// Activations are not quantised. On the CPU results are those of the dequantised matrix, up to the
-/// rounding of `f32`. Elsewhere the blocks are on the device, and candle's kernels decode them there; of
+/// Activations are not quantised but by [`infer`](Self::infer). On the CPU results are those of the
+/// dequantised matrix, up to the rounding of `f32`. Elsewhere the blocks are on the device, and candle's kernels decode them there; of
 /// many rows the product is in the dtype of the activations. On Metal up to four rows are multiplied
 /// straight from the blocks, in `f32`, of all types but `Q2_K`; for more of them, and for
 /// [`rows`](Self::rows) and [`dequantize`](Self::dequantize), the kernels decode some types by way of

@@ -233,6 +233,10 @@ pub(super) struct Units<'a, const UNITS: usize> {
     pub scales: &'a [f32; UNITS],
     pub sums: &'a [f32; UNITS],
     pub half_sums: &'a [[f32; 2]; UNITS],
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        allow(dead_code, reason = "instructions of one kind of processors need them")
+    )]
     pub fours: &'a [[i32; 8]; UNITS],
 }
 

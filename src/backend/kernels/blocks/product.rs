@@ -14,7 +14,6 @@ use rayon::prelude::*;
 use std::cell::Cell;
 
 /// Rows from which on it pays to put the codes of the matrix into another order.
-#[cfg(target_arch = "x86_64")]
 const MANY_ROWS: usize = 8;
 
 /// Tasks for each thread, so that one which is interrupted does not keep the others waiting for long.
@@ -27,9 +26,14 @@ const AT_ONCE: usize = 1 << 16;
 /// Whether [`block_product`] is faster for so many rows than a product with numbers of the matrix.
 pub(in crate::backend) fn takes_block_product(rows: usize) -> bool {
     #[cfg(target_arch = "x86_64")]
-    return wide::is_there() || rows < MANY_ROWS && is_x86_feature_detected!("avx2");
+    let (takes_few, takes_many) = (is_x86_feature_detected!("avx2"), wide::is_there());
     #[cfg(not(target_arch = "x86_64"))]
-    false
+    let (takes_few, takes_many) = (false, false);
+    if rows < MANY_ROWS {
+        takes_few
+    } else {
+        takes_many
+    }
 }
 
 /// `x Wᵀ` for `x` of shape (rows, in) in `f32`, contiguous, and blocks of a matrix with rows of in; `x` is rounded
