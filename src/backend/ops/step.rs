@@ -5,12 +5,10 @@ use super::linear::LowRank;
 use super::matrix::Matrix;
 use crate::backend::kernels::step;
 use crate::backend::kernels::{self, dot::Numbers};
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 use std::ops::Range;
 
 pub(crate) use crate::backend::kernels::step::Sizes;
-
-pub(crate) const MOST_TOKENS: usize = step::MOST_TOKENS;
 
 /// A linear map, and what adapters add for some of the tokens.
 pub(crate) struct Map<'a> {
@@ -52,12 +50,17 @@ pub(crate) struct Step<'a> {
     pub sequences: Vec<Sequence<'a>>,
 }
 
-/// Whether a step takes a matrix.
-pub(crate) fn takes(weight: &Matrix) -> bool {
+/// The most tokens that a step multiplies with a matrix: more are faster as matrix products. None where a step
+/// does not take the matrix.
+pub(crate) fn most_tokens(weight: &Matrix) -> usize {
     match weight {
-        Matrix::Dense(weight) => kernels::takes_weights(weight),
-        Matrix::Blocks(weight) => weight.on_host().is_some(),
-        Matrix::Affine(_) => false,
+        Matrix::Dense(weight) if kernels::takes_weights(weight) => match weight.dtype() {
+            // Processors multiply pairs of these.
+            DType::BF16 => 16,
+            _ => 64,
+        },
+        Matrix::Blocks(weight) if weight.on_host().is_some() => 8,
+        _ => 0,
     }
 }
 

@@ -1,7 +1,6 @@
 //! The way of a few tokens through all layers at once, on the CPU.
 
 use super::adapted::Adapted;
-use super::layer::DecoderLayer;
 use super::linear::Linear;
 use super::{Decoder, KvCache, Pass};
 use crate::backend::ops::step::{self, Layer, Map, Sequence, Sizes, Step};
@@ -18,14 +17,14 @@ impl Decoder {
         caches: &mut [&mut KvCache],
         adapted: &Adapted<'_>,
     ) -> Result<Option<Tensor>> {
-        let takes = |layer: &DecoderLayer| layer.linears.iter().all(|map| step::takes(&map.weight));
+        let linears = self.layers.iter().flat_map(|layer| &layer.linears);
+        let most = linears.map(|map| step::most_tokens(&map.weight)).min();
         let segments = &pass.segments;
-        if x.dim(0)? > step::MOST_TOKENS
+        if x.dim(0)? > most.unwrap_or(0)
             || !x.device().is_cpu()
             || x.dtype() != DType::F32
             || caches.len() != segments.len()
             || segments.iter().any(|segment| segment.batch != 1)
-            || !self.layers.iter().all(takes)
         {
             return Ok(None);
         }

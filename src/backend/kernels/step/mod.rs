@@ -82,9 +82,6 @@ pub(in crate::backend) struct Step<'a> {
     pub sequences: Vec<Sequence<'a>>,
 }
 
-/// The most tokens that are one step: more are faster as matrix products.
-pub(in crate::backend) const MOST_TOKENS: usize = 16;
-
 /// Phases of a layer.
 const PHASES: usize = 9;
 
