@@ -85,6 +85,15 @@ def count(program: str, case: Case, folder: Path) -> int:
     return (totals[1] - totals[0]) // case.steps
 
 
+def compiler() -> str:
+    found = subprocess.run(["rustc", "--version"], capture_output=True, text=True, check=True)
+    return found.stdout.strip()
+
+
+def is_of_this_compiler() -> bool:
+    return not COUNTS.exists() or f"# {compiler()}\n" in COUNTS.read_text(encoding="utf-8")
+
+
 def known() -> dict[str, int]:
     if not COUNTS.exists():
         return {}
@@ -120,8 +129,11 @@ def main() -> None:
             print(f"{case.name}: {found[case.name]:,}{change}", flush=True)
     if options.bless:
         head = "# Instructions of one token or step, on one thread with AVX2; run.sh --bless writes them.\n"
+        head += f"# {compiler()}\n"
         lines = (f"{name}: {value:,}\n" for name, value in (before | found).items())
         COUNTS.write_text(head + "".join(lines), encoding="utf-8")
+    elif worse and not is_of_this_compiler():
+        print(f"counts.txt is of another compiler than {compiler()}; nothing is held to it")
     elif worse:
         sys.exit(f"not as counts.txt says: {', '.join(worse)}")
 
