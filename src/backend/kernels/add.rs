@@ -1,6 +1,6 @@
 //! Addition into a tensor that nobody else holds.
 
-use super::{for_rows, numbers, numbers_mut};
+use super::{EachRow, each_row, numbers, numbers_mut};
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
 
 /// `y += x`, in place: `y` must be a fresh result that has no other holder.
@@ -25,12 +25,26 @@ impl InplaceOp2 for AddAssign {
         let width = y.len().clamp(1, 1 << 12);
         let whole = y.len() / width * width;
         let (rows, rest) = y.split_at_mut(whole);
-        for_rows(rows, width, |index, row| add(row, &x[index * width..]));
+        each_row(rows, width, &Add { x });
         add(rest, &x[whole..]);
         Ok(())
     }
 }
 
+struct Add<'a> {
+    x: &'a [f32],
+}
+
+impl EachRow for Add<'_> {
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "as the trait says")]
+    fn row(&self, index: usize, row: &mut [f32]) {
+        add(row, &self.x[index * row.len()..]);
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "it is vectorised where it is called")]
 fn add(y: &mut [f32], x: &[f32]) {
     for (y, x) in y.iter_mut().zip(x) {
         *y += x;

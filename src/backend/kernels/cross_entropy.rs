@@ -1,8 +1,11 @@
 //! Cross-entropy of logits and its gradient.
 
 use super::exp::exp;
-use super::{for_rows, numbers_mut};
-use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
+use super::gemm::Instructions;
+use super::gemm::simd::{Simd, Work};
+use super::numbers_mut;
+use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor};
+use parking_lot::Mutex;
 use rayon::prelude::*;
 
 /// The summed loss of the targets, an `f32` scalar, each with its weight and smoothed over all labels.
@@ -15,61 +18,131 @@ pub(in crate::backend) fn softmax_cross_entropy(
     smoothing: f64,
 ) -> Result<Tensor> {
     #[allow(clippy::cast_possible_truncation, reason = "rounding is meant")]
-    let smoothing = smoothing as f32;
-    let targets_on_device = targets;
-    // A row's loss has no place in the matrix, so it is computed before the row is overwritten.
-    let targets: Vec<u32> = targets.to_vec1()?;
-    let loss = {
-        let (storage, layout) = logits.storage_and_layout();
-        let candle_core::Storage::Cpu(storage) = &*storage else {
-            return Err(super::not_contiguous());
-        };
-        let numbers = super::numbers(storage, layout)?;
-        let width = layout.dims().last().copied().unwrap_or(1).max(1);
-        let losses: Vec<f32> = numbers
-            .par_chunks_exact(width)
-            .zip(&targets)
-            .map(|(row, &target)| {
-                let (max, sum) = normaliser(row);
-                let Some(logit) = row.get(target as usize) else {
-                    return f32::NAN;
-                };
-                let mut picked = logit - max;
-                if smoothing > 0.0 {
-                    picked += smoothing * (mean_above(row, max) - picked);
-                }
-                sum.ln() - picked
-            })
-            .collect();
-        let losses = losses.iter().enumerate();
-        losses
-            .map(|(row, &loss)| f64::from(weight(weights, row)) * f64::from(loss))
-            .sum::<f64>()
-    };
     let gradient = Gradient {
-        weights: weights.map(<[f32]>::to_vec),
-        smoothing,
+        targets: targets.to_vec1()?,
+        weights,
+        smoothing: smoothing as f32,
+        losses: Mutex::new(vec![]),
     };
-    logits.inplace_op2(&targets_on_device.contiguous()?, &gradient)?;
+    logits.inplace_op1(&gradient)?;
+    let losses = gradient.losses.into_inner();
+    let loss: f64 = losses.iter().copied().map(f64::from).sum();
     #[allow(clippy::cast_possible_truncation, reason = "a loss fits f32")]
     Tensor::new(loss as f32, logits.device())
 }
 
-/// The largest logit, and the sum of exponentials of logits less it.
-fn normaliser(row: &[f32]) -> (f32, f32) {
-    let max = row
-        .iter()
-        .fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max });
-    // Several sums at once, so that the compiler vectorises and long rows lose no digits.
-    let mut sums = [0f32; 16];
-    let chunks = row.chunks_exact(sums.len());
-    let rest: f32 = chunks.remainder().iter().map(|x| exp(x - max)).sum();
-    for chunk in chunks {
-        for (sum, x) in sums.iter_mut().zip(chunk) {
-            *sum += exp(x - max);
+struct Gradient<'a> {
+    targets: Vec<u32>,
+    weights: Option<&'a [f32]>,
+    smoothing: f32,
+    /// The weighted loss of each row, once it is known.
+    losses: Mutex<Vec<f32>>,
+}
+
+impl InplaceOp1 for Gradient<'_> {
+    fn name(&self) -> &'static str {
+        "cross-entropy"
+    }
+
+    fn cpu_fwd(&self, logits: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let logits = numbers_mut(logits, layout)?;
+        let width = layout.dims().last().copied().unwrap_or(1).max(1);
+        let rows = logits.par_chunks_exact_mut(width).zip(&self.targets);
+        let losses = rows.enumerate().map(|(index, (row, &target))| {
+            let mut loss = 0.0;
+            let weight = |weights: &[f32]| weights.get(index).copied().unwrap_or(0.0);
+            Instructions::best().enter(Logits {
+                row,
+                target,
+                weight: self.weights.map_or(1.0, weight),
+                smoothing: self.smoothing,
+                loss: &mut loss,
+            });
+            loss
+        });
+        *self.losses.lock() = losses.collect();
+        Ok(())
+    }
+}
+
+/// A row of logits, which becomes its gradient.
+struct Logits<'a> {
+    row: &'a mut [f32],
+    target: u32,
+    weight: f32,
+    smoothing: f32,
+    loss: &'a mut f32,
+}
+
+#[allow(unsafe_code, reason = "the trait's function is unsafe to call")]
+impl Work for Logits<'_> {
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "as the trait says")]
+    unsafe fn run<S: Simd>(self) {
+        let Self {
+            row,
+            target,
+            weight,
+            smoothing,
+            loss,
+        } = self;
+        let max = largest(row);
+        let mut picked = row
+            .get(target as usize)
+            .map_or(f32::NAN, |logit| logit - max);
+        if smoothing > 0.0 {
+            picked += smoothing * (mean_above(row, max) - picked);
+        }
+        let sum = exponentials(row, max);
+        *loss = weight * (sum.ln() - picked);
+        let factor = weight / sum;
+        #[allow(clippy::cast_precision_loss, reason = "a rough size is enough")]
+        let everywhere = weight * smoothing / row.len() as f32;
+        for x in row.iter_mut() {
+            *x = *x * factor - everywhere;
+        }
+        if let Some(x) = row.get_mut(target as usize) {
+            *x -= weight * (1.0 - smoothing);
         }
     }
-    (max, sums.iter().sum::<f32>() + rest)
+}
+
+/// Maxima and sums are of so many numbers at once, so that the compiler makes vectors of them, and sums of
+/// long rows lose no digits.
+const LANES: usize = 64;
+
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "it is vectorised where it is called")]
+fn largest(row: &[f32]) -> f32 {
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    let mut largest = [f32::NEG_INFINITY; LANES];
+    for chunk in chunks {
+        for (largest, &x) in largest.iter_mut().zip(chunk) {
+            *largest = if x > *largest { x } else { *largest };
+        }
+    }
+    let all = largest.iter().chain(rest);
+    all.fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max })
+}
+
+/// Makes exponentials of logits, less the largest, and gives their sum.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "as above")]
+fn exponentials(row: &mut [f32], max: f32) -> f32 {
+    let (chunks, rest) = row.as_chunks_mut::<LANES>();
+    let mut sums = [0f32; LANES];
+    for chunk in chunks {
+        for (sum, x) in sums.iter_mut().zip(chunk) {
+            *x = exp(*x - max);
+            *sum += *x;
+        }
+    }
+    let mut sum: f32 = sums.iter().sum();
+    for x in rest {
+        *x = exp(*x - max);
+        sum += *x;
+    }
+    sum
 }
 
 /// The mean of the logits less the largest.
@@ -82,51 +155,4 @@ fn mean_above(row: &[f32], max: f32) -> f32 {
     )]
     let mean = (sum / row.len() as f64) as f32;
     mean
-}
-
-fn weight(weights: Option<&[f32]>, row: usize) -> f32 {
-    weights.map_or(1.0, |weights| weights.get(row).copied().unwrap_or(0.0))
-}
-
-struct Gradient {
-    weights: Option<Vec<f32>>,
-    smoothing: f32,
-}
-
-impl InplaceOp2 for Gradient {
-    fn name(&self) -> &'static str {
-        "cross-entropy-gradient"
-    }
-
-    fn cpu_fwd(
-        &self,
-        logits: &mut CpuStorage,
-        layout: &Layout,
-        targets: &CpuStorage,
-        targets_layout: &Layout,
-    ) -> Result<()> {
-        let logits = numbers_mut(logits, layout)?;
-        let targets = match targets_layout.contiguous_offsets() {
-            Some((start, end)) => &targets.as_slice::<u32>()?[start..end],
-            None => return Err(super::not_contiguous()),
-        };
-        let width = layout.dims().last().copied().unwrap_or(1).max(1);
-        for_rows(logits, width, |index, row| {
-            let (max, sum) = normaliser(row);
-            let weight = weight(self.weights.as_deref(), index);
-            let factor = weight / sum;
-            #[allow(clippy::cast_precision_loss, reason = "a rough size is enough")]
-            let everywhere = weight * self.smoothing / row.len() as f32;
-            for x in row.iter_mut() {
-                *x = exp(*x - max) * factor - everywhere;
-            }
-            if let Some(x) = targets
-                .get(index)
-                .and_then(|&target| row.get_mut(target as usize))
-            {
-                *x -= weight * (1.0 - self.smoothing);
-            }
-        });
-        Ok(())
-    }
 }

@@ -8,14 +8,13 @@
 #[allow(
     clippy::excessive_precision,
     clippy::inline_always,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "the constants are the reference's; n is an integer between -126 and 127"
+    reason = "the constants are the reference's; it is vectorised where it is called"
 )]
 pub(super) fn exp(x: f32) -> f32 {
-    const ROUND: f32 = 12_582_912.0; // 1.5 · 2^23: adding it rounds to an integer.
+    const ROUND: f32 = 12_582_912.0; // 1.5 · 2^23: adding it rounds to an integer, in the lowest bits.
     let clamped = x.clamp(-87.0, 88.0);
-    let n = (clamped * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
     // ln 2 in two parts, so that the first product is exact.
     let r = (clamped - n * 0.693_359_375) + n * 2.121_944_4e-4;
     let p = 1.987_569_15e-4;
@@ -24,7 +23,9 @@ pub(super) fn exp(x: f32) -> f32 {
     let p = p * r + 4.166_579_6e-2;
     let p = p * r + 1.666_666_55e-1;
     let p = p * r + 5.000_000_1e-1;
-    let power = f32::from_bits(((n as i32 + 127) as u32) << 23);
+    // A conversion to an integer would check its range, one number after the other.
+    let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits() - 127);
+    let power = f32::from_bits(exponent << 23);
     let result = ((p * r) * r + r + 1.0) * power;
     if x < -87.0 { 0.0 } else { result }
 }

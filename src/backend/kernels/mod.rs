@@ -9,6 +9,7 @@ mod adam;
 mod add;
 mod affine;
 mod affine_few_rows;
+mod attention;
 mod blocks;
 mod cross_entropy;
 #[cfg(feature = "cuda")]
@@ -16,12 +17,14 @@ pub(super) mod cuda;
 pub(super) mod dot;
 mod exp;
 mod gemm;
+mod heads;
 mod int8;
 mod large_pages;
 mod linear;
 #[cfg(any(feature = "metal", target_os = "macos", target_os = "ios"))]
 pub(super) mod metal;
 mod rms_norm;
+mod rotate;
 mod softmax;
 pub(super) mod step;
 mod swiglu;
@@ -30,19 +33,25 @@ pub(super) use adam::adam;
 pub(super) use add::add_assign;
 pub(super) use affine::affine_dequantize;
 pub(super) use affine_few_rows::{AFFINE_ROWS, affine_few_rows};
+pub(super) use attention::{Scores, attention, attention_backward};
 pub(super) use blocks::{
     block_few_rows, block_product, decode_all, decode_rows, takes_block_product,
 };
 pub(super) use cross_entropy::softmax_cross_entropy;
-pub(super) use gemm::{dense_backward, dense_outer, dense_product, takes_product, takes_products};
+pub(super) use gemm::{
+    dense_backward, dense_backward_onto, dense_outer, dense_product, dense_product_onto,
+    takes_product, takes_products,
+};
+pub(super) use heads::takes_heads;
 pub(super) use int8::{dequantize, takes_codes};
 pub(super) use large_pages::use_large_pages;
 pub(super) use linear::{FEW_ROWS, linear_few_rows};
-pub(super) use rms_norm::rms_norm_backward;
+pub(super) use rms_norm::{rms_norm, rms_norm_backward};
+pub(super) use rotate::rotate;
 pub(super) use softmax::{masked_softmax, softmax_backward};
 pub(super) use swiglu::{swiglu, swiglu_backward};
 
-use candle_core::{CpuStorage, DType, Layout, Result, Tensor};
+use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor};
 use rayon::prelude::*;
 
 /// Whether a tensor is one that these kernels take.
@@ -70,6 +79,14 @@ fn numbers<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
         None => Err(not_contiguous()),
+    }
+}
+
+/// The numbers of a contiguous tensor on the CPU.
+fn numbers_of<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
+    match storage {
+        Storage::Cpu(storage) => numbers(storage, layout),
+        _ => Err(not_contiguous()),
     }
 }
 
@@ -123,6 +140,58 @@ fn visit_rows(
                     visit(chunk * at_once + index, row);
                 }
             });
+    }
+}
+
+/// What is made of each row of a matrix, by loops that the compiler makes vectors of.
+trait EachRow: Sync {
+    /// Always to be inlined, so that it is compiled for the processor.
+    fn row(&self, index: usize, row: &mut [f32]);
+}
+
+/// Visits the rows of a matrix as [`for_rows`] does, with the best instructions that the processor has.
+fn each_row(matrix: &mut [f32], width: usize, work: &impl EachRow) {
+    let visit = |start: usize, rows: &mut [f32]| {
+        let chunk = Chunk {
+            start,
+            rows,
+            width,
+            work,
+        };
+        gemm::Instructions::best().enter(chunk);
+    };
+    if matrix.len() < PARALLEL_ELEMENTS {
+        visit(0, matrix);
+    } else {
+        let at_once = (PARALLEL_ELEMENTS / 4).div_ceil(width);
+        let chunks = matrix.par_chunks_mut(at_once * width).enumerate();
+        chunks.for_each(|(chunk, rows)| visit(chunk * at_once, rows));
+    }
+}
+
+/// A vector of rows that [`each_row`] makes.
+fn made_of_rows(count: usize, width: usize, work: &impl EachRow) -> Vec<f32> {
+    let mut result = vec![0f32; count * width];
+    each_row(&mut result, width, work);
+    result
+}
+
+/// Rows one after the other, from the index of the first.
+struct Chunk<'a, W> {
+    start: usize,
+    rows: &'a mut [f32],
+    width: usize,
+    work: &'a W,
+}
+
+#[allow(unsafe_code, reason = "the trait's function is unsafe to call")]
+impl<W: EachRow> gemm::simd::Work for Chunk<'_, W> {
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "as the trait says")]
+    unsafe fn run<S: gemm::simd::Simd>(self) {
+        for (index, row) in self.rows.chunks_exact_mut(self.width).enumerate() {
+            self.work.row(self.start + index, row);
+        }
     }
 }
 

@@ -1,8 +1,11 @@
 //! `silu(gate) · up`.
 
 use super::exp::sigmoid;
-use super::{numbers, rows};
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+use super::gemm::Instructions;
+use super::gemm::simd::{Simd, Work};
+use super::{EachRow, made_of_rows, numbers, numbers_of};
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
 
 pub(in crate::backend) fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     gate.apply_op2_no_bwd(up, &Forward)
@@ -14,12 +17,32 @@ pub(in crate::backend) fn swiglu_backward(
     up: &Tensor,
     dy: &Tensor,
 ) -> Result<(Tensor, Tensor)> {
-    let both = gate.apply_op3_no_bwd(up, dy, &Backward)?;
-    Ok((both.get(0)?, both.get(1)?))
+    let guards = [gate, up, dy].map(Tensor::storage_and_layout);
+    let inputs = [0, 1, 2].map(|index| numbers_of(&guards[index].0, guards[index].1));
+    let [gate_numbers, up, dy] = inputs;
+    let (gate_numbers, up, dy) = (gate_numbers?, up?, dy?);
+    if up.len() != gate_numbers.len() || dy.len() != gate_numbers.len() {
+        bail!("the gradient of an activation of two lengths");
+    }
+    let mut dgate = vec![0f32; dy.len()];
+    let mut dup = vec![0f32; dy.len()];
+    let outputs = dgate.par_chunks_mut(WIDTH).zip(dup.par_chunks_mut(WIDTH));
+    outputs.enumerate().for_each(|(index, (dgate, dup))| {
+        let part = index * WIDTH..index * WIDTH + dgate.len();
+        Instructions::best().enter(Backward {
+            gate: &gate_numbers[part.clone()],
+            up: &up[part.clone()],
+            dy: &dy[part],
+            dgate,
+            dup,
+        });
+    });
+    let tensor = |numbers| Tensor::from_vec(numbers, gate.shape(), gate.device());
+    Ok((tensor(dgate)?, tensor(dup)?))
 }
 
 /// Elements that one task takes.
-const WIDTH: usize = 1 << 12;
+const WIDTH: usize = 1 << 13;
 
 struct Forward;
 
@@ -36,57 +59,52 @@ impl CustomOp2 for Forward {
         up_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (gate, up) = (numbers(gate, gate_layout)?, numbers(up, up_layout)?);
-        let mut result = rows(gate.len().div_ceil(WIDTH), WIDTH, 1, |index, row| {
-            let start = index * WIDTH;
-            for ((y, g), u) in row.iter_mut().zip(&gate[start..]).zip(&up[start..]) {
-                *y = g * sigmoid(*g) * u;
-            }
-        });
+        let work = Activate { gate, up };
+        let mut result = made_of_rows(gate.len().div_ceil(WIDTH), WIDTH, &work);
         result.truncate(gate.len());
         Ok((CpuStorage::F32(result), gate_layout.shape().clone()))
     }
 }
 
-struct Backward;
+struct Activate<'a> {
+    gate: &'a [f32],
+    up: &'a [f32],
+}
 
-impl CustomOp3 for Backward {
-    fn name(&self) -> &'static str {
-        "swiglu-backward"
+impl EachRow for Activate<'_> {
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "as the trait says")]
+    fn row(&self, index: usize, row: &mut [f32]) {
+        let start = index * WIDTH;
+        for ((y, g), u) in row
+            .iter_mut()
+            .zip(&self.gate[start..])
+            .zip(&self.up[start..])
+        {
+            *y = g * sigmoid(*g) * u;
+        }
     }
+}
 
-    /// The two gradients, stacked.
-    fn cpu_fwd(
-        &self,
-        gate: &CpuStorage,
-        gate_layout: &Layout,
-        up: &CpuStorage,
-        up_layout: &Layout,
-        dy: &CpuStorage,
-        dy_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (gate, up) = (numbers(gate, gate_layout)?, numbers(up, up_layout)?);
-        let dy = numbers(dy, dy_layout)?;
-        let width = gate_layout.dims().last().copied().unwrap_or(1).max(1);
-        let count = gate.len() / width;
-        let result = rows(2 * count, width, 1, |index, row| {
-            let range = (index % count) * width..(index % count + 1) * width;
-            let inputs = gate[range.clone()]
-                .iter()
-                .zip(&up[range.clone()])
-                .zip(&dy[range]);
-            if index < count {
-                for (out, ((g, u), d)) in row.iter_mut().zip(inputs) {
-                    let s = sigmoid(*g);
-                    *out = d * u * s * (1.0 + g * (1.0 - s));
-                }
-            } else {
-                for (out, ((g, _), d)) in row.iter_mut().zip(inputs) {
-                    *out = d * g * sigmoid(*g);
-                }
-            }
-        });
-        let mut dims = gate_layout.dims().to_vec();
-        dims.insert(0, 2);
-        Ok((CpuStorage::F32(result), Shape::from(dims)))
+struct Backward<'a> {
+    gate: &'a [f32],
+    up: &'a [f32],
+    dy: &'a [f32],
+    dgate: &'a mut [f32],
+    dup: &'a mut [f32],
+}
+
+#[allow(unsafe_code, reason = "the trait's function is unsafe to call")]
+impl Work for Backward<'_> {
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "as the trait says")]
+    unsafe fn run<S: Simd>(self) {
+        let inputs = self.gate.iter().zip(self.up).zip(self.dy);
+        let outputs = self.dgate.iter_mut().zip(self.dup);
+        for ((dgate, dup), ((g, u), d)) in outputs.zip(inputs) {
+            let s = sigmoid(*g);
+            *dgate = d * u * s * (1.0 + g * (1.0 - s));
+            *dup = d * g * s;
+        }
     }
 }

@@ -26,6 +26,7 @@ pub struct AttentionPlan {
     blocks: Vec<Block>,
     /// Whether a query sees all keys up to its own, whatever the window.
     sees_all: bool,
+    window: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -82,7 +83,11 @@ impl AttentionPlan {
             });
         }
         let sees_all = window.is_none_or(|window| window >= offset + queries);
-        Ok(Self { blocks, sees_all })
+        Ok(Self {
+            blocks,
+            sees_all,
+            window,
+        })
     }
 }
 
@@ -97,6 +102,10 @@ impl AttentionPlan {
 /// When shapes or dtypes do not fit.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, plan: &AttentionPlan) -> Result<Tensor> {
     let groups = Groups::of(q, k)?;
+    // One query reads keys and values once, so that packing them would take longer than it saves.
+    if q.dim(2)? > 1 && [q, k, v].into_iter().all(kernels::takes_heads) {
+        return kernels::attention(q, k, v, groups.scores(plan));
+    }
     if let Some(output) = groups.at_once(q, k, v, plan)? {
         return Ok(output);
     }
@@ -127,6 +136,13 @@ pub fn attention_backward(
     doutput: &Tensor,
 ) -> Result<(Tensor, Tensor, Tensor)> {
     let groups = Groups::of(q, k)?;
+    if [q, k, v, output, doutput]
+        .into_iter()
+        .all(kernels::takes_heads)
+    {
+        let scores = groups.scores(plan);
+        return kernels::attention_backward([q, k, v], output, doutput, scores);
+    }
     let dtype = q.dtype();
     let mut dqs = Vec::with_capacity(plan.blocks.len());
     let (mut dk, mut dv) = (None, None);
@@ -220,6 +236,13 @@ impl Groups {
             head_dim,
             scale: 1.0 / (head_dim as f64).sqrt(),
         })
+    }
+
+    fn scores(&self, plan: &AttentionPlan) -> kernels::Scores {
+        kernels::Scores {
+            scale: self.scale_f32(),
+            window: plan.window,
+        }
     }
 
     /// [`attention`] in one kernel of candle's, where the device has it: on Metal, with softmax and sums

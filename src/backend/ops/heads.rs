@@ -1,11 +1,12 @@
 //! Heads out of rows, (tokens, heads · d) to (batch, heads, n, d), and back.
 
 use super::rope::{Rotation, rope, rope_backward};
+use crate::backend::kernels;
 #[cfg(feature = "cuda")]
 use crate::backend::kernels::cuda;
 use candle_core::{Result, Tensor};
 
-/// The heads of `dim` numbers in the rows of `batch` sequences.
+/// The heads of `dim` numbers in the rows of `batch` sequences; on the CPU a view of them.
 ///
 /// # Errors
 ///
@@ -19,8 +20,11 @@ pub(crate) fn split(x: &Tensor, batch: usize, dim: usize) -> Result<Tensor> {
         return Ok(x);
     }
     let shape = (batch, heads, len, dim);
-    x.reshape((batch, len, heads, dim))?
-        .transpose(1, 2)?
+    let heads_of_rows = x.reshape((batch, len, heads, dim))?.transpose(1, 2)?;
+    if kernels::takes_heads(&heads_of_rows) {
+        return Ok(heads_of_rows);
+    }
+    heads_of_rows
         .contiguous()?
         // One head is contiguous as it is, but with strides of the wrong dimension for Metal's
         // matrix product, which takes the last but two for that of the batch.

@@ -111,6 +111,11 @@ pub(crate) fn add_branch(y: Tensor, x: &Tensor, branch: LowRank<'_>) -> Result<T
         Some([a, b]) if a.dtype() == x.dtype() => (a, b),
         _ => (branch.a, branch.b),
     };
+    if kernels::takes(&y) && kernels::takes_product(x, a) && !few_rows(x, a)? {
+        let down = scaled(linear(x, a, None)?, branch.scaling)?;
+        kernels::dense_product_onto(&y, &down, b)?;
+        return Ok(y);
+    }
     add_into(y, &low_rank(x, a, b, branch.scaling)?)
 }
 
@@ -123,12 +128,13 @@ pub(crate) fn add_branch(y: Tensor, x: &Tensor, branch: LowRank<'_>) -> Result<T
 ///
 /// When shapes do not fit.
 pub fn low_rank(x: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Result<Tensor> {
-    let mut down = linear(&x.to_dtype(a.dtype())?, a, None)?;
-    #[allow(clippy::float_cmp, reason = "exactly 1 changes nothing")]
-    if scale != 1.0 {
-        down = (down * scale)?;
-    }
+    let down = scaled(linear(&x.to_dtype(a.dtype())?, a, None)?, scale)?;
     linear(&down, b, None)?.to_dtype(x.dtype())
+}
+
+fn scaled(x: Tensor, scale: f64) -> Result<Tensor> {
+    #[allow(clippy::float_cmp, reason = "exactly 1 changes nothing")]
+    if scale == 1.0 { Ok(x) } else { x * scale }
 }
 
 /// `y + x` for a fresh `y`, which gives its memory to the result.
@@ -149,6 +155,15 @@ pub(crate) fn add_into(y: Tensor, x: &Tensor) -> Result<Tensor> {
         return Ok(y);
     }
     y + x
+}
+
+/// `dx + dy W` for a fresh `dx`, as [`add_into`] takes it.
+fn add_product(dx: Tensor, dy: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    if kernels::takes(&dx) && kernels::takes_product(dy, weight) {
+        kernels::dense_backward_onto(&dx, dy, weight)?;
+        return Ok(dx);
+    }
+    add_into(dx, &linear_backward(dy, weight)?)
 }
 
 /// The gradients of [`low_rank`].
@@ -174,16 +189,44 @@ pub fn low_rank_backward(
     scale: f64,
     dy: &Tensor,
 ) -> Result<LowRankGradients> {
-    let wide = x.to_dtype(DType::F32)?;
-    let dy = dy.to_dtype(DType::F32)?;
-    // The factor goes where the tensors are narrow.
-    let down = (linear(&wide, a, None)? * scale)?;
-    let through_b = (linear_backward(&dy, b)? * scale)?;
+    let found = Narrow::of(x, a, b, scale, dy)?;
     Ok(LowRankGradients {
-        x: linear_backward(&through_b, a)?.to_dtype(x.dtype())?,
-        a: linear_weight_backward(&through_b, &wide)?,
-        b: linear_weight_backward(&dy, &down)?,
+        x: linear_backward(&found.through_b, a)?.to_dtype(x.dtype())?,
+        a: found.a()?,
+        b: found.b()?,
     })
+}
+
+/// What the gradients of a low-rank branch are made of.
+struct Narrow {
+    x: Tensor,
+    dy: Tensor,
+    /// `scale · x Aᵀ`
+    down: Tensor,
+    /// `scale · dy B`
+    through_b: Tensor,
+}
+
+impl Narrow {
+    fn of(x: &Tensor, a: &Tensor, b: &Tensor, scale: f64, dy: &Tensor) -> Result<Self> {
+        let x = x.to_dtype(DType::F32)?;
+        let dy = dy.to_dtype(DType::F32)?;
+        // The factor goes where the tensors are narrow.
+        Ok(Self {
+            down: (linear(&x, a, None)? * scale)?,
+            through_b: (linear_backward(&dy, b)? * scale)?,
+            x,
+            dy,
+        })
+    }
+
+    fn a(&self) -> Result<Tensor> {
+        linear_weight_backward(&self.through_b, &self.x)
+    }
+
+    fn b(&self) -> Result<Tensor> {
+        linear_weight_backward(&self.dy, &self.down)
+    }
 }
 
 /// [`low_rank_backward`] of a branch whose map has what `dx` gives for the gradient of its input: the gradient
@@ -210,6 +253,15 @@ pub(crate) fn branch_backward(
             x: dx,
             a: product(&through_b.t()?, x, 1.0, DType::F32)?,
             b: product(&dy.t()?, &down, 1.0, DType::F32)?,
+        });
+    }
+    if kernels::takes(x) && kernels::takes_product(dy, branch.b) {
+        let found = Narrow::of(x, branch.a, branch.b, branch.scaling, dy)?;
+        let dx = add_product(dx()?, &found.through_b, branch.a)?;
+        return Ok(LowRankGradients {
+            x: dx,
+            a: found.a()?,
+            b: found.b()?,
         });
     }
     // First what waits for nothing that is added up.

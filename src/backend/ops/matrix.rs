@@ -3,7 +3,6 @@
 use super::affine::AffineWeight;
 use super::blocks::BlockWeight;
 use super::linear::{add_into, linear, linear_backward};
-#[cfg(feature = "cuda")]
 use crate::backend::kernels;
 use candle_core::{DType, Result, Tensor};
 use std::sync::Arc;
@@ -136,6 +135,12 @@ impl Matrix {
             #[cfg(feature = "cuda")]
             (Some(dx), Self::Dense(weight)) if kernels::cuda::takes_all([&dx, dy, weight]) => {
                 kernels::cuda::add_product(&dx, dy, weight, 1.0)?;
+                Ok(dx)
+            }
+            (Some(dx), Self::Dense(weight))
+                if kernels::takes(&dx) && kernels::takes_product(dy, weight) =>
+            {
+                kernels::dense_backward_onto(&dx, dy, weight)?;
                 Ok(dx)
             }
             (Some(dx), _) => add_into(dx, &self.backward(dy)?),

@@ -16,6 +16,9 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     if kernels::cuda::takes_all([x, weight]) {
         return kernels::cuda::rms_norm(x, weight, narrow(eps));
     }
+    if [x, weight].into_iter().all(kernels::takes) {
+        return kernels::rms_norm(x, weight, narrow(eps));
+    }
     candle_nn::ops::rms_norm(x, weight, narrow(eps))
 }
 
@@ -56,7 +59,7 @@ pub(crate) fn add_rms_norm(
 /// When shapes or dtypes do not fit.
 pub fn rms_norm_backward(x: &Tensor, weight: &Tensor, eps: f64, dy: &Tensor) -> Result<Tensor> {
     if [x, weight, dy].into_iter().all(kernels::takes) {
-        return kernels::rms_norm_backward(x, weight, eps, dy);
+        return kernels::rms_norm_backward(x, weight, narrow(eps), dy, None);
     }
     #[cfg(feature = "cuda")]
     if kernels::cuda::takes_all([x, weight, dy]) {
@@ -90,6 +93,9 @@ pub(crate) fn rms_norm_backward_add(
     #[cfg(feature = "cuda")]
     if kernels::cuda::takes_all([x, weight, dy, more]) {
         return kernels::cuda::rms_norm_backward(x, weight, narrow(eps), dy, Some(more));
+    }
+    if [x, weight, dy, more].into_iter().all(kernels::takes) {
+        return kernels::rms_norm_backward(x, weight, narrow(eps), dy, Some(more));
     }
     add_into(rms_norm_backward(x, weight, eps, dy)?, more)
 }

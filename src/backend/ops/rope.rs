@@ -1,5 +1,6 @@
 //! Rotary position embedding (Su et al., 2021, <https://arxiv.org/abs/2104.09864>).
 
+use crate::backend::kernels;
 use candle_core::{DType, Device, Result, Tensor};
 use parking_lot::Mutex;
 
@@ -32,6 +33,11 @@ impl Rotation {
     /// The size of the heads that it rotates.
     pub(crate) fn head_dim(&self) -> Result<usize> {
         Ok(2 * self.cos.dim(1)?)
+    }
+
+    /// Whether the kernel takes it and such heads.
+    fn is_taken_with(&self, x: &Tensor) -> bool {
+        kernels::takes_heads(x) && kernels::takes(&self.cos) && kernels::takes(&self.sin)
     }
 }
 
@@ -102,6 +108,9 @@ impl RopeTable {
 ///
 /// When shapes or dtypes do not fit.
 pub fn rope(x: &Tensor, rotation: &Rotation) -> Result<Tensor> {
+    if rotation.is_taken_with(x) {
+        return kernels::rotate(x, &rotation.cos, &rotation.sin, false);
+    }
     candle_nn::rotary_emb::rope(&x.contiguous()?, &rotation.cos, &rotation.sin)
 }
 
@@ -111,6 +120,9 @@ pub fn rope(x: &Tensor, rotation: &Rotation) -> Result<Tensor> {
 ///
 /// When shapes or dtypes do not fit.
 pub fn rope_backward(dy: &Tensor, rotation: &Rotation) -> Result<Tensor> {
+    if rotation.is_taken_with(dy) {
+        return kernels::rotate(dy, &rotation.cos, &rotation.sin, true);
+    }
     candle_nn::rotary_emb::rope(&dy.contiguous()?, &rotation.cos, &rotation.sin.neg()?)
 }
 

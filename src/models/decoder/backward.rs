@@ -22,7 +22,7 @@ use crate::backend::ops::rms_norm::{
 };
 use crate::backend::ops::rope::rope_backward;
 use crate::backend::ops::rows::place_rows;
-use crate::backend::ops::swiglu::swiglu_backward;
+use crate::backend::ops::swiglu::{swiglu, swiglu_backward};
 use crate::cancel::CancelHandle;
 use crate::error::{Error, Result};
 use crate::models::Projection;
@@ -124,7 +124,7 @@ impl Decoder {
                 kept.push(if options.checkpoint {
                     Kept::Input(input)
                 } else {
-                    Kept::All(Box::new(activations))
+                    Kept::All(Box::new(activations.slim()))
                 });
             }
         }
@@ -225,11 +225,22 @@ impl Backward<'_> {
     fn layer(&mut self, kept: &Activations, dy: &Tensor) -> candle_core::Result<Tensor> {
         let (layer, pass) = (self.layer, self.pass);
         let index = layer.index;
-        let dactivated = self.input_of(Projection::Down, &kept.activated, dy, None)?;
+        let norm = |kept: &Option<Tensor>, x, weight| match kept {
+            Some(normed) => Ok(normed.clone()),
+            None => rms_norm(x, weight, layer.eps),
+        };
+        let activated = match &kept.activated {
+            Some(activated) => activated.clone(),
+            None => swiglu(&kept.gate, &kept.up)?,
+        };
+        let dactivated = self.input_of(Projection::Down, &activated, dy, None)?;
+        drop(activated);
         let (dgate, dup) = swiglu_backward(&kept.gate, &kept.up, &dactivated)?;
-        let dpost_normed = self.input_of(Projection::Gate, &kept.post_normed, &dgate, None)?;
-        let dpost_normed =
-            self.input_of(Projection::Up, &kept.post_normed, &dup, Some(dpost_normed))?;
+        drop(dactivated);
+        let post_normed = norm(&kept.post_normed, &kept.residual, &layer.post_norm)?;
+        let dpost_normed = self.input_of(Projection::Gate, &post_normed, &dgate, None)?;
+        let dpost_normed = self.input_of(Projection::Up, &post_normed, &dup, Some(dpost_normed))?;
+        drop((post_normed, dgate, dup));
         self.norm(Place::PostNorm(index), &kept.residual, &dpost_normed)?;
         let dresidual = rms_norm_backward_add(
             &kept.residual,
@@ -269,9 +280,10 @@ impl Backward<'_> {
         }
         let (dq, dk) = (Pass::join(dqs)?, Pass::join(dks)?);
         let dv = Pass::join(dvs)?;
-        let mut dnormed = self.input_of(Projection::Query, &kept.normed, &dq, None)?;
+        let normed = norm(&kept.normed, &kept.input, &layer.input_norm)?;
+        let mut dnormed = self.input_of(Projection::Query, &normed, &dq, None)?;
         for (projection, dy) in [(Projection::Key, dk), (Projection::Value, dv)] {
-            dnormed = self.input_of(projection, &kept.normed, &dy, Some(dnormed))?;
+            dnormed = self.input_of(projection, &normed, &dy, Some(dnormed))?;
         }
         self.norm(Place::InputNorm(index), &kept.input, &dnormed)?;
         let (x, norm) = (&kept.input, &layer.input_norm);

@@ -48,22 +48,34 @@ pub(super) struct Activations {
     pub output: Tensor,
     /// The layer's input.
     pub input: Tensor,
-    /// The input of the query, key and value projections.
-    pub normed: Tensor,
+    /// The input of the query, key and value projections; none where it is to be computed again.
+    pub normed: Option<Tensor>,
     /// Of each segment.
     pub heads: Vec<Heads>,
     /// The input of the output projection, (tokens, heads · `head_dim`).
     pub context: Tensor,
     /// The input of the feed-forward block.
     pub residual: Tensor,
-    /// The input of the gate and up projections.
-    pub post_normed: Tensor,
+    /// The input of the gate and up projections, as `normed`.
+    pub post_normed: Option<Tensor>,
     /// The result of the gate projection.
     pub gate: Tensor,
     /// The result of the up projection.
     pub up: Tensor,
-    /// The input of the down projection.
-    pub activated: Tensor,
+    /// The input of the down projection, as `normed`.
+    pub activated: Option<Tensor>,
+}
+
+impl Activations {
+    /// Forgets what takes little time to compute again, on the CPU, where that is one pass over memory.
+    pub(super) fn slim(mut self) -> Self {
+        if self.output.device().is_cpu() {
+            self.normed = None;
+            self.post_normed = None;
+            self.activated = None;
+        }
+        self
+    }
 }
 
 /// What the attention of one segment computed.
@@ -117,14 +129,14 @@ impl DecoderLayer {
         Ok(Activations {
             output,
             input: x.clone(),
-            normed,
+            normed: Some(normed),
             heads,
             context,
             residual,
-            post_normed,
+            post_normed: Some(post_normed),
             gate,
             up,
-            activated,
+            activated: Some(activated),
         })
     }
 
@@ -143,7 +155,7 @@ impl DecoderLayer {
         let (unnormed, [q, k, v]) = match &self.head_norms {
             None => (None, split_rotated([q, k, v], rotation, *batch)?),
             Some(norms) => {
-                let heads = |x| split(x, *batch, self.head_dim);
+                let heads = |x| split(x, *batch, self.head_dim)?.contiguous();
                 let (q, k, v) = (heads(q)?, heads(k)?, heads(v)?);
                 let turned = [
                     rope(&rms_norm(&q, &norms.query, self.eps)?, rotation)?,

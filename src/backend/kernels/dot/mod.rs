@@ -318,7 +318,8 @@ impl<T: Stored> Work for Dots<'_, T> {
 /// The products of all rows with the first `COUNT` vectors of `x`.
 ///
 /// With one vector it is one row after the other: memory decides then, and processors read ahead badly in
-/// several rows at once. With more it is several, so that what is loaded is used several times.
+/// several rows at once. With more it is several, so that what is loaded is used several times, and the rows
+/// that come next are asked for, as they lie.
 ///
 /// # Safety
 ///
@@ -366,7 +367,13 @@ unsafe fn products<V: Vector, T: Stored, const ROWS: usize, const COUNT: usize>(
     rows: [&[T]; ROWS],
     x: [&[f32]; COUNT],
 ) -> [[f32; COUNT]; ROWS] {
+    /// Groups of rows from one that is used to one that is asked for: so long it takes.
+    const AHEAD: usize = 2;
+    /// Bytes that come at once.
+    const LINE: usize = 64;
     let width = x.first().map_or(0, |x| x.len());
+    let first = rows.first().map_or(std::ptr::null(), |row| row.as_ptr());
+    let first = first.wrapping_add(AHEAD * ROWS * width);
     let whole = width - width % V::LANES;
     let mut results = [[0f32; COUNT]; ROWS];
     // SAFETY: indices are below the length that the caller vouches for.
@@ -374,6 +381,12 @@ unsafe fn products<V: Vector, T: Stored, const ROWS: usize, const COUNT: usize>(
         let mut sums = [[V::zero(); COUNT]; ROWS];
         let mut at = 0;
         while at < whole {
+            if ROWS > 1 {
+                let next = first.wrapping_add(ROWS * at).cast::<u8>();
+                for line in 0..(ROWS * V::LANES * size_of::<T>()).div_ceil(LINE) {
+                    V::prefetch(next.wrapping_add(line * LINE));
+                }
+            }
             let mut weights = [V::zero(); ROWS];
             for row in 0..ROWS {
                 weights[row] = T::load::<V>(rows[row].as_ptr().add(at));

@@ -13,6 +13,10 @@ pub(super) trait Vector: Copy {
     /// How many of them a processor holds at once.
     const REGISTERS: usize = 16;
 
+    /// Asks for the line of an address, whatever is there, to be brought to the second cache.
+    #[inline(always)]
+    fn prefetch<T>(_address: *const T) {}
+
     unsafe fn zero() -> Self;
     unsafe fn repeat(number: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
@@ -94,14 +98,14 @@ mod x86 {
     use super::Vector;
     use half::{bf16, f16};
     use std::arch::x86_64::{
-        __m128, __m256, __m512, _mm_add_ps, _mm_cvtss_f32, _mm_loadu_si128, _mm_movehl_ps,
-        _mm_movelh_ps, _mm_shuffle_ps, _mm_storeu_ps, _mm256_add_ps, _mm256_castps256_ps128,
-        _mm256_castsi256_ps, _mm256_cvtepu16_epi32, _mm256_cvtph_ps, _mm256_extractf128_ps,
-        _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_set1_ps, _mm256_setzero_ps,
-        _mm256_slli_epi32, _mm256_storeu_ps, _mm512_castpd_ps, _mm512_castpd256_pd512,
-        _mm512_castps_pd, _mm512_castps512_ps256, _mm512_castsi512_ps, _mm512_cvtepu16_epi32,
-        _mm512_cvtph_ps, _mm512_extractf64x4_pd, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps,
-        _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps,
+        __m128, __m256, __m512, _MM_HINT_T1, _mm_add_ps, _mm_cvtss_f32, _mm_loadu_si128,
+        _mm_movehl_ps, _mm_movelh_ps, _mm_prefetch, _mm_shuffle_ps, _mm_storeu_ps, _mm256_add_ps,
+        _mm256_castps256_ps128, _mm256_castsi256_ps, _mm256_cvtepu16_epi32, _mm256_cvtph_ps,
+        _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
+        _mm256_set1_ps, _mm256_setzero_ps, _mm256_slli_epi32, _mm256_storeu_ps, _mm512_castpd_ps,
+        _mm512_castpd256_pd512, _mm512_castps_pd, _mm512_castps512_ps256, _mm512_castsi512_ps,
+        _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_extractf64x4_pd, _mm512_fmadd_ps,
+        _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps,
     };
 
     /// The two halves, added up.
@@ -146,6 +150,12 @@ mod x86 {
     impl Vector for Avx512 {
         const LANES: usize = 16;
         const REGISTERS: usize = 32;
+
+        #[inline(always)]
+        fn prefetch<T>(address: *const T) {
+            // SAFETY: it reads nothing that the program sees, and no address is wrong for it.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
+        }
 
         #[inline(always)]
         unsafe fn zero() -> Self {
@@ -217,6 +227,12 @@ mod x86 {
     // SAFETY of all: as for all methods of the trait.
     impl Vector for Avx2 {
         const LANES: usize = 8;
+
+        #[inline(always)]
+        fn prefetch<T>(address: *const T) {
+            // SAFETY: it reads nothing that the program sees, and no address is wrong for it.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
+        }
 
         #[inline(always)]
         unsafe fn zero() -> Self {

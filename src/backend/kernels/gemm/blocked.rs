@@ -7,9 +7,9 @@
 
 use super::few_rows::{self, Dots};
 use super::pack::View;
-use super::simd::{Number, Simd, Work};
+use super::shared::{Buffer, Kept, LINE, PARALLEL, Shared, each, threads};
+use super::simd::{Number, Simd, Work, height};
 use super::tile::Operands;
-use rayon::prelude::*;
 use std::cell::Cell;
 use std::ops::Range;
 
@@ -19,14 +19,26 @@ const DEPTH: usize = 512;
 /// The most columns of a task.
 const COLUMNS: usize = 256;
 
+/// Words of the depth above which the left operand does not stay in a cache.
+const LONG: usize = 8 * DEPTH;
+
+/// The most columns of a task then; its blocks are less deep by as much.
+const LONG_COLUMNS: usize = 768;
+
+/// Rows of the weights that are packed at once where a panel takes a part of each, so that each is read as
+/// it lies.
+const STRIP: usize = 16;
+
 /// Words of the left operand that are packed at once: 16 MB.
 const LEFT_WORDS: usize = 4 << 20;
 
 /// Products of so few rows go without packing the weights.
 pub(super) const FEW_ROWS: usize = 16;
 
-/// Multiplications below which one thread is faster than several.
-const PARALLEL: usize = 1 << 18;
+thread_local! {
+    static LEFT: Kept = const { Cell::new(Vec::new()) };
+    static RIGHT: Kept = const { Cell::new(Vec::new()) };
+}
 
 /// A product of matrices, of shape (rows, depth) and (depth, columns).
 pub(super) struct Product<'a, T> {
@@ -90,11 +102,14 @@ impl<T: Number> Product<'_, T> {
                 });
             }
         });
-        let width = self
-            .columns
-            .div_ceil(4 * threads)
-            .next_multiple_of(S::COLUMNS);
-        let width = width.min(COLUMNS);
+        // Each task reads all of the left operand, so that where this is long they should be few.
+        let (tasks, most) = if words > LONG {
+            (threads, LONG_COLUMNS)
+        } else {
+            (4 * threads, COLUMNS)
+        };
+        let width = self.columns.div_ceil(tasks).next_multiple_of(S::COLUMNS);
+        let width = width.min(most);
         let blocks = self.columns.div_ceil(width);
         // Where there are few columns, rows are shared out too.
         let groups = match threads {
@@ -162,14 +177,6 @@ impl<T: Number> Product<'_, T> {
     }
 }
 
-fn threads(multiplications: usize) -> usize {
-    if multiplications < PARALLEL {
-        1
-    } else {
-        rayon::current_num_threads()
-    }
-}
-
 struct PackLeft<'a, T> {
     product: &'a Product<'a, T>,
     rows: Range<usize>,
@@ -195,18 +202,6 @@ impl<T: Number> Work for PackLeft<'_, T> {
     }
 }
 
-/// The height of the lowest tile that so many rows fit in.
-#[inline(always)]
-fn height<S: Simd>(rows: usize) -> usize {
-    let mut height = S::ROWS;
-    for &lower in S::HEIGHTS {
-        if lower >= rows {
-            height = lower;
-        }
-    }
-    height
-}
-
 /// Some rows and columns of the result.
 struct Block<'a, T> {
     product: &'a Product<'a, T>,
@@ -229,8 +224,9 @@ impl<T: Number> Work for Block<'_, T> {
             ..
         } = *self.product;
         let words = depth.div_ceil(S::PER_WORD);
-        let step = words.div_ceil(words.div_ceil(DEPTH));
         let width = self.columns.len().next_multiple_of(S::COLUMNS);
+        let step = DEPTH.min(DEPTH * COLUMNS / width);
+        let step = words.div_ceil(words.div_ceil(step));
         let room = step * width + S::LANES;
         let buffer = &mut Buffer::take(&RIGHT, room);
         let packed: *mut u32 = buffer.words();
@@ -238,12 +234,17 @@ impl<T: Number> Work for Block<'_, T> {
             let last = words.min(first + step);
             let numbers = first * S::PER_WORD..depth.min(last * S::PER_WORD);
             let panel = (last - first) * S::COLUMNS;
-            for (index, start) in self.columns.clone().step_by(S::COLUMNS).enumerate() {
-                let end = self.columns.end.min(start + S::COLUMNS);
-                // SAFETY: the buffer has room for all panels, and the columns are in the matrix.
-                unsafe {
-                    let to = packed.add(index * panel);
-                    right.pack::<S>(start..end, numbers.clone(), S::COLUMNS, to);
+            let strip = if right.along { numbers.len() } else { STRIP };
+            for at in numbers.clone().step_by(strip) {
+                let strip = at..numbers.end.min(at + strip);
+                let word = (at - numbers.start) / S::PER_WORD;
+                for (index, start) in self.columns.clone().step_by(S::COLUMNS).enumerate() {
+                    let end = self.columns.end.min(start + S::COLUMNS);
+                    // SAFETY: the buffer has room for all panels, and the columns are in the matrix.
+                    unsafe {
+                        let to = packed.add(index * panel + word * S::COLUMNS);
+                        right.pack::<S>(start..end, strip.clone(), S::COLUMNS, to);
+                    }
                 }
             }
             for row_panel in self.panels.clone() {
@@ -318,77 +319,5 @@ impl<T: Number> Work for FewRows<'_, T> {
                 S::few(&dots, self.columns.clone());
             }
         }
-    }
-}
-
-/// Does tasks on the threads of the pool, which take the next as they are free.
-fn each(threads: usize, tasks: usize, work: impl Fn(usize) + Send + Sync) {
-    if threads == 1 || tasks == 1 {
-        (0..tasks).for_each(work);
-    } else {
-        (0..tasks).into_par_iter().with_max_len(1).for_each(work);
-    }
-}
-
-/// Numbers of which each task writes its own.
-#[derive(Clone, Copy)]
-struct Shared(*mut f32);
-
-// SAFETY: tasks write disjoint parts, and only read what was written before they began.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    /// # Safety
-    ///
-    /// The offset lies within the numbers.
-    #[inline(always)]
-    unsafe fn at(self, offset: usize) -> Self {
-        // SAFETY: the caller's.
-        Self(unsafe { self.0.add(offset) })
-    }
-}
-
-/// Words in a line of the cache, to which buffers are aligned.
-const LINE: usize = 16;
-
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Line(#[expect(dead_code, reason = "it is read through pointers")] [u32; LINE]);
-
-type Kept = std::thread::LocalKey<Cell<Vec<Line>>>;
-
-thread_local! {
-    static LEFT: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
-    static RIGHT: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
-}
-
-/// Memory of a thread that is kept from product to product. Who takes it while it is taken, because a
-/// thread that waits took up other work, gets some of its own.
-struct Buffer {
-    lines: Vec<Line>,
-    from: &'static Kept,
-}
-
-impl Buffer {
-    fn take(from: &'static Kept, words: usize) -> Self {
-        let mut lines = from.take();
-        let count = words.div_ceil(LINE);
-        if lines.len() < count {
-            lines.clear();
-            lines.resize(count, Line([0; LINE]));
-        }
-        Self { lines, from }
-    }
-
-    fn words(&mut self) -> *mut u32 {
-        self.lines.as_mut_ptr().cast()
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        self.from.set(std::mem::take(&mut self.lines));
     }
 }

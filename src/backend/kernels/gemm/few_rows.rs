@@ -6,7 +6,7 @@ use super::tile::for_each_row;
 use std::ops::Range;
 
 /// Some rows, the weights, and where the products go.
-pub(super) struct Dots<'a, T> {
+pub(in crate::backend::kernels) struct Dots<'a, T> {
     /// The words of the rows, one vector of each after the other.
     pub left: *const u32,
     pub weights: &'a [T],

@@ -21,54 +21,55 @@ mod few_rows;
 mod narrow;
 #[cfg(target_arch = "aarch64")]
 mod neon;
-mod pack;
+pub(super) mod pack;
 mod portable;
-mod simd;
+pub(super) mod shared;
+pub(super) mod simd;
 mod tensors;
 #[cfg(test)]
 mod tests;
-mod tile;
+pub(super) mod tile;
 
 #[cfg(target_arch = "x86_64")]
 pub(super) use avx512::transpose;
 use blocked::Product;
 pub(in crate::backend) use tensors::{
-    dense_backward, dense_outer, dense_product, takes_product, takes_products,
+    dense_backward, dense_backward_onto, dense_outer, dense_product, dense_product_onto,
+    takes_product, takes_products,
 };
 
 use super::dot::Numbers;
 use pack::View;
-use simd::Number;
+use simd::{Number, Simd, Work};
 
-/// `x Wᵀ` into `y`, (m, n), for `x` of shape (m, k) and `w` of shape (n, k).
-#[allow(clippy::many_single_char_names, reason = "the names of the formula")]
-pub(super) fn product(x: &[f32], m: usize, k: usize, w: Numbers<'_>, n: usize, y: &mut [f32]) {
-    w.multiply(x, true, [m, n, k], y, false);
+/// `x Wᵀ` into `y`, (m, n), or onto it, for `x` of shape (m, k) and `w` of shape (n, k).
+pub(super) fn product(sizes: [usize; 3], x: &[f32], w: Numbers<'_>, y: &mut [f32], add: bool) {
+    w.multiply(x, true, sizes, y, add);
 }
 
-/// `dy W` into `dx`, (m, k), for `dy` of shape (m, n) and `w` of shape (n, k): the gradient of `x` in
-/// [`product`].
-pub(super) fn backward(dy: &[f32], m: usize, n: usize, w: Numbers<'_>, k: usize, dx: &mut [f32]) {
-    w.multiply(dy, false, [m, k, n], dx, false);
+/// `dy W` into `dx`, (m, n), or onto it, for `dy` of shape (m, k) and `w` of shape (k, n): the gradient of `x`
+/// in [`product`].
+pub(super) fn backward(sizes: [usize; 3], dy: &[f32], w: Numbers<'_>, dx: &mut [f32], add: bool) {
+    w.multiply(dy, false, sizes, dx, add);
 }
 
-/// `dyᵀ x` into `dw`, (n, k), for `dy` of shape (m, n) and `x` of shape (m, k): the gradient of `w` in
+/// `dyᵀ x` into `dw`, (m, n), for `dy` of shape (k, m) and `x` of shape (k, n): the gradient of `w` in
 /// [`product`].
-pub(super) fn outer(dy: &[f32], m: usize, n: usize, x: &[f32], k: usize, dw: &mut [f32]) {
+pub(super) fn outer([m, n, k]: [usize; 3], dy: &[f32], x: &[f32], dw: &mut [f32]) {
     let product = Product {
         left: View {
             numbers: dy,
-            stride: n,
+            stride: m,
             along: false,
         },
         right: View {
             numbers: x,
-            stride: k,
+            stride: n,
             along: false,
         },
-        rows: n,
-        columns: k,
-        depth: m,
+        rows: m,
+        columns: n,
+        depth: k,
         add: false,
     };
     product.either_way(Instructions::best(), dw);
@@ -112,7 +113,7 @@ fn multiply<'a, T: Number>(
 
 /// Instructions that a product can be computed with.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Instructions {
+pub(in crate::backend::kernels) enum Instructions {
     #[cfg_attr(
         target_arch = "aarch64",
         allow(dead_code, reason = "all processors of this kind have NEON")
@@ -130,8 +131,22 @@ enum Instructions {
 }
 
 impl Instructions {
+    /// All there are for processors of this kind.
+    #[cfg(test)]
+    pub(in crate::backend::kernels) const ALL: &[Self] = &[
+        Self::Portable,
+        #[cfg(target_arch = "aarch64")]
+        Self::Neon,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx2,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512Bf16,
+    ];
+
     /// The best that this processor has for sums of products of `f32`.
-    fn best() -> Self {
+    pub(in crate::backend::kernels) fn best() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
             if Self::Avx512.there() {
@@ -156,8 +171,25 @@ impl Instructions {
         Self::best()
     }
 
+    /// Does work with them; where they multiply pairs of `bf16`, with those for `f32` that stand beside these.
+    pub(in crate::backend::kernels) fn enter(self, work: impl Work) {
+        assert!(self.there());
+        // SAFETY: the processor has them.
+        unsafe {
+            match self {
+                Self::Portable => portable::Portable::enter(work),
+                #[cfg(target_arch = "aarch64")]
+                Self::Neon => neon::Neon::enter(work),
+                #[cfg(target_arch = "x86_64")]
+                Self::Avx2 => avx2::Avx2::enter(work),
+                #[cfg(target_arch = "x86_64")]
+                Self::Avx512 | Self::Avx512Bf16 => avx512::Avx512::enter(work),
+            }
+        }
+    }
+
     /// Whether this processor has them.
-    fn there(self) -> bool {
+    pub(in crate::backend::kernels) fn there(self) -> bool {
         match self {
             Self::Portable => true,
             #[cfg(target_arch = "aarch64")]

@@ -4,7 +4,7 @@ use super::simd::{MAX_LANES, Number, Simd};
 
 /// A matrix with one line for each row or column of the result, and the depth of the product along it.
 #[derive(Clone, Copy)]
-pub(super) struct View<'a, T> {
+pub(in crate::backend::kernels) struct View<'a, T> {
     pub numbers: &'a [T],
     /// From one line to the next, or from one step of the depth to the next.
     pub stride: usize,
@@ -14,7 +14,7 @@ pub(super) struct View<'a, T> {
 
 impl<T: Number> View<'_, T> {
     /// Whether there are so many lines, each so long.
-    pub(super) fn has(&self, lines: usize, depth: usize) -> bool {
+    pub(in crate::backend::kernels) fn has(&self, lines: usize, depth: usize) -> bool {
         let (rows, row) = if self.along {
             (lines, depth)
         } else {
@@ -31,7 +31,7 @@ impl<T: Number> View<'_, T> {
     /// As for [`Simd`]; `to` has room for `width` words for each word of the depth, and `LANES` more. The
     /// lines and the depth lie in the matrix.
     #[inline(always)]
-    pub(super) unsafe fn pack<S: Simd>(
+    pub(in crate::backend::kernels) unsafe fn pack<S: Simd>(
         &self,
         lines: std::ops::Range<usize>,
         depth: std::ops::Range<usize>,
@@ -71,6 +71,7 @@ impl<T: Number> View<'_, T> {
                         let line = lines.start + first + lane;
                         if line < lines.end && first + lane < width {
                             let from = self.numbers.as_ptr().add(line * self.stride + from);
+                            fetch(from.wrapping_add(AHEAD * step));
                             *vector = if count == step {
                                 T::words::<S>(from)
                             } else {
@@ -132,13 +133,31 @@ impl<T: Number> View<'_, T> {
     }
 }
 
+/// How many vectors ahead a line is fetched.
+const AHEAD: usize = 4;
+
+/// Asks for memory that is going to be read: so many lines at once are more than processors foresee.
+#[inline(always)]
+fn fetch<T>(from: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: all processors of this kind have the instruction, which reads nothing.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(from.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = from;
+}
+
 /// Words of `count` numbers, fewer than a vector has; the rest are zero.
 ///
 /// # Safety
 ///
 /// As for [`Simd`].
 #[inline(always)]
-pub(super) unsafe fn partial<S: Simd, T: Number>(from: *const T, count: usize) -> S::Vector {
+pub(in crate::backend::kernels) unsafe fn partial<S: Simd, T: Number>(
+    from: *const T,
+    count: usize,
+) -> S::Vector {
     let mut numbers = [T::ZERO; 2 * MAX_LANES];
     // SAFETY: the caller's; a vector has at most twice as many numbers as lanes.
     unsafe {

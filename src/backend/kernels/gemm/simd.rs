@@ -11,7 +11,7 @@ use half::{bf16, f16};
 ///
 /// All functions need a processor with the instructions, and are to be called only within [`Simd::enter`],
 /// which inlines them; pointers need to be good for what is read or written, at any alignment.
-pub(super) trait Simd: Copy {
+pub(in crate::backend::kernels) trait Simd: Copy {
     /// `LANES` words.
     type Vector: Copy;
     const LANES: usize;
@@ -72,10 +72,22 @@ pub(super) trait Simd: Copy {
 }
 
 /// The most lanes there are.
-pub(super) const MAX_LANES: usize = 16;
+pub(in crate::backend::kernels) const MAX_LANES: usize = 16;
+
+/// The height of the lowest tile that so many rows fit in.
+#[inline(always)]
+pub(in crate::backend::kernels) fn height<S: Simd>(rows: usize) -> usize {
+    let mut height = S::ROWS;
+    for &lower in S::HEIGHTS {
+        if lower >= rows {
+            height = lower;
+        }
+    }
+    height
+}
 
 /// Work that any instructions can do.
-pub(super) trait Work {
+pub(in crate::backend::kernels) trait Work {
     /// Always to be inlined.
     ///
     /// # Safety
@@ -85,7 +97,9 @@ pub(super) trait Work {
 }
 
 /// What the weights are stored as.
-pub(super) trait Number: Copy + Send + Sync {
+pub(in crate::backend::kernels) trait Number:
+    Copy + Send + Sync
+{
     const ZERO: Self;
     unsafe fn words<S: Simd>(from: *const Self) -> S::Vector;
     unsafe fn pairs<S: Simd>(first: *const Self, second: *const Self) -> S::Vector;

@@ -2,8 +2,8 @@
 
 use super::{backward, outer, product};
 use crate::backend::kernels::dot::Numbers;
-use crate::backend::kernels::numbers;
-use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor};
+use crate::backend::kernels::{numbers, numbers_mut};
+use candle_core::{CpuStorage, CustomOp2, DType, InplaceOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 /// Whether there is a product for activations and weights like these: `f32` with a contiguous matrix of
@@ -47,6 +47,24 @@ pub(in crate::backend) fn dense_outer(dy: &Tensor, x: &Tensor) -> Result<Tensor>
         .apply_op2_no_bwd(&x.contiguous()?, &Dense::Outer)
 }
 
+/// `y += x Wᵀ`, in place: `y` must be a fresh result that has no other holder.
+pub(in crate::backend) fn dense_product_onto(
+    y: &Tensor,
+    x: &Tensor,
+    weight: &Tensor,
+) -> Result<()> {
+    y.inplace_op3(&x.contiguous()?, weight, &Dense::Product)
+}
+
+/// `dx += dy W`, in place: `dx` must be a fresh result that has no other holder.
+pub(in crate::backend) fn dense_backward_onto(
+    dx: &Tensor,
+    dy: &Tensor,
+    weight: &Tensor,
+) -> Result<()> {
+    dx.inplace_op3(&dy.contiguous()?, weight, &Dense::Backward)
+}
+
 enum Dense {
     Product,
     Backward,
@@ -65,49 +83,114 @@ impl CustomOp2 for Dense {
         right: &CpuStorage,
         right_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (batch, rows, inner) = matrices(left_layout)?;
-        let (right_batch, right_rows, right_columns) = matrices(right_layout)?;
+        let sizes = self.sizes(left_layout, right_layout)?;
+        let left = numbers(left, left_layout)?;
+        let weights = Numbers::of(right, right_layout)?;
+        let mut result = vec![0f32; sizes.count * sizes.rows * sizes.columns];
+        self.compute(&sizes, left, weights, &mut result, false)?;
+        let (batch, ..) = matrices(left_layout)?;
+        let shape = [batch, &[sizes.rows, sizes.columns]].concat();
+        Ok((CpuStorage::F32(result), Shape::from(shape)))
+    }
+}
+
+impl InplaceOp3 for Dense {
+    fn name(&self) -> &'static str {
+        "dense-product-onto"
+    }
+
+    fn cpu_fwd(
+        &self,
+        onto: &mut CpuStorage,
+        onto_layout: &Layout,
+        left: &CpuStorage,
+        left_layout: &Layout,
+        right: &CpuStorage,
+        right_layout: &Layout,
+    ) -> Result<()> {
+        let sizes = self.sizes(left_layout, right_layout)?;
+        let left = numbers(left, left_layout)?;
+        let weights = Numbers::of(right, right_layout)?;
+        let onto = numbers_mut(onto, onto_layout)?;
+        if onto_layout.dims() != [sizes.rows, sizes.columns] {
+            bail!("a product onto {:?}", onto_layout.dims());
+        }
+        self.compute(&sizes, left, weights, onto, true)
+    }
+}
+
+/// How many products there are, of which size.
+struct Sizes {
+    count: usize,
+    rows: usize,
+    columns: usize,
+    /// Numbers in each of the operands.
+    left: usize,
+    right: usize,
+}
+
+impl Dense {
+    fn sizes(&self, left: &Layout, right: &Layout) -> Result<Sizes> {
+        let (batch, rows, inner) = matrices(left)?;
+        let (right_batch, right_rows, right_columns) = matrices(right)?;
         let (fits, m, n) = match self {
             Self::Product => (inner == right_columns, rows, right_rows),
             Self::Backward => (inner == right_rows, rows, right_columns),
             Self::Outer => (rows == right_rows, inner, right_columns),
         };
         if !fits || batch != right_batch {
-            return Err(candle_core::Error::Msg(format!(
+            bail!(
                 "no product of matrices of shapes {:?} and {:?}",
-                left_layout.dims(),
-                right_layout.dims()
-            )));
+                left.dims(),
+                right.dims()
+            );
         }
-        let left = numbers(left, left_layout)?;
-        let weights = Numbers::of(right, right_layout)?;
-        let count: usize = batch.iter().product();
-        let mut result = vec![0f32; count * m * n];
+        Ok(Sizes {
+            count: batch.iter().product(),
+            rows: m,
+            columns: n,
+            left: rows * inner,
+            right: right_rows * right_columns,
+        })
+    }
+
+    fn compute(
+        &self,
+        sizes: &Sizes,
+        left: &[f32],
+        weights: Numbers<'_>,
+        result: &mut [f32],
+        add: bool,
+    ) -> Result<()> {
+        if matches!(self, Self::Outer) && !matches!(weights, Numbers::F32(_)) {
+            bail!("an outer product takes f32 only");
+        }
+        let (m, n) = (sizes.rows, sizes.columns);
         let compute = |index: usize, result: &mut [f32]| {
-            let left = &left[index * rows * inner..][..rows * inner];
-            let size = right_rows * right_columns;
-            match (self, weights.part(index * size..(index + 1) * size)) {
-                (Self::Product, weights) => product(left, rows, inner, weights, n, result),
-                (Self::Backward, weights) => backward(left, rows, inner, weights, n, result),
-                (Self::Outer, Numbers::F32(x)) => outer(left, rows, inner, x, n, result),
+            let left = &left[index * sizes.left..][..sizes.left];
+            let weights = weights.part(index * sizes.right..(index + 1) * sizes.right);
+            match (self, weights) {
+                (Self::Product, weights) => {
+                    product([m, n, sizes.left / m], left, weights, result, add);
+                }
+                (Self::Backward, weights) => {
+                    backward([m, n, sizes.left / m], left, weights, result, add);
+                }
+                (Self::Outer, Numbers::F32(x)) => {
+                    outer([m, n, sizes.left / m], left, x, result);
+                }
                 (Self::Outer, _) => {}
             }
         };
-        if matches!(self, Self::Outer) && !matches!(weights, Numbers::F32(_)) {
-            return Err(candle_core::Error::Msg(
-                "an outer product takes f32 only".to_owned(),
-            ));
-        }
         match m * n {
             0 => {}
-            size if count == 1 => compute(0, &mut result[..size]),
+            size if sizes.count == 1 => compute(0, &mut result[..size]),
             size => {
                 let parts = result.par_chunks_exact_mut(size).enumerate();
                 parts.for_each(|(index, result)| compute(index, result));
             }
         }
-        let shape = [batch, &[m, n]].concat();
-        Ok((CpuStorage::F32(result), Shape::from(shape)))
+        Ok(())
     }
 }
 
@@ -115,6 +198,6 @@ impl CustomOp2 for Dense {
 fn matrices(layout: &Layout) -> Result<(&[usize], usize, usize)> {
     match layout.dims() {
         [batch @ .., rows, columns] => Ok((batch, *rows, *columns)),
-        _ => Err(candle_core::Error::Msg("not a matrix".to_owned())),
+        _ => bail!("not a matrix"),
     }
 }

@@ -4,18 +4,6 @@ use super::*;
 use half::{bf16, f16};
 use std::any::TypeId;
 
-const ALL: &[Instructions] = &[
-    Instructions::Portable,
-    #[cfg(target_arch = "aarch64")]
-    Instructions::Neon,
-    #[cfg(target_arch = "x86_64")]
-    Instructions::Avx2,
-    #[cfg(target_arch = "x86_64")]
-    Instructions::Avx512,
-    #[cfg(target_arch = "x86_64")]
-    Instructions::Avx512Bf16,
-];
-
 /// Numbers in (-1, 1), the same each time.
 fn numbers(count: usize, seed: u32) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9) | 1;
@@ -58,7 +46,10 @@ fn exact<T: Number + Into<f64>>(product: &Product<'_, T>, before: &[f32]) -> Vec
 /// Each of n products and sums of `f32` is off by 2⁻²⁴ at most, and they are summed in at least as many
 /// parts as there are lanes. A number that is rounded to `bf16` is off by 2⁻⁸ of itself, at most.
 fn check<T: Number + Into<f64> + 'static>(product: &Product<'_, T>) {
-    for &instructions in ALL.iter().filter(|instructions| instructions.there()) {
+    for &instructions in Instructions::ALL
+        .iter()
+        .filter(|instructions| instructions.there())
+    {
         let before = numbers(product.rows * product.columns, 9);
         let mut found = before.clone();
         product.on(instructions, &mut found);
@@ -150,7 +141,10 @@ fn products_of_few_columns_are_those_of_many() {
                 product.left.along = false;
                 product.left.stride = rows;
             }
-            for &instructions in ALL.iter().filter(|instructions| instructions.there()) {
+            for &instructions in Instructions::ALL
+                .iter()
+                .filter(|instructions| instructions.there())
+            {
                 let mut found = [vec![1.0; rows * columns], vec![2.0; rows * columns]];
                 product.on(instructions, &mut found[0]);
                 product.either_way(instructions, &mut found[1]);
@@ -167,7 +161,7 @@ fn outer_products_are_within_the_bound() {
     for [rows, columns, depth] in SIZES {
         let (dy, x) = (numbers(depth * rows, 1), numbers(depth * columns, 2));
         let mut found = vec![0.0; rows * columns];
-        outer(&dy, depth, rows, &x, columns, &mut found);
+        outer([rows, columns, depth], &dy, &x, &mut found);
         for row in 0..rows {
             for column in 0..columns {
                 let terms = (0..depth)

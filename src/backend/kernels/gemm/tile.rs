@@ -19,7 +19,7 @@ pub(super) use for_each_row;
 
 /// What a tile is computed of, and where it goes.
 #[derive(Clone, Copy)]
-pub(super) struct Operands {
+pub(in crate::backend::kernels) struct Operands {
     /// Words along the depth.
     pub depth: usize,
     /// As many words for each step as the tile has rows.
@@ -42,7 +42,9 @@ pub(super) struct Operands {
 ///
 /// As for [`Simd`]; pointers are good for what [`Operands`] says.
 #[inline(always)]
-pub(super) unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(operands: Operands) {
+pub(in crate::backend::kernels) unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    operands: Operands,
+) {
     let Operands {
         depth,
         mut left,
