@@ -53,6 +53,7 @@ pub(super) use swiglu::{swiglu, swiglu_backward};
 
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor};
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
 
 /// Whether a tensor is one that these kernels take.
 pub(super) fn takes(x: &Tensor) -> bool {
@@ -169,10 +170,35 @@ fn each_row(matrix: &mut [f32], width: usize, work: &impl EachRow) {
     }
 }
 
-/// A vector of rows that [`each_row`] makes.
+/// A vector of rows that are made of zeros as [`each_row`] does it.
+#[allow(
+    unsafe_code,
+    reason = "threads should not wait for one of them that writes zeros"
+)]
 fn made_of_rows(count: usize, width: usize, work: &impl EachRow) -> Vec<f32> {
-    let mut result = vec![0f32; count * width];
-    each_row(&mut result, width, work);
+    let len = count * width;
+    let mut result = Vec::with_capacity(len);
+    let make = |start: usize, room: &mut [MaybeUninit<f32>]| {
+        room.fill(MaybeUninit::new(0.0));
+        // SAFETY: all of it was written.
+        let rows = unsafe { std::slice::from_raw_parts_mut(room.as_mut_ptr().cast(), room.len()) };
+        gemm::Instructions::best().enter(Chunk {
+            start,
+            rows,
+            width,
+            work,
+        });
+    };
+    let room = &mut result.spare_capacity_mut()[..len];
+    if len < PARALLEL_ELEMENTS {
+        make(0, room);
+    } else {
+        let at_once = (PARALLEL_ELEMENTS / 4).div_ceil(width);
+        let chunks = room.par_chunks_mut(at_once * width).enumerate();
+        chunks.for_each(|(chunk, room)| make(chunk * at_once, room));
+    }
+    // SAFETY: each part was written.
+    unsafe { result.set_len(len) };
     result
 }
 

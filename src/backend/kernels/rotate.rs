@@ -13,7 +13,11 @@ pub(in crate::backend) fn rotate(
     opposite: bool,
 ) -> Result<Tensor> {
     let (batch, heads, tokens, dim) = x.dims4()?;
-    if cos.dims() != [tokens, dim / 2] || sin.dims() != cos.dims() || dim % 2 == 1 || dim == 0 {
+    if cos.dims() != [tokens, dim / 2]
+        || sin.dims() != cos.dims()
+        || dim % 2 == 1
+        || heads * dim == 0
+    {
         bail!("no rotation of {:?} by {:?}", x.dims(), cos.dims());
     }
     let guards = [x, cos, sin].map(Tensor::storage_and_layout);

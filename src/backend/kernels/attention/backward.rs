@@ -297,9 +297,6 @@ impl Head<'_> {
             assert!(panels.len() >= at_once * dim.next_multiple_of(S::COLUMNS));
             assert!(left.len() >= S::ROWS * depth.len() + S::LANES);
             let height = height::<S>(keys.len());
-            // Whole vectors are read where there are such; the tile leaves what is not of its rows.
-            let vectors = columns.start + height.next_multiple_of(S::LANES);
-            let columns = columns.start..columns.end.max(vectors.min(block.width));
             let place = ((text * sizes.keys + keys.start) * sizes.kv_heads + head) * dim;
             // SAFETY: the caller's; lengths were checked, and the gradient has a place for each key, which no
             // other task writes to.

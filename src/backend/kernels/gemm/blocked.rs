@@ -11,6 +11,7 @@ use super::shared::{Buffer, Kept, LINE, PARALLEL, Shared, each, threads};
 use super::simd::{Number, Simd, Work, height};
 use super::tile::Operands;
 use std::cell::Cell;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// Words of the depth in a block.
@@ -52,8 +53,8 @@ pub(super) struct Product<'a, T> {
 }
 
 impl<T: Number> Product<'_, T> {
-    /// Computes it into `result`, (rows, columns).
-    pub(super) fn compute<S: Simd>(&self, result: &mut [f32]) {
+    /// Computes it into `result`, (rows, columns), all of which then is written; where it adds, there are numbers.
+    pub(super) fn compute<S: Simd>(&self, result: &mut [MaybeUninit<f32>]) {
         assert_eq!(result.len(), self.rows * self.columns);
         assert!(self.left.has(self.rows, self.depth) && self.right.has(self.columns, self.depth));
         if result.is_empty() {
@@ -61,11 +62,11 @@ impl<T: Number> Product<'_, T> {
         }
         if self.depth == 0 {
             if !self.add {
-                result.fill(0.0);
+                result.fill(MaybeUninit::new(0.0));
             }
             return;
         }
-        let result = Shared(result.as_mut_ptr());
+        let result = Shared(result.as_mut_ptr().cast());
         if self.rows <= FEW_ROWS && self.right.along && self.left.along {
             self.few::<S>(result);
             return;

@@ -41,21 +41,34 @@ pub(in crate::backend) use tensors::{
 use super::dot::Numbers;
 use pack::View;
 use simd::{Number, Simd, Work};
+use std::mem::MaybeUninit;
 
 /// `x Wᵀ` into `y`, (m, n), or onto it, for `x` of shape (m, k) and `w` of shape (n, k).
-pub(super) fn product(sizes: [usize; 3], x: &[f32], w: Numbers<'_>, y: &mut [f32], add: bool) {
+pub(super) fn product(
+    sizes: [usize; 3],
+    x: &[f32],
+    w: Numbers<'_>,
+    y: &mut [MaybeUninit<f32>],
+    add: bool,
+) {
     w.multiply(x, true, sizes, y, add);
 }
 
 /// `dy W` into `dx`, (m, n), or onto it, for `dy` of shape (m, k) and `w` of shape (k, n): the gradient of `x`
 /// in [`product`].
-pub(super) fn backward(sizes: [usize; 3], dy: &[f32], w: Numbers<'_>, dx: &mut [f32], add: bool) {
+pub(super) fn backward(
+    sizes: [usize; 3],
+    dy: &[f32],
+    w: Numbers<'_>,
+    dx: &mut [MaybeUninit<f32>],
+    add: bool,
+) {
     w.multiply(dy, false, sizes, dx, add);
 }
 
 /// `dyᵀ x` into `dw`, (m, n), for `dy` of shape (k, m) and `x` of shape (k, n): the gradient of `w` in
 /// [`product`].
-pub(super) fn outer([m, n, k]: [usize; 3], dy: &[f32], x: &[f32], dw: &mut [f32]) {
+pub(super) fn outer([m, n, k]: [usize; 3], dy: &[f32], x: &[f32], dw: &mut [MaybeUninit<f32>]) {
     let product = Product {
         left: View {
             numbers: dy,
@@ -75,9 +88,23 @@ pub(super) fn outer([m, n, k]: [usize; 3], dy: &[f32], x: &[f32], dw: &mut [f32]
     product.either_way(Instructions::best(), dw);
 }
 
+/// Numbers as room for numbers; they stay such as long as nothing else is written.
+fn as_room(numbers: &mut [f32]) -> &mut [MaybeUninit<f32>] {
+    let (start, len) = (numbers.as_mut_ptr(), numbers.len());
+    // SAFETY: it is the same memory, and products write numbers.
+    unsafe { std::slice::from_raw_parts_mut(start.cast(), len) }
+}
+
 impl Numbers<'_> {
     /// `along` says whether the weights' rows lie along the depth.
-    fn multiply(self, x: &[f32], along: bool, sizes: [usize; 3], y: &mut [f32], add: bool) {
+    fn multiply(
+        self,
+        x: &[f32],
+        along: bool,
+        sizes: [usize; 3],
+        y: &mut [MaybeUninit<f32>],
+        add: bool,
+    ) {
         match self {
             Self::F32(w) => multiply(x, w, along, sizes, add).either_way(Instructions::best(), y),
             Self::F16(w) => multiply(x, w, along, sizes, add).on(Instructions::best(), y),
@@ -212,7 +239,7 @@ impl Instructions {
 
 impl<T: Number> Product<'_, T> {
     /// Computes it with instructions that this processor has.
-    fn on(&self, instructions: Instructions, result: &mut [f32]) {
+    fn on(&self, instructions: Instructions, result: &mut [MaybeUninit<f32>]) {
         assert!(instructions.there());
         match instructions {
             Instructions::Portable => self.compute::<portable::Portable>(result),

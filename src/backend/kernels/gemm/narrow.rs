@@ -2,13 +2,14 @@
 //!
 //! There most of a vector would be empty, so the transposed product is computed.
 
-use super::Instructions;
 use super::blocked::{FEW_ROWS, Product};
 use super::pack::View;
+use super::{Instructions, as_room};
+use std::mem::MaybeUninit;
 
 impl Product<'_, f32> {
     /// Computes it with instructions that this processor has, whichever way round is faster.
-    pub(super) fn either_way(&self, instructions: Instructions, result: &mut [f32]) {
+    pub(super) fn either_way(&self, instructions: Instructions, result: &mut [MaybeUninit<f32>]) {
         if self.columns > FEW_ROWS || self.rows <= self.columns || self.add {
             return self.on(instructions, result);
         }
@@ -31,7 +32,7 @@ impl Product<'_, f32> {
             ..*self
         };
         let mut columns = vec![0f32; result.len()];
-        other_way.on(instructions, &mut columns);
+        other_way.on(instructions, as_room(&mut columns));
         transpose(&columns, self.rows, result);
     }
 }
@@ -39,18 +40,18 @@ impl Product<'_, f32> {
 /// The columns of a matrix, (rows, columns), one after the other.
 fn transposed(matrix: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     let mut result = vec![0f32; rows * columns];
-    transpose(matrix, columns, &mut result);
+    transpose(matrix, columns, as_room(&mut result));
     result
 }
 
-fn transpose(matrix: &[f32], width: usize, result: &mut [f32]) {
+fn transpose(matrix: &[f32], width: usize, result: &mut [MaybeUninit<f32>]) {
     if width == 0 {
         return;
     }
     let height = matrix.len() / width;
     for (column, line) in result.chunks_exact_mut(height.max(1)).enumerate() {
         for (row, number) in line.iter_mut().enumerate() {
-            *number = matrix[row * width + column];
+            number.write(matrix[row * width + column]);
         }
     }
 }

@@ -24,7 +24,8 @@ impl<T: Number> View<'_, T> {
     }
 
     /// Packs a panel: for each word of the depth one of each line, `width` in all, of which those that are
-    /// not among `lines` are zero. `depth` counts numbers, and starts at an even one.
+    /// not among `lines` are zero or, where lines are not along the depth, the numbers beside them. `depth`
+    /// counts numbers, and starts at an even one.
     ///
     /// # Safety
     ///
@@ -91,6 +92,47 @@ impl<T: Number> View<'_, T> {
 
     #[inline(always)]
     unsafe fn pack_across<S: Simd>(
+        &self,
+        lines: std::ops::Range<usize>,
+        depth: std::ops::Range<usize>,
+        width: usize,
+        to: *mut u32,
+    ) {
+        let rounded = width.next_multiple_of(S::LANES);
+        let reads_whole = lines.start + rounded <= self.stride;
+        if reads_whole && depth.end * self.stride <= self.numbers.len() {
+            let whole = depth.len() / S::PER_WORD;
+            // SAFETY: vectors that reach beyond the lines end before their rows do. Of what is written the same
+            // holds as above.
+            unsafe {
+                let mut from = self
+                    .numbers
+                    .as_ptr()
+                    .add(depth.start * self.stride + lines.start);
+                let mut to = to;
+                for _ in 0..whole {
+                    let second = from.add((S::PER_WORD - 1) * self.stride);
+                    for first in (0..width).step_by(S::LANES) {
+                        S::store(
+                            to.add(first),
+                            T::pairs::<S>(from.add(first), second.add(first)),
+                        );
+                    }
+                    from = second.wrapping_add(self.stride);
+                    to = to.add(width);
+                }
+                let rest = depth.start + whole * S::PER_WORD..depth.end;
+                self.pack_across_parts::<S>(lines, rest, width, to);
+            }
+        } else {
+            // SAFETY: the caller's.
+            unsafe { self.pack_across_parts::<S>(lines, depth, width, to) };
+        }
+    }
+
+    /// The same where not all vectors are whole.
+    #[inline(always)]
+    unsafe fn pack_across_parts<S: Simd>(
         &self,
         lines: std::ops::Range<usize>,
         depth: std::ops::Range<usize>,

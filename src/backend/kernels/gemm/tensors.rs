@@ -1,10 +1,11 @@
 //! The products for tensors, of one matrix or of as many as dimensions before the last two make.
 
-use super::{backward, outer, product};
+use super::{as_room, backward, outer, product};
 use crate::backend::kernels::dot::Numbers;
 use crate::backend::kernels::{numbers, numbers_mut};
 use candle_core::{CpuStorage, CustomOp2, DType, InplaceOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
 
 /// Whether there is a product for activations and weights like these: `f32` with a contiguous matrix of
 /// floats, on the CPU.
@@ -86,8 +87,12 @@ impl CustomOp2 for Dense {
         let sizes = self.sizes(left_layout, right_layout)?;
         let left = numbers(left, left_layout)?;
         let weights = Numbers::of(right, right_layout)?;
-        let mut result = vec![0f32; sizes.count * sizes.rows * sizes.columns];
-        self.compute(&sizes, left, weights, &mut result, false)?;
+        let len = sizes.count * sizes.rows * sizes.columns;
+        let mut result = Vec::with_capacity(len);
+        let room = &mut result.spare_capacity_mut()[..len];
+        self.compute(&sizes, left, weights, room, false)?;
+        // SAFETY: the products wrote all of it.
+        unsafe { result.set_len(len) };
         let (batch, ..) = matrices(left_layout)?;
         let shape = [batch, &[sizes.rows, sizes.columns]].concat();
         Ok((CpuStorage::F32(result), Shape::from(shape)))
@@ -115,7 +120,7 @@ impl InplaceOp3 for Dense {
         if onto_layout.dims() != [sizes.rows, sizes.columns] {
             bail!("a product onto {:?}", onto_layout.dims());
         }
-        self.compute(&sizes, left, weights, onto, true)
+        self.compute(&sizes, left, weights, as_room(onto), true)
     }
 }
 
@@ -159,14 +164,14 @@ impl Dense {
         sizes: &Sizes,
         left: &[f32],
         weights: Numbers<'_>,
-        result: &mut [f32],
+        result: &mut [MaybeUninit<f32>],
         add: bool,
     ) -> Result<()> {
         if matches!(self, Self::Outer) && !matches!(weights, Numbers::F32(_)) {
             bail!("an outer product takes f32 only");
         }
         let (m, n) = (sizes.rows, sizes.columns);
-        let compute = |index: usize, result: &mut [f32]| {
+        let compute = |index: usize, result: &mut [MaybeUninit<f32>]| {
             let left = &left[index * sizes.left..][..sizes.left];
             let weights = weights.part(index * sizes.right..(index + 1) * sizes.right);
             match (self, weights) {

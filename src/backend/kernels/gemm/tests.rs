@@ -52,7 +52,7 @@ fn check<T: Number + Into<f64> + 'static>(product: &Product<'_, T>) {
     {
         let before = numbers(product.rows * product.columns, 9);
         let mut found = before.clone();
-        product.on(instructions, &mut found);
+        product.on(instructions, as_room(&mut found));
         #[cfg(target_arch = "x86_64")]
         let rounds = instructions == Instructions::Avx512Bf16;
         #[cfg(not(target_arch = "x86_64"))]
@@ -146,8 +146,8 @@ fn products_of_few_columns_are_those_of_many() {
                 .filter(|instructions| instructions.there())
             {
                 let mut found = [vec![1.0; rows * columns], vec![2.0; rows * columns]];
-                product.on(instructions, &mut found[0]);
-                product.either_way(instructions, &mut found[1]);
+                product.on(instructions, as_room(&mut found[0]));
+                product.either_way(instructions, as_room(&mut found[1]));
                 for (a, b) in found[0].iter().zip(&found[1]) {
                     assert!((a - b).abs() < 1e-4, "{instructions:?} {a} {b}");
                 }
@@ -161,7 +161,7 @@ fn outer_products_are_within_the_bound() {
     for [rows, columns, depth] in SIZES {
         let (dy, x) = (numbers(depth * rows, 1), numbers(depth * columns, 2));
         let mut found = vec![0.0; rows * columns];
-        outer([rows, columns, depth], &dy, &x, &mut found);
+        outer([rows, columns, depth], &dy, &x, as_room(&mut found));
         for row in 0..rows {
             for column in 0..columns {
                 let terms = (0..depth)
