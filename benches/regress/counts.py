@@ -23,11 +23,11 @@ OPTIONS = {
     "dtype": "f32",
     "threads": 1,
     "rounds": 1,
-    "prompt": 64,
+    "prompt": 16,
     "tokens": 2,
     "texts": 4,
-    "rows": 2,
-    "length": 128,
+    "rows": 1,
+    "length": 32,
     "checkpointing": "false",
 }
 
@@ -46,7 +46,7 @@ class Case:
 
 def decode(name: str, **options: object) -> Case:
     # Two calls, of which the first is to warm up.
-    return Case(name, "decode", "tokens", (8, 24), 32, options)
+    return Case(name, "decode", "tokens", (2, 6), 8, options)
 
 
 CASES = [
@@ -54,9 +54,8 @@ CASES = [
     decode("decode bf16", dtype="bf16"),
     decode("decode Q8_0", kind="Q8_0", dtype="auto"),
     decode("decode Q4_K", kind="Q4_K", dtype="auto"),
-    Case("prefill 64", "prefill", "rounds", (1, 3), 2, {}),
-    Case("train 2 x 128", "train", "rounds", (1, 2), 1, {}),
-    Case("train 2 x 128, checkpointing", "train", "rounds", (1, 2), 1, {"checkpointing": "true"}),
+    Case("prefill 80", "prefill", "rounds", (1, 2), 1, {"prompt": 80}),
+    Case("train 1 x 32", "train", "rounds", (1, 2), 1, {}),
 ]
 
 
