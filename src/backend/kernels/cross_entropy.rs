@@ -1,6 +1,6 @@
 //! Cross-entropy of logits and its gradient.
 
-use super::exp::exp;
+use super::exp::{exponentials, largest};
 use super::gemm::Instructions;
 use super::gemm::simd::{Simd, Work};
 use super::numbers_mut;
@@ -86,14 +86,14 @@ impl Work for Logits<'_> {
             smoothing,
             loss,
         } = self;
-        let max = largest(row);
+        let max = largest::<LANES>(row);
         let mut picked = row
             .get(target as usize)
             .map_or(f32::NAN, |logit| logit - max);
         if smoothing > 0.0 {
             picked += smoothing * (mean_above(row, max) - picked);
         }
-        let sum = exponentials(row, max);
+        let sum = exponentials::<LANES>(row, max);
         *loss = weight * (sum.ln() - picked);
         let factor = weight / sum;
         #[allow(clippy::cast_precision_loss, reason = "a rough size is enough")]
@@ -107,43 +107,8 @@ impl Work for Logits<'_> {
     }
 }
 
-/// Maxima and sums are of so many numbers at once, so that the compiler makes vectors of them, and sums of
-/// long rows lose no digits.
+/// Maxima and sums are of so many numbers at once.
 const LANES: usize = 64;
-
-#[inline(always)]
-#[allow(clippy::inline_always, reason = "it is vectorised where it is called")]
-fn largest(row: &[f32]) -> f32 {
-    let (chunks, rest) = row.as_chunks::<LANES>();
-    let mut largest = [f32::NEG_INFINITY; LANES];
-    for chunk in chunks {
-        for (largest, &x) in largest.iter_mut().zip(chunk) {
-            *largest = if x > *largest { x } else { *largest };
-        }
-    }
-    let all = largest.iter().chain(rest);
-    all.fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max })
-}
-
-/// Makes exponentials of logits, less the largest, and gives their sum.
-#[inline(always)]
-#[allow(clippy::inline_always, reason = "as above")]
-fn exponentials(row: &mut [f32], max: f32) -> f32 {
-    let (chunks, rest) = row.as_chunks_mut::<LANES>();
-    let mut sums = [0f32; LANES];
-    for chunk in chunks {
-        for (sum, x) in sums.iter_mut().zip(chunk) {
-            *x = exp(*x - max);
-            *sum += *x;
-        }
-    }
-    let mut sum: f32 = sums.iter().sum();
-    for x in rest {
-        *x = exp(*x - max);
-        sum += *x;
-    }
-    sum
-}
 
 /// The mean of the logits less the largest.
 fn mean_above(row: &[f32], max: f32) -> f32 {

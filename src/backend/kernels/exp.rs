@@ -30,6 +30,42 @@ pub(super) fn exp(x: f32) -> f32 {
     if x < -87.0 { 0.0 } else { result }
 }
 
+/// The largest of a row, taken of so many numbers at once, so that the compiler makes vectors of them.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "it is vectorised where it is called")]
+pub(super) fn largest<const LANES: usize>(row: &[f32]) -> f32 {
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    let mut largest = [f32::NEG_INFINITY; LANES];
+    for chunk in chunks {
+        for (largest, &x) in largest.iter_mut().zip(chunk) {
+            *largest = if x > *largest { x } else { *largest };
+        }
+    }
+    let all = largest.iter().chain(rest);
+    all.fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max })
+}
+
+/// Makes exponentials of a row, less `max`, and gives their sum, of so many sums at once: long rows lose no
+/// digits so.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "it is vectorised where it is called")]
+pub(super) fn exponentials<const LANES: usize>(row: &mut [f32], max: f32) -> f32 {
+    let (chunks, rest) = row.as_chunks_mut::<LANES>();
+    let mut sums = [0f32; LANES];
+    for chunk in chunks {
+        for (sum, x) in sums.iter_mut().zip(chunk) {
+            *x = exp(*x - max);
+            *sum += *x;
+        }
+    }
+    let mut sum: f32 = sums.iter().sum();
+    for x in rest {
+        *x = exp(*x - max);
+        sum += *x;
+    }
+    sum
+}
+
 /// `1 / (1 + e^-x)`.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "it is vectorised where it is called")]

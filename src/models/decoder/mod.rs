@@ -139,8 +139,7 @@ impl Decoder {
             device,
             arena,
         };
-        let embedding = read.matrix(Place::Embedding)?;
-        let embedding = read.place(embedding)?;
+        let embedding = read.matrix(Place::Embedding, None)?;
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         for index in 0..config.num_hidden_layers {
             let input_norm = read.vector(Place::InputNorm(index))?;
@@ -155,16 +154,11 @@ impl Decoder {
             };
             let mut linears = Vec::with_capacity(Projection::ALL.len());
             for projection in Projection::ALL {
-                let weight = read.matrix(Place::Weight(index, projection))?;
-                let weight = match (quantization, weight) {
-                    (Some(quantization), Matrix::Dense(dense)) => quantization.apply(&dense)?,
-                    (_, weight) => weight,
-                };
+                let weight = read.matrix(Place::Weight(index, projection), quantization)?;
                 let bias = projection
                     .has_bias(&config)
                     .then(|| read.vector(Place::Bias(index, projection)))
                     .transpose()?;
-                let weight = read.place(weight)?;
                 linears.push(Linear { weight, bias });
             }
             layers.push(DecoderLayer {
@@ -184,8 +178,7 @@ impl Decoder {
         let head = if config.tie_word_embeddings {
             embedding.clone()
         } else {
-            let head = read.matrix(Place::Head)?;
-            read.place(head)?
+            read.matrix(Place::Head, None)?
         };
         Ok(Self {
             embedding,
@@ -441,14 +434,15 @@ impl Reader<'_> {
         Ok(weight.to_dtype(dtype)?)
     }
 
-    fn matrix(&mut self, place: Place) -> Result<Matrix> {
+    /// A matrix as it stays: quantised where that is asked for and it is not yet, and on the CPU in the arena.
+    fn matrix(&mut self, place: Place, quantization: Option<Quantization>) -> Result<Matrix> {
         (self.before)(place)?;
-        self.weights
-            .load_matrix(&place.name(), self.dtype, self.device)
-    }
-
-    /// A matrix as it stays.
-    fn place(&mut self, matrix: Matrix) -> Result<Matrix> {
+        let name = place.name();
+        let matrix = (self.weights).load_matrix(&name, self.dtype, self.device)?;
+        let matrix = match (quantization, matrix) {
+            (Some(quantization), Matrix::Dense(dense)) => quantization.apply(&dense)?,
+            (_, matrix) => matrix,
+        };
         Ok(matrix.moved(&mut |tensor| self.arena.place(tensor))?)
     }
 }

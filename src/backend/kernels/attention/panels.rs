@@ -1,15 +1,13 @@
 //! What forward and backward share: packing, scores, and the softmax of a row.
 
-use super::super::exp::exp;
+use super::super::dot::MASKED;
+use super::super::exp;
 use super::super::gemm::pack::View;
 use super::super::gemm::shared::Shared;
 use super::super::gemm::simd::{Simd, height};
 use super::super::gemm::tile::Operands;
 use super::super::heads::Heads;
 use std::ops::Range;
-
-/// The score of a key that a row does not see.
-const MASKED: f32 = -1e30;
 
 /// Sums and maxima are of so many numbers at once.
 const LANES: usize = 16;
@@ -194,28 +192,7 @@ pub(super) fn exponentials(row: &mut [f32], seen: &Range<usize>, written: &Range
     row[within.start..seen.start].fill(MASKED);
     row[seen.end..within.end].fill(MASKED);
     let row = &mut row[within];
-    let (chunks, rest) = row.as_chunks_mut::<LANES>();
-    let mut largest = [f32::NEG_INFINITY; LANES];
-    for chunk in chunks.iter() {
-        for (largest, &x) in largest.iter_mut().zip(chunk) {
-            *largest = if x > *largest { x } else { *largest };
-        }
-    }
-    let all = largest.iter().chain(rest.iter());
-    let max = all.fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max });
-    let mut sums = [0f32; LANES];
-    for chunk in chunks {
-        for (sum, x) in sums.iter_mut().zip(chunk) {
-            *x = exp(*x - max);
-            *sum += *x;
-        }
-    }
-    let mut sum: f32 = sums.iter().sum();
-    for x in rest {
-        *x = exp(*x - max);
-        sum += *x;
-    }
-    1.0 / sum
+    1.0 / exp::exponentials::<LANES>(row, exp::largest::<LANES>(row))
 }
 
 /// The sum of the products of two rows.
